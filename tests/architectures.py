@@ -1,0 +1,54 @@
+"""Random architectures that can be built, for the property tests."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from lib.architecture import (
+    CLASSES,
+    Architecture,
+    ArchitectureError,
+    AveragePool,
+    Convolution,
+    FullyConnected,
+    GlobalAveragePool,
+    Layer,
+    MaxPool,
+    validate,
+)
+
+convolutions = st.builds(
+    Convolution,
+    channels=st.integers(1, 6),
+    kernel_size=st.integers(1, 6),
+    stride=st.sampled_from([1, 1, 1, 2, 3]),
+    valid=st.booleans(),
+    norm=st.booleans(),
+)
+pools = st.builds(
+    lambda kind, kernel_size, stride: kind(kernel_size, stride),
+    st.sampled_from([MaxPool, AveragePool]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
+
+
+def _buildable(layers: list[Layer]) -> bool:
+    try:
+        validate(Architecture(tuple(layers)))
+    except ArchitectureError:
+        return False
+    return True
+
+
+@st.composite
+def architectures(draw: st.DrawFn, dense: bool = True) -> Architecture:
+    """A few convolutions and pools, then a head that ends in ten numbers."""
+    body: list[Layer] = draw(st.lists(st.one_of(convolutions, convolutions, pools), min_size=0, max_size=7))
+    heads: list[list[Layer]] = [[Convolution(CLASSES), GlobalAveragePool()]]
+    if dense:
+        heads += [[FullyConnected(CLASSES)], [FullyConnected(12), FullyConnected(CLASSES)]]
+    head = draw(st.sampled_from(heads))
+    while not _buildable(body + head):
+        body.pop()
+    return Architecture(tuple(body + head))

@@ -1,0 +1,134 @@
+"""Counts, shapes and receptive fields, held to torch and to the assignment's own table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import nn
+
+from lib.analysis import analyse, fold, interval95, verdicts
+from lib.architecture import PRESETS, Architecture, operations, parse
+from lib.network import build, count_params
+from tests.architectures import architectures
+
+CODE, TABLE, START, SMALL, DENSE = (parse(preset.text) for preset in PRESETS)
+
+# The summary that the assignment prints: one line a module, output shape and parameters.
+ASSIGNMENT_SUMMARY = """
+Conv2d 4 28 28 40 | ReLU 4 28 28 0 | BatchNorm2d 4 28 28 8 | Conv2d 4 28 28 148 | ReLU 4 28 28 0 | BatchNorm2d 4 28 28 8
+Conv2d 8 28 28 296 | ReLU 8 28 28 0 | BatchNorm2d 8 28 28 16 | MaxPool2d 8 14 14 0
+Conv2d 12 14 14 876 | ReLU 12 14 14 0 | BatchNorm2d 12 14 14 24 | Conv2d 12 14 14 1308 | ReLU 12 14 14 0
+BatchNorm2d 12 14 14 24 | Conv2d 16 12 12 1744 | ReLU 16 12 12 0 | BatchNorm2d 16 12 12 32 | MaxPool2d 16 6 6 0
+Conv2d 20 6 6 2900 | ReLU 20 6 6 0 | BatchNorm2d 20 6 6 40 | Conv2d 10 4 4 1810 | AvgPool2d 10 1 1 0
+"""
+
+
+def test_the_assignments_own_table_is_reproduced_row_by_row() -> None:
+    expected = [row.split() for line in ASSIGNMENT_SUMMARY.strip().splitlines() for row in line.split(" | ")]
+    rows = analyse(TABLE).rows
+    assert len(rows) == len(expected) == 25
+    for number, (row, (kind, *numbers)) in enumerate(zip(rows, expected, strict=True), start=1):
+        assert row.name == f"{kind}-{number}"
+        assert (*row.output_shape, row.num_params) == tuple(int(n) for n in numbers)
+
+
+def test_true_receptive_fields_of_the_answer() -> None:
+    fields = [row.receptive_field for row in fold(analyse(CODE), CODE).rows]
+    assert fields == [3, 5, 7, 8, 12, 16, 20, 22, 30, 38, 46]
+    assert analyse(TABLE).receptive_field == 46
+    assert analyse(parse("4 4 8 M 12 12 16v M 20 10v A")).receptive_field == 50
+
+
+def test_parameters_of_the_presets() -> None:
+    assert [analyse(a).num_params for a in (CODE, TABLE, START, SMALL)] == [9274, 9274, 6_379_786, 3646]
+
+
+@given(architectures())
+def test_shapes_and_counts_are_torchs(architecture: Architecture) -> None:
+    analysis = analyse(architecture)
+    network = build(architecture).eval()
+    rows = iter(analysis.rows)
+    x = torch.zeros(1, 1, 28, 28)
+    for module in network:
+        x = module(x)
+        if isinstance(module, nn.Flatten):
+            continue
+        row = next(rows)
+        assert row.num_params == count_params(module)
+        assert row.output_shape[0] * row.output_shape[1] * row.output_shape[2] == x.numel()
+        assert tuple(x.shape[1:]) == row.output_shape[: x.dim() - 1]
+    assert next(rows, None) is None
+    assert analysis.num_params == count_params(network)
+
+
+@given(architectures())
+def test_columns_add_up_to_the_totals(architecture: Architecture) -> None:
+    analysis = analyse(architecture)
+    for rows in (analysis.rows, fold(analysis, architecture).rows):
+        assert sum(row.num_params for row in rows) == analysis.num_params
+        assert sum(row.macs for row in rows) == analysis.macs
+        assert sum(row.share for row in rows) == pytest.approx(1)
+    assert len(fold(analysis, architecture).rows) == len(architecture.layers)
+
+
+@given(architectures(dense=False))
+def test_macs_are_what_torch_multiplies(architecture: Architecture) -> None:
+    """Every output value of a convolution is one sum over its kernel's weights."""
+    counted = 0
+
+    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        assert isinstance(module, nn.Conv2d)
+        counted += output.numel() * module.weight[0].numel()
+
+    network = build(architecture).eval()
+    for module in network:
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    network(torch.zeros(1, 1, 28, 28))
+    assert analyse(architecture).macs == counted
+
+
+@settings(max_examples=500, deadline=None)
+@given(architectures(dense=False))
+def test_receptive_field_is_the_footprint_of_the_gradient(architecture: Architecture) -> None:
+    """On an image with room around the centre, the gradient of one output reaches a square of exactly that side."""
+    steps = [step for step in operations(architecture) if step.kind != "Flatten"]
+    field = analyse(architecture).receptive_field
+    layers: list[nn.Module] = []
+    for step in steps:
+        match step.kind:
+            case "Conv2d":
+                layers.append(_ones(step.kernel_size, step.stride))
+            case "MaxPool2d" | "AvgPool2d":
+                # A max-pool passes the gradient to one pixel alone; an average has the same geometry.
+                layers.append(_ones(step.kernel_size, step.stride))
+            case "AdaptiveAvgPool2d":
+                layers.append(_ones(step.kernel_size, 1))
+    x = torch.zeros(1, 1, field + 40, field + 40, dtype=torch.float64, requires_grad=True)
+    y = nn.Sequential(*layers)(x)
+    y[0, 0, 0, 0].backward()
+    assert x.grad is not None
+    rows, columns = x.grad[0, 0].nonzero(as_tuple=True)
+    assert int(rows.max() - rows.min()) + 1 == int(columns.max() - columns.min()) + 1 == field
+
+
+def test_verdicts() -> None:
+    before = verdicts(analyse(CODE), CODE, epochs=19, test_accuracy=None)
+    assert [v.status for v in before] == ["met", "met", "met", "unknown"]
+    after = verdicts(analyse(DENSE), DENSE, epochs=20, test_accuracy=0.9939)
+    assert [v.status for v in after] == ["missed", "missed", "missed", "missed"]
+    assert verdicts(analyse(CODE), CODE, 19, 0.994)[3].status == "met"
+
+
+def test_interval_is_the_known_one() -> None:
+    assert 100 * interval95(0.994, 10_000) == pytest.approx(0.15, abs=0.002)
+    assert 0 < interval95(1.0, 10_000) < 0.001
+
+
+def _ones(kernel_size: int, stride: int) -> nn.Conv2d:
+    """A convolution whose every weight is 1: nothing cancels, so the gradient shows every pixel that is read."""
+    layer = nn.Conv2d(1, 1, kernel_size, stride, bias=False).double()
+    nn.init.ones_(layer.weight)
+    return layer

@@ -1,0 +1,84 @@
+"""The notation, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.architecture import (
+    PRESETS,
+    Architecture,
+    ArchitectureError,
+    AveragePool,
+    Convolution,
+    FullyConnected,
+    GlobalAveragePool,
+    MaxPool,
+    notation,
+    parse,
+)
+from tests.architectures import architectures
+
+
+@given(architectures())
+def test_notation_round_trips(architecture: Architecture) -> None:
+    assert parse(notation(architecture)) == architecture
+
+
+def test_every_suffix_is_read() -> None:
+    assert parse("16k5s2vn 8 M3s2 A3s1 M 32f 10f").layers == (
+        Convolution(16, kernel_size=5, stride=2, valid=True, norm=False),
+        Convolution(8),
+        MaxPool(3, 2),
+        AveragePool(3, 1),
+        MaxPool(),
+        FullyConnected(32),
+        FullyConnected(10),
+    )
+    assert parse("10 A").layers[-1] == GlobalAveragePool()
+
+
+def test_spelling_is_forgiving_and_the_notation_is_one() -> None:
+    assert notation(parse("  4,8 m 16S2k3\t10 a ")) == "4 8 M 16s2 10 A"
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
+def test_presets_are_in_the_one_notation(preset: object) -> None:
+    assert notation(parse(preset.text)) == preset.text  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", "empty"),
+        ("4 8 x 10 A", "Token 3, “x”"),
+        ("4 0 10 A", "Token 2, “0”"),
+        ("99999 10 A", "1 to 2048"),
+        ("4k99 10 A", "kernel"),
+        ("4vv 10 A", "twice"),
+        ("As2 10 A", "M3s2"),
+        ("M M M M M 10 A", "Layer 5"),
+        ("4 M", "4 × 14 × 14"),
+        ("16 A", "16 × 1 × 1"),
+        ("A", "1 × 1 × 1"),
+        ("8f 10 A", "fully connected"),
+        ("4 " * 100, "100 layers"),
+        ("__import__('os')", "Token 1"),
+        ("٤ 10 A", "Token 1"),
+    ],
+)
+def test_a_bad_network_gets_a_sentence_that_names_what_is_wrong(text: str, names: str) -> None:
+    with pytest.raises(ArchitectureError, match=re.escape(names)) as caught:
+        parse(text)
+    assert str(caught.value).endswith(".")
+
+
+@given(st.text(max_size=60))
+def test_junk_is_refused_in_words(text: str) -> None:
+    try:
+        parse(text)
+    except ArchitectureError as error:
+        assert str(error).endswith(".")
