@@ -1,0 +1,81 @@
+"""The embedded files, whole and damaged."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib import dataset
+from lib.dataset import FOLDER, MD5, Dataset, DatasetError
+
+NAMES = list(MD5)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in NAMES:
+        shutil.copy(FOLDER / f"{name}.gz", tmp_path)
+    return tmp_path
+
+
+def test_mnist_is_whole(mnist: Dataset) -> None:
+    assert mnist.train_images.shape == (60_000, 28, 28)
+    assert mnist.test_images.shape == (10_000, 28, 28)
+    # Known counts of the digits in LeCun's files.
+    assert mnist.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert mnist.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_normalised_training_images_have_mean_0_and_deviation_1(mnist: Dataset) -> None:
+    x = dataset.normalise(mnist.train_images)
+    assert x.shape == (60_000, 1, 28, 28)
+    assert float(x.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(x.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_loading_twice_reads_once() -> None:
+    assert dataset.load() is dataset.load()
+
+
+def test_a_clean_folder_is_unpacked_and_read(folder: Path, mnist: Dataset) -> None:
+    data = dataset.load(folder)
+    assert torch.equal(data.test_images, mnist.test_images)
+
+
+def test_a_damaged_unpacked_file_is_repaired(folder: Path) -> None:
+    dataset.unpack(folder)
+    raw = folder / "MNIST" / "raw" / NAMES[1]
+    original = raw.read_bytes()
+    raw.write_bytes(original[:100])
+    dataset.unpack(folder)
+    assert raw.read_bytes() == original
+    assert not list(raw.parent.glob("*.[0-9]*"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "is damaged"),
+        (lambda path: path.write_bytes(b"not gzip at all"), "is damaged"),
+        (lambda path: path.write_bytes(gzip.compress(b"another file")), "md5 differs"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named_with_the_remedy(folder: Path, damage: object, says: str) -> None:
+    damage(folder / f"{NAMES[3]}.gz")  # type: ignore[operator]
+    with pytest.raises(DatasetError) as caught:
+        dataset.load(folder)
+    assert says in str(caught.value)
+    assert NAMES[3] in str(caught.value)
+    assert "MNIST('data', download=True)" in str(caught.value)
+
+
+def test_no_room_to_unpack_is_said(folder: Path) -> None:
+    (folder / "MNIST").write_text("a file where the folder should be")
+    with pytest.raises(DatasetError, match=r"cannot be (read|unpacked)"):
+        dataset.load(folder)
