@@ -1,0 +1,168 @@
+"""The loop, on real digits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lib.architecture import parse
+from lib.dataset import Dataset, normalise
+from lib.network import build
+from lib.recipe import RECIPES, Augmentation, Recipe
+from lib.training import (
+    DivergenceError,
+    EpochMetrics,
+    Event,
+    MeasuringProgress,
+    StepMetrics,
+    augment,
+    evaluate,
+    fit,
+)
+
+ARCHITECTURE = parse("8 M 16 M 10 A")
+RECIPE = Recipe(epochs=2, batch_size=64)
+
+
+def run(recipe: Recipe, data: Dataset) -> tuple[list[Event], dict[str, torch.Tensor]]:
+    network = build(ARCHITECTURE, recipe.seed)
+    events = list(fit(network, recipe, data))
+    return events, network.state_dict()
+
+
+def without_times(events: list[Event]) -> list[Event]:
+    return [
+        dataclasses.replace(event, seconds=0.0, images_per_second=0.0) if isinstance(event, EpochMetrics) else event
+        for event in events
+    ]
+
+
+def test_events_count_every_batch_and_every_image(small: Dataset) -> None:
+    events, _ = run(RECIPE, small)
+    steps = [event for event in events if isinstance(event, StepMetrics)]
+    epochs = [event for event in events if isinstance(event, EpochMetrics)]
+    assert [step.step for step in steps] == list(range(1, 2 * 16 + 1))
+    assert sum(step.images for step in steps) == 2000
+    assert [epoch.epoch for epoch in epochs] == [1, 2]
+    assert [epoch.step for epoch in epochs] == [16, 32]
+    measured = [event for event in events if isinstance(event, MeasuringProgress)]
+    assert [event.seen for event in measured] == [250, 500] * 2
+    first = steps[:16]
+    assert epochs[0].train_loss == pytest.approx(sum(s.train_loss * s.images for s in first) / 1000)
+    assert epochs[0].train_accuracy == pytest.approx(sum(s.train_accuracy * s.images for s in first) / 1000)
+
+
+def test_it_learns_and_reports_what_the_network_then_scores(small: Dataset) -> None:
+    network = build(ARCHITECTURE)
+    *_, last = fit(network, dataclasses.replace(RECIPE, epochs=8), small)
+    assert isinstance(last, EpochMetrics)
+    assert last.test_accuracy > 0.8
+    assert evaluate(network, small.test_images, small.test_labels) == last.test_accuracy
+    with torch.inference_mode():
+        loss = F.cross_entropy(network(normalise(small.test_images)), small.test_labels)
+    assert last.test_loss == pytest.approx(float(loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("preset", RECIPES, ids=lambda preset: preset.title)
+def test_the_same_seed_gives_the_same_run_bit_by_bit(small: Dataset, preset: object) -> None:
+    recipe = dataclasses.replace(preset.recipe, epochs=2)  # type: ignore[attr-defined]
+    first, weights = run(recipe, small)
+    torch.rand(7)
+    second, again = run(recipe, small)
+    assert without_times(first) == without_times(second)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    other, _ = run(dataclasses.replace(recipe, seed=recipe.seed + 1), small)
+    assert without_times(first) != without_times(other)
+
+
+def test_one_plain_sgd_step_is_the_one_worked_by_hand(small: Dataset) -> None:
+    """Nesterov's first step is lr (1 + momentum) times the gradient."""
+    data = Dataset(small.train_images[:32], small.train_labels[:32], small.test_images[:10], small.test_labels[:10])
+    recipe = Recipe("SGD", 0.1, "constant", 1, 32, 0.0)
+    network, reference = build(ARCHITECTURE), build(ARCHITECTURE)
+    loss = F.cross_entropy(reference(normalise(data.train_images)), data.train_labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    step = next(iter(fit(network, recipe, data)))
+    assert isinstance(step, StepMetrics)
+    assert step.train_loss == pytest.approx(loss.item(), rel=1e-5)
+    for trained, start in zip(network.parameters(), reference.parameters(), strict=True):
+        assert start.grad is not None
+        change, expected = trained.data - start.data, -0.19 * start.grad
+        # The shuffled batch adds up in another order: that is the room left here.
+        assert float((change - expected).norm()) < 0.02 * float(expected.norm()) + 1e-5
+
+
+def test_one_cycle_rises_to_the_peak_and_falls_to_nothing(small: Dataset) -> None:
+    events, _ = run(dataclasses.replace(RECIPE, epochs=5), small)
+    rates = [event.learning_rate for event in events if isinstance(event, StepMetrics)]
+    peak = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.02, rel=0.01)
+    assert 0.25 < peak / len(rates) < 0.35
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_step_kept(small: Dataset) -> None:
+    recipe = Recipe("SGD", 10.0, "constant", 50, 64, 0.0)
+    events: list[Event] = []
+    with pytest.raises(DivergenceError, match="learning rate of 10 is too high"):
+        events.extend(_collect(parse("64n 64n 64n M 64n 64n 10 A"), recipe, small, events))
+    last = events[-1]
+    assert isinstance(last, StepMetrics)
+    assert not math.isfinite(last.train_loss)
+
+
+def test_closing_the_generator_ends_the_training(small: Dataset) -> None:
+    network = build(ARCHITECTURE)
+    events = fit(network, RECIPE, small)
+    next(events)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    events.close()
+    assert list(events) == []
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_augmentation_stays_within_its_bounds_and_differs_by_image() -> None:
+    """A dot off centre: its distance from the centre changes by zoom alone, its angle by rotation alone."""
+    x = torch.zeros(400, 1, 28, 28)
+    x[:, 0, 13:15, 21:23] = 1.0
+    turned = augment(x, Augmentation(rotation=20), torch.Generator().manual_seed(0))
+    row, column = _centre_of_mass(turned)
+    angle = torch.rad2deg(torch.atan2(row - 13.5, column - 13.5))
+    assert float(angle.abs().max()) <= 20.5
+    assert float(angle.max()) > 15
+    assert float(angle.min()) < -15
+    torch.testing.assert_close(torch.hypot(row - 13.5, column - 13.5), torch.full((400,), 8.0), atol=0.15, rtol=0)
+    shifted = augment(x, Augmentation(shift=0.1), torch.Generator().manual_seed(0))
+    row, column = _centre_of_mass(shifted)
+    assert float((row - 13.5).abs().max()) <= 2.85
+    assert 2 < float((column - 21.5).abs().max()) <= 2.85
+    zoomed = augment(x, Augmentation(zoom=0.25), torch.Generator().manual_seed(0))
+    _, column = _centre_of_mass(zoomed)
+    assert 6 - 0.1 <= float((column - 13.5).min()) < 6.5
+    assert 9.5 < float((column - 13.5).max()) <= 10 + 0.1
+
+
+def test_augmentation_fills_with_the_background(small: Dataset) -> None:
+    x = normalise(small.train_images[:50])
+    y = augment(x, Augmentation(30, 0.2, 0.2), torch.Generator().manual_seed(1))
+    assert float(y.min()) == pytest.approx(float(x.min()), abs=1e-5)
+    assert augment(x, Augmentation(), torch.Generator()) is x
+
+
+def _centre_of_mass(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mass = x.sum((1, 2, 3))
+    row = (x.sum((1, 3)) * torch.arange(28)).sum(1) / mass
+    column = (x.sum((1, 2)) * torch.arange(28)).sum(1) / mass
+    return row, column
+
+
+def _collect(architecture: object, recipe: Recipe, data: Dataset, into: list[Event]) -> list[Event]:
+    for event in fit(build(architecture), recipe, data):  # type: ignore[arg-type]
+        into.append(event)
+    return []
