@@ -1,0 +1,67 @@
+"""Curves thinned for the screen, and the colours of the page."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from lib.charts import MAX_POINTS, PALETTE, probability_bars, running_mean, thin, training_curves
+from lib.digits import Prediction
+from lib.training import EpochMetrics, StepMetrics
+
+CONFIG = tomllib.loads((Path(__file__).parent.parent / ".streamlit" / "config.toml").read_text())
+values = arrays(np.float64, st.integers(0, 3000), elements=st.floats(-1e6, 1e6))
+
+
+@given(values, st.integers(4, 700))
+def test_thinned_curves_keep_their_ends_and_their_spikes(curve: np.ndarray, limit: int) -> None:
+    kept = thin(curve, limit)
+    assert len(kept) <= max(limit, 0)
+    assert list(kept) == sorted(set(kept.tolist()))
+    if len(curve):
+        assert kept[0] == 0
+        assert kept[-1] == len(curve) - 1
+        assert curve[kept].max() == curve.max()
+        assert curve[kept].min() == curve.min()
+
+
+@given(values, st.integers(1, 60))
+def test_running_mean_is_the_mean_of_the_last_few(curve: np.ndarray, width: int) -> None:
+    means = running_mean(curve, width)
+    assert len(means) == len(curve)
+    for index in range(0, len(curve), 97):
+        assert means[index] == pytest.approx(curve[max(0, index - width + 1) : index + 1].mean(), abs=1e-3)
+
+
+def test_a_long_run_sends_few_points_and_every_epoch() -> None:
+    steps = [StepMetrics(i, 1 + i // 469, 1 / i, 0.5, 0.01, 128) for i in range(1, 9000)]
+    epochs = [EpochMetrics(i, 469 * i, 0.1, 0.9, 0.1, 0.99, 10, 5000) for i in range(1, 20)]
+    figure = training_curves(steps, epochs, 8911)
+    sizes = {trace.name: len(trace.x) for trace in figure.data}
+    assert sum(sizes.values()) <= 2500
+    assert max(sizes.values()) <= MAX_POINTS
+    assert sizes["Test loss"] == 19
+
+
+def test_a_run_without_a_step_is_an_empty_figure() -> None:
+    assert all(len(trace.x) == 0 for trace in training_curves([], [], 0).data)
+
+
+def test_bars_name_every_digit_and_mark_the_likeliest() -> None:
+    figure = probability_bars(Prediction((0.1, 0.2, 0.7, 0, 0, 0, 0, 0, 0, 0)))
+    bar = figure.data[0]
+    assert list(bar.y) == [str(d) for d in range(10)]
+    assert bar.text[2] == "70.0 %"
+    assert [colour == PALETTE[0] for colour in bar.marker.color].index(True) == 2
+    assert list(probability_bars(None).data[0].text) == [""] * 10
+
+
+def test_the_palette_is_the_light_themes_and_the_dark_one_is_as_long() -> None:
+    assert CONFIG["theme"]["light"]["chartCategoricalColors"] == list(PALETTE)
+    assert len(CONFIG["theme"]["dark"]["chartCategoricalColors"]) == len(PALETTE)
