@@ -105,10 +105,10 @@ def load_summary(path: Path) -> Summary:
     return _summary(path, _header(path, _content(path)))
 
 
-def paths(shipped: Path = FOLDER, saved: Path = SAVED_FOLDER) -> list[Path]:
+def paths() -> list[Path]:
     """The shipped checkpoints by name, then the saved ones, newest first."""
-    newest_first = sorted(saved.glob(f"*{SUFFIX}"), key=lambda path: (-path.stat().st_mtime, path.name))
-    return sorted(shipped.glob(f"*{SUFFIX}")) + newest_first
+    newest_first = sorted(SAVED_FOLDER.glob(f"*{SUFFIX}"), key=lambda path: (-path.stat().st_mtime, path.name))
+    return sorted(FOLDER.glob(f"*{SUFFIX}")) + newest_first
 
 
 def network(checkpoint: Checkpoint) -> nn.Sequential:

@@ -70,9 +70,7 @@ class Weights:
 class Run:
     """One training. The thread is started by the manager; every public method may be called from any thread."""
 
-    def __init__(
-        self, architecture: Architecture, recipe: Recipe, identity: str, folder: Path = checkpoints.SAVED_FOLDER
-    ) -> None:
+    def __init__(self, architecture: Architecture, recipe: Recipe, identity: str, folder: Path) -> None:
         self.architecture = architecture
         self.recipe = recipe
         self.identity = identity
@@ -235,11 +233,12 @@ class Run:
 
 
 class RunManager:
-    """All runs of the process: at most `slots` train at once, the others wait in the order of their start."""
+    """All runs of the process: at most `slots` train at once, the others wait in the order of their start.
 
-    def __init__(
-        self, load_data: Callable[[], Dataset], slots: int = 1, folder: Path = checkpoints.SAVED_FOLDER
-    ) -> None:
+    What they learn is saved in `folder`.
+    """
+
+    def __init__(self, load_data: Callable[[], Dataset], folder: Path, slots: int = 1) -> None:
         self._load_data = load_data
         self._folder = folder
         self._slots = slots

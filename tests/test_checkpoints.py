@@ -118,9 +118,10 @@ def test_flipped_bytes_are_refused_or_harmless(saved: Path, data: st.DataObject)
         assert "flipped.safetensors" in str(error)
 
 
-def test_paths_lists_the_shipped_first_then_the_newest(tmp_path: Path) -> None:
+def test_paths_lists_the_shipped_first_then_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "saved"
+    monkeypatch.setattr(checkpoints, "SAVED_FOLDER", folder)
     for index, name in enumerate(["old", "new"]):
         checkpoints.save(sample(), folder / f"{name}.safetensors")
         os.utime(folder / f"{name}.safetensors", (index, index))
-    assert checkpoints.paths(saved=folder) == [SHIPPED, folder / "new.safetensors", folder / "old.safetensors"]
+    assert checkpoints.paths() == [SHIPPED, folder / "new.safetensors", folder / "old.safetensors"]

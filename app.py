@@ -1,0 +1,10 @@
+"""Receptive: page config and navigation, nothing else."""
+
+import streamlit as st
+
+from lib.components import LOGO, navigation
+
+page = navigation()
+st.set_page_config(page_title=f"{page.title} · Receptive", page_icon=LOGO, layout="wide")
+st.logo(LOGO, size="large")
+page.run()

@@ -1,0 +1,130 @@
+"""What a page's address holds: one table that drives both reading and writing it.
+
+Streamlit's own binding of widgets to the address forgets a value that came with the address as soon as the page
+changes. Here every value lives in the session under its key, outlives a change of page, and is written to the address
+at each run unless it is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import streamlit as st
+
+from lib.architecture import PRESETS
+from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, Recipe
+
+MAX_LENGTH = 400
+_FOLLOWED = "address"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value by the key of its widget. `read` turns the address's text into it and raises ValueError for junk."""
+
+    key: str
+    default: object
+    read: Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """The last run: its page, what it wrote to the address, and the values behind that."""
+
+    page: str
+    shown: dict[str, str]
+    values: dict[str, object]
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
+def _flag(text: str) -> bool:
+    return text == "true"
+
+
+def _number(kind: type) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        number = kind(text)
+        # A browser's numbers are exact up to 2 ** 53; a number field refuses what is larger.
+        if not abs(number) < 2**53:
+            raise ValueError(text)
+        return number
+
+    return read
+
+
+def recipe_values(recipe: Recipe) -> dict[str, object]:
+    """A recipe as the values of its widgets, by key."""
+    return {
+        "optimiser": recipe.optimiser,
+        "learning_rate": recipe.learning_rate,
+        "schedule": recipe.schedule,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "weight_decay": recipe.weight_decay,
+        "rotation": recipe.augmentation.rotation,
+        "shift": recipe.augmentation.shift,
+        "zoom": recipe.augmentation.zoom,
+        "seed": recipe.seed,
+    }
+
+
+_READERS: dict[str, Callable[[str], object]] = {"optimiser": _one_of(OPTIMISERS), "schedule": _one_of(SCHEDULES)}
+FIELDS = (
+    Field("net", PRESETS[0].text, str),
+    Field("modules", False, _flag),
+    Field("run", None, str),
+    *(
+        Field(key, default, _READERS.get(key) or _number(type(default)))
+        for key, default in recipe_values(RECIPES[0].recipe).items()
+    ),
+)
+
+
+def follow(page: str) -> None:
+    """Once a run, before the page: bring session and address in step. `page` is the page's name.
+
+    The address wins in a session's first run, and when another one came while the page stayed, as by the browser's
+    Back; else the session wins: a change of page empties the address.
+    """
+    given = st.query_params.to_dict()
+    last: _Followed | None = st.session_state.get(_FOLLOWED)
+    if last is None or (last.page == page and given and given != last.shown):
+        values = {field.key: _value(field, given) for field in FIELDS}
+    elif last.page == page:
+        values = {field.key: st.session_state.get(field.key, last.values[field.key]) for field in FIELDS}
+    else:
+        # The widgets went with their page, and the session may hold values under their keys that are older.
+        values = last.values
+    st.session_state.update(values)
+    shown = {field.key: _text(values[field.key]) for field in FIELDS if values[field.key] != field.default}
+    if last is not None and (page, values) == (last.page, last.values):
+        # Nothing new to write; an address that Back has emptied stays empty, or Back would never get past it.
+        shown = given
+    if shown != given:
+        st.query_params.from_dict(shown)
+    st.session_state[_FOLLOWED] = _Followed(page, shown, values)
+
+
+def _value(field: Field, given: dict[str, str]) -> object:
+    try:
+        return field.read(given[field.key][:MAX_LENGTH])
+    except (KeyError, ValueError, OverflowError):
+        return field.default
+
+
+def _text(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+    return str(value)

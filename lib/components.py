@@ -1,0 +1,114 @@
+"""What touches Streamlit's machinery outside the pages: navigation, the live figure, the canvas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+import streamlit as st
+from streamlit.navigation.page import Page as StreamlitPage
+
+from lib import address
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOGO = str(Path(__file__).resolve().parent.parent / "docs" / "logo.svg")
+NAVIGATED = "navigated"
+CANVAS_SIZE = 280
+STROKE_WIDTH = 22
+
+_LIVE_FIGURE = st.components.v2.component(
+    "receptive_live_figure",
+    html='<div class="live-figure" role="img"></div>',
+    # Not isolated: Plotly writes its style sheet to the document's head, where a shadow root would not see it.
+    isolate_styles=False,
+    js=(Path(__file__).parent / "live_figure.js").read_text(encoding="utf-8"),
+)
+
+
+def navigation() -> StreamlitPage:
+    """The pages and their menu; returns the one to run.
+
+    No icons: the browser would fetch a page's icon from a font server for its tab, and nothing here needs a network.
+    """
+    st.session_state[NAVIGATED] = True
+    return st.navigation(
+        [
+            st.Page("pages/design.py", title="Design", default=True),
+            st.Page("pages/train.py", title="Train"),
+            st.Page("pages/draw.py", title="Draw"),
+        ],
+        position="top",
+    )
+
+
+def enter(page: str) -> None:
+    """First line of every page, with its name: address and session in step, and a first visitor through app.py.
+
+    Until some session has called `st.navigation`, Streamlit takes the folder `pages/` for an app of its older kind and
+    runs a page alone when its own URL is the first hit. This call tells it otherwise for the life of the process; the
+    rerun then starts at app.py.
+    """
+    if NAVIGATED not in st.session_state:
+        navigation()
+        st.rerun()
+    address.follow(page)
+
+
+def network_input(help_text: str) -> str:
+    """The network's text, in the address as `net`."""
+    return st.text_input("The network in one line", key="net", max_chars=address.MAX_LENGTH, help=help_text)
+
+
+def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision: str = "") -> None:
+    """Draw a Plotly figure that keeps its zoom, hover and hidden traces while its data grow.
+
+    `revision` names what is shown: another name resets what the reader changed. `st.plotly_chart` would mount a new
+    chart at every change of the data.
+    """
+    from lib.charts import PALETTE
+    from lib.resources import plotly_js_url
+
+    _LIVE_FIGURE(
+        data={
+            "figure": figure.to_json(),
+            "palette": PALETTE,
+            "plotly": plotly_js_url(),
+            "height": height,
+            "revision": revision,
+            "alt": alt,
+        },
+        key=key,
+        height=height,
+    )
+
+
+def drawing_canvas(*, key: str) -> Tensor | None:
+    """A square canvas, white strokes on black; returns the drawing as `lib.digits.ink` gives it, None while empty.
+
+    One value a finished stroke. The component's own toolbar undoes, redoes and clears.
+    """
+    import torch
+    from streamlit_drawable_canvas import st_canvas
+
+    from lib.digits import ink
+
+    result = st_canvas(
+        stroke_width=STROKE_WIDTH,
+        stroke_color="#fff",
+        background_color="#000",
+        width=CANVAS_SIZE,
+        height=CANVAS_SIZE,
+        return_image_data=True,
+        key=key,
+    )
+    try:
+        pixels = result.image_data
+    except (ValueError, OSError):
+        # The image comes from the browser: what is not one is no drawing.
+        return None
+    if pixels is None or pixels.ndim != 3 or not result.json_data or not result.json_data.get("objects"):
+        return None
+    return ink(torch.from_numpy(pixels.copy()))

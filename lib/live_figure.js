@@ -1,0 +1,58 @@
+// Draws a Plotly figure with Plotly.react, so that zoom, hover and hidden traces outlive an update of the data.
+
+const color = (style, name) => style.getPropertyValue(name).trim()
+
+function loadPlotly(url) {
+  if (window.Plotly) return Promise.resolve(window.Plotly)
+  window.receptivePlotly ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script")
+    script.src = url
+    script.onload = () => resolve(window.Plotly)
+    script.onerror = () => reject(new Error("The charts could not be loaded from the server. Reload the page."))
+    document.head.append(script)
+  })
+  return window.receptivePlotly
+}
+
+// The figure comes in the colours of the light theme; those of the page, light or dark, are known here.
+function themed(figure, standard, style, height, revision) {
+  const text = color(style, "--st-text-color")
+  const grid = color(style, "--st-border-color")
+  const palette = color(style, "--st-chart-categorical-colors").split(",")
+  const layout = {
+    ...figure.layout,
+    height,
+    autosize: true,
+    uirevision: revision,
+    colorway: palette,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: color(style, "--st-font"), color: text, size: 14 },
+    hoverlabel: { bgcolor: color(style, "--st-secondary-background-color"), bordercolor: grid, font: { color: text } },
+  }
+  for (const name of Object.keys(layout)) {
+    if (/^[xy]axis\d*$/.test(name)) {
+      layout[name] = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, ...layout[name] }
+    }
+  }
+  const own = (c) => palette[standard.indexOf(c)] ?? c
+  const paint = (part) =>
+    part && { ...part, color: Array.isArray(part.color) ? part.color.map(own) : own(part.color) }
+  const traces = figure.data.map((trace) => ({ ...trace, line: paint(trace.line), marker: paint(trace.marker) }))
+  return { traces, layout }
+}
+
+export default function ({ data, parentElement }) {
+  const host = parentElement.querySelector(".live-figure")
+  if (!host) return
+  host.setAttribute("aria-label", data.alt)
+  host.style.height = `${data.height}px`
+  const { traces, layout } = themed(
+    JSON.parse(data.figure), data.palette, getComputedStyle(host), data.height, data.revision,
+  )
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] }
+  loadPlotly(data.plotly)
+    .then((plotly) => plotly.react(host, traces, layout, config))
+    .catch((error) => (host.textContent = error.message))
+  return () => window.Plotly?.purge(host)
+}

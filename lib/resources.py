@@ -1,0 +1,85 @@
+"""What the whole process shares: the manager of the runs, trained networks, the chart library's script."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lib.architecture import Architecture
+    from lib.checkpoints import Summary
+    from lib.runs import RunManager
+
+STATIC_FOLDER = Path(__file__).resolve().parent.parent / "static"
+_manager_made = threading.Event()
+
+
+@st.cache_resource(show_spinner="Starting PyTorch…")
+def run_manager() -> RunManager:
+    """One manager for all tabs; it outlives every one of them."""
+    from lib import checkpoints, dataset
+    from lib.runs import RunManager
+
+    _manager_made.set()
+    return RunManager(dataset.load, checkpoints.SAVED_FOLDER)
+
+
+@st.cache_resource(show_spinner=False)
+def warm_up() -> None:
+    """Import torch in the background while the first visitor designs: Train and Draw then open without a wait."""
+
+    def load() -> None:
+        import torchvision.datasets  # noqa: F401
+
+        import lib.runs  # noqa: F401
+
+    threading.Thread(target=load, name="warm-up", daemon=True).start()
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def checkpoint_network(path: Path, modified: int) -> nn.Module:
+    """A saved network in eval mode; `modified` is the file's time in ns, so that a new file is read anew."""
+    from lib import checkpoints
+
+    return checkpoints.network(checkpoints.load(path))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def checkpoint_summary(path: Path, modified: int) -> Summary:
+    from lib import checkpoints
+
+    return checkpoints.load_summary(path)
+
+
+def final_accuracy(architecture: Architecture) -> float | None:
+    """Test accuracy at the final epoch of the newest finished run of this network; None before there is one.
+
+    Makes no manager, which would import torch: where there is none yet, nothing was trained.
+    """
+    if not _manager_made.is_set():
+        return None
+    for run in run_manager().runs():
+        if run.architecture == architecture and run.status == "finished":
+            return run.snapshot(since_step=sys.maxsize).epochs[-1].test_accuracy
+    return None
+
+
+@st.cache_resource(show_spinner=False)
+def plotly_js_url() -> str:
+    """Path, from the app's root, of the plotly.min.js that the installed plotly package carries."""
+    from plotly.offline import get_plotlyjs, get_plotlyjs_version
+
+    name = f"plotly-{get_plotlyjs_version()}.min.js"
+    target = STATIC_FOLDER / name
+    if not target.is_file():
+        STATIC_FOLDER.mkdir(exist_ok=True)
+        temporary = target.with_suffix(".part")
+        temporary.write_text(get_plotlyjs(), encoding="utf-8")
+        temporary.replace(target)
+    return f"app/static/{name}"

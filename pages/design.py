@@ -1,0 +1,182 @@
+"""Design: channel widths in, every layer's shape, cost and receptive field out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import streamlit as st
+from pandas import DataFrame
+from pandas.io.formats.style import Styler
+
+from lib import edits
+from lib.analysis import NetworkAnalysis, Verdict, analyse, describe, fold, percent, verdicts
+from lib.architecture import (
+    PRESETS,
+    Architecture,
+    ArchitectureError,
+    Convolution,
+    FullyConnected,
+    logits_layer,
+    notation,
+    parse,
+    shape_text,
+)
+from lib.components import enter, network_input
+from lib.resources import final_accuracy, warm_up
+
+enter("design")
+
+WIDTHS = [*range(1, 33), *range(36, 65, 4), *range(72, 129, 8), *range(160, 513, 32), 640, 768, 1024]
+BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
+    "met": (":material/check_circle:", "green"),
+    "missed": (":material/cancel:", "red"),
+    "unknown": (":material/help:", "gray"),
+}
+MAX_UNDO = 50
+
+
+def change(text: str) -> None:
+    """Take `text` as the network and keep the one before for Undo."""
+    st.session_state.undo = [*st.session_state.get("undo", []), st.session_state.net][-MAX_UNDO:]
+    st.session_state.net = text
+
+
+def undo() -> None:
+    st.session_state.net = st.session_state.undo.pop()
+
+
+def load_preset() -> None:
+    chosen = next((preset.text for preset in PRESETS if preset.title == st.session_state.preset), None)
+    if chosen:
+        change(chosen)
+
+
+def set_width(architecture: Architecture, index: int) -> None:
+    change(notation(edits.widen(architecture, index, st.session_state[f"width_{index}"])))
+
+
+def edit_layer(architecture: Architecture, index: int) -> None:
+    change(notation(edits.apply(architecture, index, st.session_state[f"edit_{index}"])))
+
+
+def layer_row(architecture: Architecture, index: int) -> None:
+    """A slider for the width, where the layer has one, and a menu of what else may be done."""
+    layer = architecture.layers[index]
+    label = f"{index + 1} · {describe(layer)}"
+    has_width = isinstance(layer, Convolution | FullyConnected)
+    control, more = st.columns([4, 1], vertical_alignment="bottom" if has_width else "center", wrap=False)
+    match layer:
+        case Convolution(width) | FullyConnected(width):
+            is_logits = index == logits_layer(architecture)
+            st.session_state[f"width_{index}"] = width
+            control.select_slider(
+                label,
+                options=sorted({*WIDTHS, width}),
+                key=f"width_{index}",
+                on_change=set_width,
+                args=(architecture, index),
+                disabled=is_logits,
+                help="The logits: one channel for each of the ten digits." if is_logits else None,
+            )
+        case _:
+            control.markdown(f":gray-background[{label}]")
+    if actions := edits.possible(architecture, index):
+        more.menu_button(
+            "Edit",
+            actions,
+            key=f"edit_{index}",
+            on_click=edit_layer,
+            args=(architecture, index),
+            type="tertiary",
+        )
+
+
+def table(analysis: NetworkAnalysis) -> Styler:
+    """The rows of the table, numbers as numbers so that they stand right; the sums last."""
+    rows: list[dict[str, object]] = [
+        {
+            "Layer": f"{row.layer + 1} · {row.name}",
+            "Output": shape_text(row.output_shape),
+            "Parameters": row.num_params,
+            "Share": row.share,
+            "MACs": row.macs,
+            "Receptive field": row.receptive_field,
+            "Jump": row.jump,
+        }
+        for row in analysis.rows
+    ]
+    rows.append(
+        {
+            "Layer": "**Total**",
+            "Output": "",
+            "Parameters": analysis.num_params,
+            "Share": sum(row.share for row in analysis.rows),
+            "MACs": analysis.macs,
+        }
+    )
+    formats = {"Parameters": "{:,}", "Share": percent, "MACs": "{:,}", "Receptive field": "{:.0f}", "Jump": "{:.0f}"}
+    return DataFrame(rows).style.format(formats, na_rep="")
+
+
+def verdict_card(verdict: Verdict) -> None:
+    icon, colour = BADGES[verdict.status]
+    with st.container(border=True, height="stretch", gap="xxsmall"):
+        st.caption(verdict.limit)
+        st.markdown(f"### {verdict.value}")
+        st.badge(verdict.status, icon=icon, color=colour)
+
+
+st.title("Design a network")
+st.caption(
+    "Choose how many channels each convolution has. The table says what every layer outputs, costs and sees: "
+    "the receptive field is the square of input pixels that one value of the layer depends on."
+)
+presets = st.container()
+text = network_input(
+    "16 is a 3×3 convolution with 16 channels; v: no padding; n: no batch norm; k5: kernel 5×5; s2: stride 2; "
+    "M: max-pool; A: global average pool; 64f: fully connected layer. The network is also in this page's address."
+)
+with presets:
+    preset = next((preset for preset in PRESETS if preset.text == text), None)
+    st.session_state.preset = preset.title if preset else None
+    st.pills("Start from", [preset.title for preset in PRESETS], key="preset", on_change=load_preset)
+    st.caption(preset.story if preset else "A network of your own.")
+
+try:
+    architecture = parse(text)
+    st.session_state.last_valid = architecture
+except ArchitectureError as error:
+    st.error(str(error), icon=":material/error:")
+    architecture = st.session_state.get("last_valid", parse(PRESETS[0].text))
+    st.caption(f"Shown below is the last network that could be built: `{notation(architecture)}`")
+
+analysis = analyse(architecture)
+epochs = st.session_state.epochs
+with st.grid(4, min_column_width=150):
+    for verdict in verdicts(analysis, architecture, epochs, final_accuracy(architecture)):
+        verdict_card(verdict)
+
+editor, results = st.columns([4, 8], gap="large")
+with editor:
+    heading, back = st.columns([2, 1], vertical_alignment="center", wrap=False)
+    heading.subheader("Layers")
+    back.button("Undo", icon=":material/undo:", on_click=undo, disabled=not st.session_state.get("undo"))
+    for index in range(len(architecture.layers)):
+        layer_row(architecture, index)
+
+with results:
+    st.subheader("What each layer outputs, costs and sees")
+    every_module = st.toggle("One row for every nn layer", key="modules")
+    st.table(
+        table(analysis if every_module else fold(analysis, architecture)),
+        border="horizontal",
+        hide_index=True,
+        alt="One row a layer: output shape, parameters, their share, MACs, receptive field and jump; totals last",
+    )
+    st.caption(
+        f"{analysis.macs / 1e6:.2f} million multiply-accumulates (MACs) an image. Receptive field r and jump j follow "
+        "r′ = r + (k − 1) · j and j′ = j · s, with kernel k and stride s; a 2×2 pool adds one jump to r, it does not "
+        "double it."
+    )
+    st.page_link("pages/train.py", label="Train this network", icon=":material/play_arrow:")
+warm_up()

@@ -1,0 +1,241 @@
+"""Train: the designed network in a background thread, its curves as they grow."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import streamlit as st
+
+from lib.address import recipe_values
+from lib.analysis import analyse, interval95, percent
+from lib.architecture import ArchitectureError, notation, parse
+from lib.charts import training_curves
+from lib.components import enter, live_figure, network_input
+from lib.recipe import (
+    OPTIMISERS,
+    RECIPES,
+    SCHEDULES,
+    Augmentation,
+    Optimiser,
+    Recipe,
+    RecipeError,
+    Schedule,
+)
+from lib.resources import run_manager
+from lib.runs import ACTIVE, Run, Snapshot
+from lib.training import EpochMetrics
+
+enter("train")
+
+TICK_SECONDS = 0.5
+TEST_IMAGES = 10_000
+DEFAULT = RECIPES[0].recipe
+
+
+def load_recipe() -> None:
+    recipe = next((preset.recipe for preset in RECIPES if preset.title == st.session_state.recipe), None)
+    if recipe:
+        st.session_state.update(recipe_values(recipe))
+
+
+def recipe_inputs() -> Recipe:
+    """The recipe from its widgets. Raises RecipeError for a value that the address forced on one."""
+    with st.grid(4, min_column_width=150):
+        optimiser = st.selectbox("Optimiser", OPTIMISERS, key="optimiser")
+        learning_rate = st.number_input(
+            "Learning rate", step=0.001, format="%.4g", key="learning_rate", help="The peak of a one-cycle schedule."
+        )
+        schedule = st.selectbox("Schedule", SCHEDULES, key="schedule")
+        epochs = st.number_input("Epochs", step=1, key="epochs", help="One epoch shows every image once.")
+        batch_size = st.number_input("Batch size", step=1, key="batch_size", help="Images a step.")
+        weight_decay = st.number_input("Weight decay", step=0.001, format="%.4g", key="weight_decay")
+        seed = st.number_input("Seed", step=1, key="seed", help="The same seed gives the same run.")
+        rotation = st.number_input("Rotation, ± degrees", step=1.0, format="%.4g", key="rotation")
+        shift = st.number_input("Shift, ± fraction", step=0.01, format="%.4g", key="shift")
+        zoom = st.number_input("Zoom, ± fraction", step=0.01, format="%.4g", key="zoom")
+    augmentation = Augmentation(rotation, shift, zoom)
+    return Recipe(
+        cast(Optimiser, optimiser),
+        learning_rate,
+        cast(Schedule, schedule),
+        epochs,
+        batch_size,
+        weight_decay,
+        augmentation,
+        seed,
+    )
+
+
+def start(text: str, recipe: Recipe) -> None:
+    st.session_state.run = run_manager().start(parse(text), recipe).identity
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def progress_text(run: Run, snapshot: Snapshot) -> str:
+    """Where the run is, in one line."""
+    if snapshot.status == "queued":
+        ahead = run_manager().ahead_of(run)
+        return f"Waiting for {ahead} run{'s' * (ahead != 1)} to end. It starts by itself."
+    if not snapshot.step:
+        return "Loading the images and building the network…"
+    rate, left = snapshot.images_per_second, snapshot.seconds_left
+    parts = [
+        f"Epoch {snapshot.steps[-1].epoch} of {run.recipe.epochs}",
+        f"step {snapshot.step:,} of {snapshot.steps_total:,}",
+    ]
+    if snapshot.status == "stopping":
+        parts.append("stopping after this batch")
+    elif snapshot.measuring is not None:
+        parts.append("measuring on the test images")
+    elif rate and left is not None:
+        parts += [f"{rate:,.0f} images/s", f"{duration(left)} left"]
+    return " · ".join(parts)
+
+
+def accuracy_text(epoch: EpochMetrics) -> str:
+    return f"{percent(epoch.test_accuracy, 2)} ± {100 * interval95(epoch.test_accuracy, TEST_IMAGES):.2f}"
+
+
+def outcome(run: Run, snapshot: Snapshot) -> None:
+    """How the run ended, in a sentence."""
+    match snapshot.status:
+        case "failed":
+            st.error(f"{snapshot.message} The curves up to that point are kept below.", icon=":material/error:")
+        case "stopped" if not snapshot.steps:
+            st.info("Stopped before the first batch.", icon=":material/stop_circle:")
+        case "stopped":
+            st.info(
+                f"Stopped at step {snapshot.step:,}. The network as it was is on the Draw page.",
+                icon=":material/stop_circle:",
+            )
+        case "finished":
+            seconds = sum(epoch.seconds for epoch in snapshot.epochs)
+            st.success(
+                f"Finished: {accuracy_text(snapshot.epochs[-1])} on the test images after the final epoch, "
+                f"trained in {duration(seconds)}.",
+                icon=":material/check_circle:",
+            )
+    if snapshot.message and snapshot.status != "failed":
+        st.warning(snapshot.message, icon=":material/save:")
+
+
+def figures(run: Run, snapshot: Snapshot) -> None:
+    """The numbers of the last epoch, and the best one marked as chosen."""
+    if not snapshot.epochs:
+        st.caption("The first test accuracy appears at the end of the first epoch.")
+        return
+    last, best = snapshot.epochs[-1], max(snapshot.epochs, key=lambda epoch: epoch.test_accuracy)
+    final = last.epoch == run.recipe.epochs
+    with st.grid(4, min_column_width=150):
+        st.metric(
+            "Test accuracy, final epoch" if final else f"Test accuracy, epoch {last.epoch}",
+            accuracy_text(last),
+            border=True,
+            help="With the 95 % interval of a measurement on 10,000 images, in points.",
+        )
+        st.metric(
+            "Training accuracy",
+            percent(last.train_accuracy, 2),
+            border=True,
+            help="Over the last epoch's batches, each measured before its update.",
+        )
+        st.metric(
+            f"Best epoch: {best.epoch}",
+            percent(best.test_accuracy, 2),
+            border=True,
+            help="Chosen by the test images it is measured on, so it is optimistic. Report the final epoch.",
+        )
+        st.metric("Images a second", f"{last.images_per_second:,.0f}", border=True)
+
+
+def watch(run: Run, ticking: bool) -> None:
+    """Progress, numbers and curves of one run."""
+    snapshot = run.snapshot()
+    if ticking and snapshot.status not in ACTIVE:
+        # The run has just ended: the whole page must know, and this fragment must stop ticking.
+        st.rerun()
+    st.subheader(f"{run.identity}: `{notation(run.architecture)}`")
+    if snapshot.status in ACTIVE:
+        total = max(snapshot.steps_total, 1)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.progress(min(snapshot.step / total, 1.0), text=progress_text(run, snapshot))
+            st.button("Stop", icon=":material/stop:", on_click=run.stop, disabled=snapshot.status == "stopping")
+    else:
+        outcome(run, snapshot)
+    figures(run, snapshot)
+    live_figure(
+        training_curves(snapshot.steps, snapshot.epochs, snapshot.steps_total),
+        key="curves",
+        height=640,
+        revision=run.identity,
+        alt="Loss, accuracy and learning rate of the run over its steps",
+    )
+
+
+st.title("Train it")
+text = network_input("The network from the Design page; it may be changed here too.")
+problem = None
+try:
+    analysis = analyse(parse(text))
+    st.caption(
+        f"{analysis.num_params:,} parameters, {analysis.macs / 1e6:.2f} million multiply-accumulates an image, trained "
+        "on all 60,000 images of MNIST. The accuracy is measured on its 10,000 test images after every epoch, as the "
+        "assignment does: whoever picks the best epoch by it fools themselves a little, so the final one counts."
+    )
+except ArchitectureError as error:
+    problem = str(error)
+
+presets = st.container()
+with st.expander("Recipe", icon=":material/tune:"):
+    try:
+        recipe = recipe_inputs()
+    except RecipeError as error:
+        recipe, problem = DEFAULT, str(error)
+with presets:
+    preset = next((preset for preset in RECIPES if preset.recipe == recipe), None)
+    st.session_state.recipe = preset.title if preset else None
+    st.pills("How to train", [preset.title for preset in RECIPES], key="recipe", on_change=load_recipe)
+    st.caption(preset.story if preset else "A recipe of your own.")
+if problem:
+    st.error(problem, icon=":material/error:")
+
+identities = [run.identity for run in run_manager().runs()]
+asked = st.session_state.run
+if asked not in identities:
+    st.session_state.run = None
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    st.button(
+        "Start training",
+        type="primary",
+        icon=":material/play_arrow:",
+        on_click=start,
+        args=(text, recipe),
+        disabled=problem is not None,
+    )
+    chosen = st.selectbox(
+        "Run",
+        identities,
+        index=None,
+        key="run",
+        placeholder="No run chosen" if identities else "No run yet",
+        disabled=not identities,
+    )
+
+run = run_manager().get(chosen)
+if run:
+    active = run.active
+    st.fragment(watch, run_every=TICK_SECONDS if active else None)(run, active)
+else:
+    if asked is not None:
+        st.warning(
+            f"The run {asked} is not known: Receptive was started anew since. If it had ended, what it learnt is among "
+            "the networks of the Draw page.",
+            icon=":material/history:",
+        )
+    st.info(
+        "Press Start training. It goes on in the background: you may close this tab, or draw while it learns.",
+        icon=":material/info:",
+    )

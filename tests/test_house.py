@@ -1,0 +1,88 @@
+"""The house: who may import whom, and who may know of a screen or of torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [
+    {"lib/architecture.py", "lib/recipe.py"},
+    {"lib/analysis.py", "lib/edits.py", "lib/network.py", "lib/dataset.py"},
+    {"lib/training.py", "lib/digits.py"},
+    {"lib/checkpoints.py"},
+    {"lib/runs.py"},
+    {"lib/charts.py", "lib/address.py"},
+    {"lib/resources.py"},
+    {"lib/components.py"},
+    {"pages/design.py", "pages/train.py", "pages/draw.py"},
+    {"app.py"},
+]
+KNOW_A_SCREEN = {
+    "lib/address.py",
+    "lib/resources.py",
+    "lib/components.py",
+    "pages/design.py",
+    "pages/train.py",
+    "pages/draw.py",
+    "app.py",
+}
+FILES = sorted(
+    path.relative_to(ROOT).as_posix() for path in [ROOT / "app.py", *ROOT.glob("lib/*.py"), *ROOT.glob("pages/*.py")]
+)
+
+
+def imports(file: str) -> set[str]:
+    """Modules that a file names in any import, wherever it stands; `from lib import x` counts as lib.x."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def floor(file: str) -> int:
+    return next(number for number, files in enumerate(FLOORS) if file in files)
+
+
+def test_every_file_has_a_floor() -> None:
+    assert set().union(*FLOORS) | {"lib/__init__.py"} == set(FILES)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != "lib/__init__.py"])
+def test_imports_point_down(file: str) -> None:
+    for module in imports(file):
+        target = module.replace(".", "/") + ".py"
+        if target in FILES:
+            assert floor(target) < floor(file), f"{file} imports {target}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_the_screens_files_know_streamlit(file: str) -> None:
+    knows = any(module.split(".")[0].startswith("streamlit") for module in imports(file))
+    assert knows == (file in KNOW_A_SCREEN)
+
+
+@pytest.mark.parametrize("file", sorted(FLOORS[0]))
+def test_the_ground_floor_needs_the_standard_library_alone(file: str) -> None:
+    assert {module.split(".")[0] for module in imports(file)} <= sys.stdlib_module_names
+
+
+def test_a_design_needs_no_torch() -> None:
+    """What the design page imports; torch takes seconds."""
+    code = "import sys, lib.analysis, lib.edits, lib.components, lib.resources; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_threads_never_call_streamlit() -> None:
+    code = "import sys, lib.runs, lib.charts; print('streamlit' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

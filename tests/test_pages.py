@@ -1,0 +1,264 @@
+"""Every page, run by Streamlit without a browser: what it shows, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from lib import checkpoints, dataset
+from lib.architecture import PRESETS
+from lib.recipe import RECIPES
+from lib.resources import run_manager
+from tests.drawings import SEVEN, canvas_state
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("design", "train", "draw")
+
+
+@pytest.fixture(autouse=True)
+def own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test finds a server that has just started, and saves into a folder of its own."""
+    monkeypatch.setattr(checkpoints, "SAVED_FOLDER", tmp_path / "saved")
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    yield
+    for run in run_manager().runs():
+        run.stop()
+        while run.active:
+            time.sleep(0.01)
+
+
+def visit(page: str, **query: str) -> AppTest:
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    for name, value in query.items():
+        at.query_params[name] = value
+    at.run()
+    if page != "design":
+        at.switch_page(f"pages/{page}.py").run()
+    assert not at.exception
+    return at
+
+
+def words(at: AppTest) -> str:
+    """All text of the page."""
+    shown: list[Any] = [
+        *at.title,
+        *at.subheader,
+        *at.markdown,
+        *at.caption,
+        *at.error,
+        *at.info,
+        *at.warning,
+        *at.success,
+    ]
+    return "\n".join(str(element.value) for element in shown)
+
+
+def edit(at: AppTest, layer: int, action: str) -> None:
+    menu: Any = at.menu_button(key=f"edit_{layer}")
+    menu.click(action).run()
+
+
+def rows(at: AppTest) -> dict[str, list[object]]:
+    frame = at.table[0].value
+    return {str(row.iloc[0]): list(row.iloc[1:]) for _, row in frame.iterrows()}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_and_says_what_to_do(page: str) -> None:
+    at = visit(page)
+    assert len(at.title) == 1
+    hints = {"design": "Choose how many channels", "train": "Press Start training", "draw": "Draw a digit, 0 to 9"}
+    assert hints[page] in words(at)
+    assert not at.error
+
+
+def test_the_design_page_shows_the_answers_table_with_its_sums() -> None:
+    table = rows(visit("design"))
+    assert len(table) == 12
+    assert table["9 · 3×3 convolution, no padding"] == ["20 × 5 × 5", 2940, pytest.approx(2940 / 9274), 72_000, 30, 4]
+    assert table["**Total**"][:4] == ["", 9274, pytest.approx(1), 1_217_160]
+
+
+def test_a_slider_changes_the_table_the_text_and_the_verdict() -> None:
+    at = visit("design")
+    at.select_slider(key="width_0").set_value(8).run()
+    assert at.text_input(key="net").value == "8 4 8 M 12 12 16 M 20v 10v A"
+    assert rows(at)["**Total**"][1] == 9274 + 4 * 12 + 4 * 4 * 9
+    at.select_slider(key="width_6").set_value(128).run()
+    assert "missed" in words(at)
+    assert at.select_slider(key="width_9").disabled
+
+
+def test_layers_are_added_moved_and_removed_and_undo_brings_them_back() -> None:
+    at = visit("design", net="4 8 M 10 A")
+    edit(at, 1, "Add a convolution above")
+    assert at.text_input(key="net").value == "4 4 8 M 10 A"
+    edit(at, 3, "Move up")
+    assert at.text_input(key="net").value == "4 4 M 8 10 A"
+    edit(at, 0, "Remove")
+    assert at.text_input(key="net").value == "4 M 8 10 A"
+    for expected in ("4 4 M 8 10 A", "4 4 8 M 10 A", "4 8 M 10 A"):
+        next(button for button in at.button if button.label == "Undo").click().run()
+        assert at.text_input(key="net").value == expected
+    assert next(button for button in at.button if button.label == "Undo").disabled
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
+def test_every_preset_loads_with_its_story(preset: object) -> None:
+    at = visit("design", net="4 M 10 A")
+    at.pills(key="preset").set_value(preset.title).run()  # type: ignore[attr-defined]
+    assert not at.exception
+    assert at.text_input(key="net").value == preset.text  # type: ignore[attr-defined]
+    assert preset.story in words(at)  # type: ignore[attr-defined]
+
+
+def test_every_module_has_a_row_on_request() -> None:
+    at = visit("design")
+    at.toggle(key="modules").set_value(True).run()
+    assert len(rows(at)) == 26
+    assert rows(at)["7 · BatchNorm2d-19"][1] == 32
+
+
+@pytest.mark.parametrize("text", ["", "4 x", "<script>", "16 10", "4 " * 90, "9" * 300])
+@pytest.mark.parametrize("page", ["design", "train"])
+def test_a_bad_network_gets_a_sentence_and_no_traceback(page: str, text: str) -> None:
+    at = visit(page)
+    at.text_input(key="net").set_value(text).run()
+    assert not at.exception
+    assert len(at.error) == 1
+    assert at.error[0].value.endswith(".")
+    if page == "design":
+        assert rows(at)["**Total**"][1] == 9274
+    else:
+        assert next(button for button in at.button if button.label == "Start training").disabled
+
+
+def test_a_bad_recipe_in_the_address_is_not_trained() -> None:
+    at = visit("train", learning_rate="1e9", optimiser="Lion")
+    assert at.error[0].value == "The learning rate must be from 1e-06 to 10; 1e+09 is outside."
+    assert next(button for button in at.button if button.label == "Start training").disabled
+    for query in ({"epochs": "abc"}, {"batch_size": "1e3"}, {"seed": "9" * 30}, {"zoom": "nan"}, {"optimiser": "Lion"}):
+        at = visit("train", **query)
+        assert not at.error
+        assert at.pills(key="recipe").value == RECIPES[0].title
+    assert "batch size must be" in visit("train", batch_size="0").error[0].value
+
+
+def test_a_recipe_preset_fills_every_field() -> None:
+    at = visit("train")
+    at.pills(key="recipe").set_value("Thorough").run()
+    assert at.selectbox(key="optimiser").value == "SGD"
+    assert at.number_input(key="epochs").value == 19
+    assert at.number_input(key="rotation").value == 10
+    assert at.pills(key="recipe").value == "Thorough"
+    at.number_input(key="epochs").set_value(25).run()
+    assert at.pills(key="recipe").value is None
+
+
+def test_a_run_is_started_watched_from_a_second_tab_and_stopped() -> None:
+    at = visit("train", net="4 M 8 M 10 A")
+    next(button for button in at.button if button.label == "Start training").click().run()
+    assert not at.exception
+    (run,) = run_manager().runs()
+    assert at.selectbox(key="run").value == run.identity
+    while run.snapshot().step < 3:
+        time.sleep(0.01)
+    second = visit("train", run=run.identity)
+    assert run.identity in words(second)
+    next(button for button in second.button if button.label == "Stop").click().run()
+    while run.active:
+        time.sleep(0.01)
+    for tab in (at, second):
+        tab.run()
+        assert "Stopped at step" in words(tab)
+
+
+def test_the_verdict_on_accuracy_is_known_after_training_and_only_for_that_network() -> None:
+    at = visit("train", net="4 M 10 A", epochs="1", batch_size="1000")
+    next(button for button in at.button if button.label == "Start training").click().run()
+    (run,) = run_manager().runs()
+    while run.active:
+        time.sleep(0.05)
+    at.run()
+    assert "Finished:" in words(at)
+    accuracy = run.snapshot().epochs[-1].test_accuracy
+    assert f"### {100 * accuracy:.2f} %" in words(visit("design", net="4 M 10 A"))
+    assert "### Not trained yet" in words(visit("design", net="8 M 10 A"))
+
+
+def test_an_unknown_run_in_the_address_is_said() -> None:
+    assert "not known" in words(visit("train", run="run-7-abcdef"))
+
+
+def test_a_damaged_data_file_is_a_sentence_on_the_train_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in dataset.MD5:
+        shutil.copy(dataset.FOLDER / f"{name}.gz", tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(b"damaged")
+    load = dataset.load
+    monkeypatch.setattr(dataset, "load", lambda: load(tmp_path))
+    at = visit("train")
+    next(button for button in at.button if button.label == "Start training").click().run()
+    (run,) = run_manager().runs()
+    while run.active:
+        time.sleep(0.01)
+    at.run()
+    assert not at.exception
+    assert "t10k-labels-idx1-ubyte.gz is damaged" in at.error[0].value
+    assert "download=True" in at.error[0].value
+
+
+def test_a_drawn_seven_is_read_by_the_shipped_network() -> None:
+    at = visit("draw")
+    at.session_state["canvas"] = canvas_state(SEVEN)
+    at.run()
+    assert not at.exception
+    assert "# It reads 7" in words(at)
+
+
+@pytest.mark.parametrize("data", ["data:image/png;base64,AAAA", "nonsense", "data:image/png;base64,", None])
+def test_a_drawing_that_is_no_image_is_no_drawing(data: object) -> None:
+    at = visit("draw")
+    at.session_state["canvas"] = {"drawing": {"raw": {"objects": [{}]}, "data": data}, "backgroundFit": None}
+    at.run()
+    assert not at.exception
+    assert "Nothing drawn yet" in words(at)
+
+
+def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None:
+    at = visit("train", net="4 M 10 A", epochs="1", batch_size="500")
+    next(button for button in at.button if button.label == "Start training").click().run()
+    (run,) = run_manager().runs()
+    at.switch_page("pages/draw.py").run()
+    at.session_state["canvas"] = canvas_state(SEVEN)
+    at.selectbox(key="reader").set_value(run.identity).run()
+    assert not at.exception
+    while run.active:
+        time.sleep(0.05)
+    at.run()
+    assert not at.exception
+    assert at.selectbox(key="reader").value == run.identity
+    assert "# It reads" in words(at)
+
+
+def test_a_damaged_checkpoint_is_set_aside_with_a_sentence() -> None:
+    checkpoints.SAVED_FOLDER.mkdir()
+    (checkpoints.SAVED_FOLDER / "broken.safetensors").write_bytes(b"not a checkpoint")
+    at = visit("draw")
+    assert not at.exception
+    assert "broken.safetensors is not a checkpoint" in words(at)
+    assert len(at.selectbox(key="reader").options) == 1
+
+
+def test_without_any_checkpoint_the_draw_page_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "FOLDER", tmp_path / "none")
+    at = visit("draw")
+    assert not at.exception
+    assert "Restore it" in at.error[0].value
