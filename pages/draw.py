@@ -65,13 +65,13 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
         return
     prediction = None if image is None or network is None else predict(network, image)
     if prediction is not None:
-        st.markdown(f"# It reads {prediction.digit}")
+        st.markdown(f"## It reads {prediction.digit}")
         st.caption(f"with a probability of {percent(prediction.confidence)}")
     elif image is None:
-        st.markdown("# Nothing drawn yet")
+        st.markdown("## Nothing drawn yet")
         st.caption("Draw a digit, 0 to 9, in the black square. It is read as soon as you lift the pen.")
     else:
-        st.markdown("# Not yet")
+        st.markdown("## Not yet")
         st.caption("The network has not learnt from its first batch yet.")
     live_figure(
         probability_bars(prediction),

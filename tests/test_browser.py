@@ -1,0 +1,267 @@
+"""The whole path in a real Chromium: design, train on all 60,000 images, draw, read."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
+
+from tests.browser import copy_project, draw, serving, settled, visit
+from tests.chromium import LAUNCH_ARGUMENTS, install
+
+SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
+HEADINGS = {"": "Design a network", "train": "Train it", "draw": "Draw a digit"}
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(copy_project(tmp_path_factory.mktemp("project"))) as address:
+        yield address
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[str]:
+    """A server for one test alone: what trains there keeps no other test waiting."""
+    with serving(copy_project(tmp_path)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A tab of its own; nothing outside this machine may be asked for, and no error may reach the screen."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        if not re.match(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:", request.url):
+            asked.append(request.url)
+
+    context.on("request", note)
+    tab = context.new_page()
+    yield tab
+    assert tab.get_by_test_id("stException").count() == 0
+    context.close()
+    assert asked == []
+
+
+def go(page: Page, name: str) -> None:
+    page.get_by_role("link", name=name, exact=True).first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS["" if name == "Design" else name.lower()])
+    settled(page)
+
+
+def net(page: Page) -> Locator:
+    return page.get_by_role("textbox", name="The network in one line")
+
+
+def total(page: Page) -> Locator:
+    return page.get_by_test_id("stTable").get_by_role("row").last
+
+
+def start(page: Page) -> str:
+    """Press Start; gives the run's identity."""
+    page.get_by_role("button", name="Start training").click()
+    expect(page).to_have_url(re.compile(r"run=run-\d+-[0-9a-f]+"), timeout=30_000)
+    found = re.search(r"run=(run-\d+-[0-9a-f]+)", page.url)
+    assert found
+    return found.group(1)
+
+
+def step(page: Page) -> int:
+    text = page.get_by_text(re.compile(r"step [\d,]+ of")).inner_text(timeout=60_000)
+    found = re.search(r"step ([\d,]+) of", text)
+    assert found
+    return int(found.group(1).replace(",", ""))
+
+
+@pytest.mark.parametrize("path", HEADINGS)
+def test_any_pages_own_url_may_be_the_first_hit_after_a_start(page: Page, tmp_path: Path, path: str) -> None:
+    with serving(copy_project(tmp_path)) as address:
+        visit(page, f"{address}/{path}")
+        expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[path])
+        for name in ("Design", "Train", "Draw"):
+            expect(page.get_by_role("link", name=name, exact=True).first).to_be_visible()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page).to_have_title(re.compile("Receptive"))
+
+
+def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
+    """Choose widths, train one epoch on the real data, draw a 7 with the mouse, read the prediction."""
+    visit(page, url)
+    expect(total(page)).to_contain_text("9,274")
+    slider = page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution"))
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(net(page)).to_have_value("4 4 10 M 12 12 16 M 20v 10v A")
+    expect(total(page)).to_contain_text("9,568")
+    go(page, "Train")
+    expect(net(page)).to_have_value("4 4 10 M 12 12 16 M 20v 10v A")
+    page.get_by_text("One epoch", exact=True).click()
+    expect(page.get_by_text("the shortest honest training")).to_be_visible()
+    start(page)
+    expect(page.locator(".live-figure .main-svg").first).to_be_visible(timeout=60_000)
+    first = step(page)
+    page.wait_for_timeout(2000)
+    assert step(page) > first
+    expect(page.get_by_text(re.compile(r"Finished: 9[789]\.\d\d % ± 0\.\d\d on the test images"))).to_be_visible(
+        timeout=240_000
+    )
+    go(page, "Draw")
+    expect(page.get_by_text("Nothing drawn yet")).to_be_visible()
+    expect(page.get_by_role("combobox")).to_have_value(re.compile("^The assignment's network"))
+    page.get_by_role("combobox").click()
+    page.get_by_role("option", name=re.compile(r"^run-")).first.click()
+    settled(page)
+    draw(page, SEVEN)
+    expect(page.get_by_role("heading", name="It reads 7")).to_be_visible(timeout=15_000)
+    bars = page.get_by_role("img", name=re.compile(r"7: \d+\.\d %"))
+    expect(bars.locator(".main-svg").first).to_be_visible()
+    expect(bars.locator(".bartext")).to_have_count(10)
+
+
+def test_the_network_is_in_the_address(page: Page, chromium: Browser, url: str) -> None:
+    visit(page, url)
+    net(page).fill("8 M 16s2 M 10 A")
+    net(page).press("Enter")
+    expect(page).to_have_url(re.compile(r"net=8\+M\+16s2\+M\+10\+A"))
+    other = chromium.new_context().new_page()
+    visit(other, page.url)
+    expect(net(other)).to_have_value("8 M 16s2 M 10 A")
+    expect(total(other)).to_contain_text(total(page).inner_text().split("\t")[2])
+    for name in ("Train", "Draw", "Train", "Design"):
+        go(other, name)
+        expect(other).to_have_url(re.compile(r"net=8\+M\+16s2\+M\+10\+A"))
+    expect(net(other)).to_have_value("8 M 16s2 M 10 A")
+    other.context.close()
+
+
+def test_layers_are_edited_by_their_menu_and_undone(page: Page, url: str) -> None:
+    visit(page, f"{url}/?net=4+8+M+10+A")
+    page.locator(".st-key-edit_1").get_by_role("button").click()
+    page.get_by_text("Add a max-pool above", exact=True).click()
+    expect(net(page)).to_have_value("4 M 8 M 10 A")
+    page.get_by_role("button", name="Undo").click()
+    expect(net(page)).to_have_value("4 8 M 10 A")
+
+
+def test_a_typed_mistake_is_a_sentence(page: Page, url: str) -> None:
+    visit(page, url)
+    net(page).fill("4 4 oops M")
+    net(page).press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Token 3, “oops”, is not a layer.")
+    expect(total(page)).to_contain_text("9,274")
+
+
+def test_a_running_training_survives_reload_and_second_tab_and_stops_within_a_second(
+    page: Page, chromium: Browser, fresh: str
+) -> None:
+    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
+    identity = start(page)
+    expect(page.locator(".live-figure .main-svg").first).to_be_visible(timeout=60_000)
+    address = page.url
+    page.reload()
+    settled_ticking(page)
+    assert identity in page.url
+    before = step(page)
+    second = chromium.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    second.goto(address)
+    settled_ticking(second)
+    assert step(second) >= before
+
+    # A zoom, and a trace hidden by its legend, outlive the ticks.
+    chart = page.locator(".live-figure")
+    chart.locator(".legendtoggle").first.click()
+    hidden = chart.locator(".legend .traces").first
+    expect(hidden).to_have_css("opacity", "0.5")
+    plot = chart.locator(".draglayer .nsewdrag").first.bounding_box()
+    assert plot is not None
+    page.mouse.move(plot["x"] + 2, plot["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(plot["x"] + 200, plot["y"] + 42, steps=8)
+    page.mouse.up()
+    zoomed = "() => document.querySelector('.live-figure').layout.xaxis.range"
+    low, high = page.evaluate(zoomed)
+    assert high - low < 3000 < 8911
+    before = step(page)
+    while step(page) <= before + 20:
+        page.wait_for_timeout(100)
+    expect(hidden).to_have_css("opacity", "0.5")
+    assert page.evaluate(zoomed) == [low, high]
+    assert page.evaluate("() => Math.max(...document.querySelector('.live-figure')._fullData[1].x)") > before
+
+    asked = time.monotonic()
+    second.get_by_role("button", name="Stop").click()
+    expect(second.get_by_text(re.compile("^Stopped at step|stopping after this batch")).first).to_be_visible(
+        timeout=5000
+    )
+    shown = time.monotonic() - asked
+    expect(second.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
+    expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
+    print(f"Stop was on the screen after {shown:.2f} s")
+    expect(page.locator(".live-figure .main-svg").first).to_be_visible()
+    second.context.close()
+
+
+def test_a_digit_is_read_while_the_network_learns(page: Page, fresh: str) -> None:
+    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
+    start(page)
+    step(page)
+    go(page, "Draw")
+    expect(page.get_by_role("combobox")).to_have_value(re.compile(r"^run-\d+-\w+, in training"))
+    draw(page, SEVEN)
+    expect(page.get_by_role("heading", name=re.compile(r"It reads \d"))).to_be_visible(timeout=15_000)
+    learning = page.get_by_text(re.compile(r"weights after [\d,]+ steps"))
+    first = learning.inner_text()
+    expect(learning).not_to_have_text(first, timeout=15_000)
+    go(page, "Train")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
+
+
+def test_a_run_that_fails_says_why_and_keeps_its_curves(page: Page, fresh: str) -> None:
+    visit(page, f"{fresh}/train?net=64n+64n+M+64n+10+A&optimiser=SGD&learning_rate=10&schedule=constant&epochs=1")
+    start(page)
+    expect(page.get_by_role("alert")).to_contain_text("learning rate of 10 is too high", timeout=120_000)
+    expect(page.locator(".live-figure .main-svg").first).to_be_visible()
+
+
+def test_the_canvas_is_cleared_and_the_page_says_what_to_do(page: Page, url: str) -> None:
+    visit(page, f"{url}/draw")
+    draw(page, SEVEN)
+    expect(page.get_by_role("heading", name="It reads 7")).to_be_visible(timeout=15_000)
+    canvas = page.locator("canvas.upper-canvas")
+    expect(canvas).to_have_attribute("width", "280")
+    canvas.hover()
+    page.get_by_role("button", name=re.compile("clear|reset|delete", re.IGNORECASE)).last.click()
+    expect(page.get_by_role("heading", name="Nothing drawn yet")).to_be_visible(timeout=10_000)
+
+
+@pytest.mark.parametrize("path", HEADINGS)
+def test_a_phone_shows_every_page_without_sideways_scrolling(chromium: Browser, url: str, path: str) -> None:
+    phone = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark").new_page()
+    visit(phone, f"{url}/{path}")
+    assert phone.evaluate("() => document.documentElement.scrollWidth") <= 390
+    main = "[data-testid=stMain]"
+    assert (
+        phone.evaluate(f"() => {{ const m = document.querySelector('{main}'); return m.scrollWidth - m.clientWidth }}")
+        <= 1
+    )
+    phone.context.close()
+
+
+def settled_ticking(page: Page) -> None:
+    """A page whose fragment ticks is hardly ever at rest: its progress is what to wait for."""
+    expect(page.get_by_text(re.compile(r"step [\d,]+ of"))).to_be_visible(timeout=60_000)
