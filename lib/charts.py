@@ -16,6 +16,7 @@ from lib.training import EpochMetrics, StepMetrics
 PALETTE = ("#3B5BDB", "#D9480F", "#087F5B", "#862E9C", "#C2255C", "#0B7285", "#5C940D", "#868E96")
 MAX_POINTS = 600
 SMOOTHING = 50
+ACCURACY_FLOOR = 0.9
 
 
 def training_curves(
@@ -39,11 +40,11 @@ def training_curves(
     add(1, "Batch loss", number[raw], losses[raw], 7, opacity=0.45)
     mean_loss = running_mean(losses, SMOOTHING)
     add(1, f"Mean loss of {SMOOTHING} batches", number[smooth], mean_loss[smooth], 0)
-    add(1, "Test loss", ends, [e.test_loss for e in epochs], 1, mode="lines+markers")
+    add(1, "Test loss", ends, [e.test_loss for e in epochs], 1, mode="lines+markers", cliponaxis=False)
     add(2, f"Training accuracy, {SMOOTHING} batches", number[smooth], 100 * correct[smooth], 0)
     add(
         2, "Test accuracy, with its 95 % interval", ends, [100 * e.test_accuracy for e in epochs], 1,
-        mode="lines+markers",
+        mode="lines+markers", cliponaxis=False,
         error_y={"type": "data", "array": [100 * interval95(e.test_accuracy, test_count) for e in epochs]},
     )  # fmt: skip
     add(3, "Learning rate", number[thin(rates, MAX_POINTS)], rates[thin(rates, MAX_POINTS)], 2)
@@ -51,7 +52,10 @@ def training_curves(
     figure.update_xaxes(title_text="Step (one batch)", row=3, col=1)
     figure.update_yaxes(title_standoff=8, automargin=True)
     figure.update_yaxes(title_text="Loss", type="log", dtick="D2", row=1, col=1)
-    figure.update_yaxes(title_text="Accuracy, %", row=2, col=1)
+    # What a class looks at is above 90 %; a run that has not come there shows all of the axis.
+    learnt = len(correct) > 0 and correct[-1] > ACCURACY_FLOOR
+    accuracy_range = [100 * ACCURACY_FLOOR if learnt else 0, 100.2]
+    figure.update_yaxes(title_text="Accuracy, %", range=accuracy_range, row=2, col=1)
     figure.update_yaxes(title_text="Learning rate", rangemode="tozero", nticks=4, tickformat=".2g", row=3, col=1)
     figure.update_layout(
         hovermode="x",
@@ -78,7 +82,9 @@ def probability_bars(prediction: Prediction | None) -> go.Figure:
             hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
         )
     )
-    figure.update_xaxes(range=[0, 118], showticklabels=False, showgrid=False, zeroline=False, fixedrange=True)
+    figure.update_xaxes(
+        range=[0, 118], showticklabels=False, showgrid=False, zeroline=False, showline=False, fixedrange=True
+    )
     figure.update_yaxes(type="category", autorange="reversed", fixedrange=True, showgrid=False, tickfont={"size": 16})
     figure.update_layout(margin={"l": 30, "r": 10, "t": 5, "b": 5}, bargap=0.25, showlegend=False, template=None)
     return figure

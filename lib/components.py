@@ -62,10 +62,11 @@ def network_input(help_text: str) -> str:
     return st.text_input("The network in one line", key="net", max_chars=address.MAX_LENGTH, help=help_text)
 
 
-def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision: str = "") -> None:
+def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision: str = "", tools: bool = True) -> None:
     """Draw a Plotly figure that keeps its zoom, hover and hidden traces while its data grow.
 
-    `revision` names what is shown: another name resets what the reader changed. `st.plotly_chart` would mount a new
+    `revision` names what is shown: another name resets what the reader changed. `tools` shows the buttons that zoom and
+    save. `st.plotly_chart` would mount a new
     chart at every change of the data.
     """
     from lib.charts import PALETTE
@@ -79,6 +80,7 @@ def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision:
             "height": height,
             "revision": revision,
             "alt": alt,
+            "tools": tools,
         },
         key=key,
         height=height,

@@ -50,7 +50,12 @@ export default function ({ data, parentElement }) {
   const { traces, layout } = themed(
     JSON.parse(data.figure), data.palette, getComputedStyle(host), data.height, data.revision,
   )
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] }
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    displayModeBar: data.tools ? "hover" : false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud"],
+  }
   loadPlotly(data.plotly)
     .then((plotly) => plotly.react(host, traces, layout, config))
     .catch((error) => (host.textContent = error.message))

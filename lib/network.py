@@ -1,13 +1,89 @@
-"""The architecture as torch builds it: an `nn.Sequential` of stock modules."""
+"""The architecture as torch builds it: an `nn.Sequential` of stock modules.
+
+One module has a faster body on a CPU: `BatchNorm2d`, the same maths and the same state_dict as torch's own.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.architecture import Architecture, Operation, operations
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's batch norm; in training, on a CPU, its sums run over rows of width times channels.
+
+    Networks here have four to twenty channels. In the channels-last layout, in which convolutions are fastest, torch's
+    kernel works along the channels alone, too short a vector; seen as (N * H, W * C) the same numbers fill one.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        count = input.numel() // input.shape[1]
+        if not self.training or input.is_cuda or count == 1:
+            return super().forward(input)
+        output, mean, variance = _BatchNorm.apply(input, self.weight, self.bias, self.eps)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return output  # type: ignore[no-any-return]
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Ioffe and Szegedy, "Batch Normalization", 2015, section 3: (N, C, H, W) -> the same, mean (C,), variance (C,)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        _, _, _, width = x.shape
+        rows = _rows(x)
+        count = x.numel() // x.shape[1]
+        mean = _by_channel(rows, width) / count
+        centred = rows - mean.repeat(width)
+        variance = _by_channel(centred * centred, width) / count
+        inverse = torch.rsqrt(variance + eps)
+        y = torch.addcmul(bias.repeat(width), centred, (inverse * weight).repeat(width))
+        ctx.save_for_backward(centred, inverse, weight)
+        ctx.shape = x.shape
+        ctx.mark_non_differentiable(mean, variance)
+        return _images(y, x.shape), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        centred, inverse, weight = ctx.saved_tensors
+        width = ctx.shape[3]
+        rows = _rows(gradients[0])
+        count = rows.numel() // ctx.shape[1]
+        for_bias = _by_channel(rows, width)
+        for_weight = _by_channel(rows * centred, width) * inverse
+        scale = inverse * weight
+        for_x = torch.addcmul((-scale * for_bias / count).repeat(width), rows, scale.repeat(width))
+        for_x.addcmul_(centred, (-scale * inverse * for_weight / count).repeat(width))
+        return _images(for_x, ctx.shape), for_weight, for_bias, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N * H, W * C), without a copy where x is channels-last."""
+    images, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(images * height, width * channels)
+
+
+def _images(rows: Tensor, shape: torch.Size) -> Tensor:
+    """(N * H, W * C) -> (N, C, H, W), channels-last."""
+    images, channels, height, width = shape
+    return rows.view(images, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _by_channel(rows: Tensor, width: int) -> Tensor:
+    """Sums (C,) of (N * H, W * C)."""
+    return rows.sum(0).view(width, -1).sum(0)
 
 
 def build(architecture: Architecture, seed: int = 0) -> nn.Sequential:
@@ -39,7 +115,7 @@ def _module(operation: Operation) -> nn.Module:
         case "ReLU":
             return nn.ReLU()
         case "BatchNorm2d":
-            return nn.BatchNorm2d(outputs)
+            return BatchNorm2d(outputs)
         case "MaxPool2d":
             return nn.MaxPool2d(kernel_size, stride)
         case "AvgPool2d":

@@ -163,11 +163,11 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters, rate, decay = network.parameters(), recipe.learning_rate, recipe.weight_decay
     match recipe.optimiser:
         case "SGD":
-            return torch.optim.SGD(parameters, rate, momentum=MOMENTUM, nesterov=True, weight_decay=decay)
+            return torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=decay, nesterov=True, fused=True)
         case "Adam":
-            return torch.optim.Adam(parameters, rate, weight_decay=decay)
+            return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
         case "AdamW":
-            return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+            return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
 
 
 def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:

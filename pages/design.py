@@ -156,11 +156,14 @@ with st.grid(4, min_column_width=150):
     for verdict in verdicts(analysis, architecture, epochs, final_accuracy(architecture)):
         verdict_card(verdict)
 
+with st.container(horizontal=True):
+    if st.button("Train this network", type="primary", icon=":material/play_arrow:"):
+        st.switch_page("pages/train.py")
+    st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not st.session_state.get("undo"))
+
 editor, results = st.columns([4, 8], gap="large")
 with editor:
-    heading, back = st.columns([2, 1], vertical_alignment="center", wrap=False)
-    heading.subheader("Layers")
-    back.button("Undo", icon=":material/undo:", on_click=undo, disabled=not st.session_state.get("undo"))
+    st.subheader("Layers")
     for index in range(len(architecture.layers)):
         layer_row(architecture, index)
 
@@ -178,5 +181,4 @@ with results:
         "r′ = r + (k − 1) · j and j′ = j · s, with kernel k and stride s; a 2×2 pool adds one jump to r, it does not "
         "double it."
     )
-    st.page_link("pages/train.py", label="Train this network", icon=":material/play_arrow:")
 warm_up()

@@ -77,6 +77,7 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
         probability_bars(prediction),
         key="bars",
         height=330,
+        tools=False,
         alt="No digit drawn yet"
         if prediction is None
         else "Probabilities: "
@@ -102,7 +103,7 @@ for sentence in damaged:
 canvas, seen, answer = st.columns([3, 2, 4], gap="medium")
 with canvas:
     drawing = drawing_canvas(key="canvas")
-    st.caption("Point at the square for the buttons that undo a stroke or clear it.")
+    st.caption("Point at the square, or tap it, for the buttons that undo a stroke or clear it.")
 image = None if drawing is None else reduce(drawing)
 with seen:
     st.markdown("**What the network gets**")

@@ -129,7 +129,7 @@ def figures(run: Run, snapshot: Snapshot) -> None:
         return
     last, best = snapshot.epochs[-1], max(snapshot.epochs, key=lambda epoch: epoch.test_accuracy)
     final = last.epoch == run.recipe.epochs
-    with st.grid(4, min_column_width=150):
+    with st.grid(4, min_column_width=200):
         st.metric(
             "Test accuracy, final epoch" if final else f"Test accuracy, epoch {last.epoch}",
             accuracy_text(last),

@@ -6,10 +6,12 @@ import threading
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from lib.architecture import PRESETS, parse
-from lib.network import build, count_params
+from lib.network import BatchNorm2d, build, count_params
 
 ARCHITECTURE = parse(PRESETS[0].text)
 
@@ -23,7 +25,7 @@ def test_every_preset_gives_ten_logits(preset: object) -> None:
 def test_the_assignments_module_order() -> None:
     """Its code: convolution, ReLU, batch norm; nothing after the last convolution but the pool."""
     kinds = [type(module) for module in build(ARCHITECTURE)]
-    block = [nn.Conv2d, nn.ReLU, nn.BatchNorm2d]
+    block = [nn.Conv2d, nn.ReLU, BatchNorm2d]
     pool = [nn.MaxPool2d]
     assert kinds == block * 3 + pool + block * 3 + pool + block + [nn.Conv2d, nn.AdaptiveAvgPool2d, nn.Flatten]
     assert count_params(build(ARCHITECTURE)) == 9274
@@ -49,3 +51,48 @@ def test_weights_are_spread_as_torchs_own_initialiser_spreads_them() -> None:
     assert isinstance(ours, nn.Conv2d)
     assert float(ours.weight.detach().std()) == pytest.approx(float(torchs.weight.detach().std()), rel=0.03)
     assert float(ours.weight.detach().abs().max()) <= 1 / (64 * 9) ** 0.5
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(1, 8), st.integers(1, 12), st.integers(1, 9), st.integers(1, 9), st.booleans(), st.integers(0, 2**31)
+)
+def test_batch_norm_is_torchs_own(images: int, channels: int, height: int, width: int, last: bool, seed: int) -> None:
+    """Outputs, gradients and running statistics, over two batches; then the same weights in eval mode."""
+    assume(images * height * width > 1)
+    torch.manual_seed(seed)
+    ours, torchs = BatchNorm2d(channels).double(), nn.BatchNorm2d(channels).double()
+    for parameter, other in zip(ours.parameters(), torchs.parameters(), strict=True):
+        parameter.data.normal_(1, 0.5)
+        other.data.copy_(parameter.data)
+    for _ in range(2):
+        x = torch.randn(images, channels, height, width, dtype=torch.float64) * 3 + 5
+        if last:
+            x = x.to(memory_format=torch.channels_last)
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [module(given_x) for module, given_x in zip((ours, torchs), inputs, strict=True)]
+        torch.testing.assert_close(*outputs)
+        gradient = torch.randn_like(x)
+        for output in outputs:
+            output.backward(gradient)
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+        for parameter, other in zip(ours.parameters(), torchs.parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad, other.grad)
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
+    for name, tensor in torchs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor)
+    torchs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours.eval()(x), torchs.eval()(x))
+
+
+def test_batch_norm_in_single_precision_is_close_to_torchs_in_double() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(128, 8, 28, 28) * 0.1 + 10
+    module = BatchNorm2d(8)
+    exact = nn.BatchNorm2d(8).double()(x.double())
+    torch.testing.assert_close(module(x.to(memory_format=torch.channels_last)).double(), exact, atol=2e-4, rtol=0)
+
+
+def test_one_value_a_channel_is_refused_as_torch_refuses_it() -> None:
+    with pytest.raises(ValueError, match="more than 1 value"):
+        BatchNorm2d(3)(torch.zeros(1, 3, 1, 1))

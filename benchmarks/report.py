@@ -1,0 +1,151 @@
+"""Speed on this machine, written to benchmarks/report.json.
+
+    make bench
+
+- `throughput_ratio`: the assignment's network trained by `lib.training.fit` and by the loop of the assignment's
+  notebook (DataLoader, ToTensor, Normalize, batch 128, torch's own layers), in turns in one process, medians.
+- `design_p95_ms`: from a slider's release to the new table on the screen, in Chromium, 95th percentile.
+
+Rates are ratios' raw material, not promises: they depend on the machine and on what else it does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from playwright.sync_api import sync_playwright
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import MNIST
+
+from lib.architecture import PRESETS, parse
+from lib.dataset import FOLDER, MEAN, STD, load
+from lib.network import build
+from lib.recipe import Recipe
+from lib.training import StepMetrics, fit
+from tests.browser import copy_project, serving, visit
+from tests.chromium import LAUNCH_ARGUMENTS, install
+
+REPORT = Path(__file__).parent / "report.json"
+SEED = 0
+BATCH_SIZE = 128
+ROUNDS = 9
+STEPS = 60
+SLIDES = 60
+
+
+def main() -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
+    ours, notebook = _in_turns(_our_batches(), _notebook_batches())
+    report = {
+        "seed": SEED,
+        "batch_size": BATCH_SIZE,
+        "rounds": ROUNDS,
+        "steps_a_round": STEPS,
+        "threads": torch.get_num_threads(),
+        "images_per_second": round(ours),
+        "notebook_images_per_second": round(notebook),
+        "throughput_ratio": round(ours / notebook, 2),
+        **_design_latency(),
+    }
+    REPORT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+
+
+def _in_turns(*loops: Iterator[None]) -> list[float]:
+    """Images a second of each loop, the median of rounds taken in turns; the first round of each warms up."""
+    rates: list[list[float]] = [[] for _ in loops]
+    for _ in range(ROUNDS + 1):
+        for loop, rate in zip(loops, rates, strict=True):
+            started = time.perf_counter()
+            for _ in range(STEPS):
+                next(loop)
+            rate.append(STEPS * BATCH_SIZE / (time.perf_counter() - started))
+    return [statistics.median(rate[1:]) for rate in rates]
+
+
+def _our_batches() -> Iterator[None]:
+    recipe = Recipe(epochs=100, batch_size=BATCH_SIZE, seed=SEED)
+    for event in fit(build(parse(PRESETS[0].text), SEED), recipe, load()):
+        if isinstance(event, StepMetrics):
+            yield
+
+
+def _notebook_batches() -> Iterator[None]:
+    torch.manual_seed(SEED)
+    load()
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+    loader = DataLoader(MNIST(str(FOLDER), transform=transform), BATCH_SIZE, shuffle=True)
+    network = nn.Sequential(*(_stock(module) for module in build(parse(PRESETS[0].text), SEED)))
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    while True:
+        network.train()
+        for x, y in loader:
+            optimiser.zero_grad()
+            loss = F.nll_loss(F.log_softmax(network(x), 1), y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            loss.item()
+            yield
+
+
+def _stock(module: nn.Module) -> nn.Module:
+    return nn.BatchNorm2d(module.num_features) if isinstance(module, nn.BatchNorm2d) else module
+
+
+def _design_latency() -> dict[str, float]:
+    """Slide one width up and down and wait, in the page itself, until the table's total has changed."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(copy_project(Path(folder))) as url,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        visit(page, url)
+        page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution")).focus()
+        # The import of torch in the background belongs to the start, not to a slide.
+        page.wait_for_timeout(8000)
+        latencies = []
+        for slide in range(SLIDES + 1):
+            page.evaluate(_WATCH_TABLE)
+            page.keyboard.press("ArrowRight" if slide % 2 else "ArrowLeft")
+            page.wait_for_function("() => window.tableLatency !== null")
+            latencies.append(page.evaluate("() => window.tableLatency"))
+        browser.close()
+    latencies = sorted(latencies[1:])
+    return {
+        "design_slides": SLIDES,
+        "design_median_ms": round(statistics.median(latencies)),
+        "design_p95_ms": round(latencies[int(0.95 * len(latencies))]),
+    }
+
+
+# The clock starts at the key that moves the slider and stops when the last row of the table holds another text.
+_WATCH_TABLE = """() => {
+  const total = () => [...document.querySelectorAll("[data-testid=stTable] tr")].at(-1)?.innerText
+  const before = total()
+  window.tableLatency = null
+  addEventListener("keydown", () => {
+    const start = performance.now()
+    const look = () => {
+      const now = total()
+      if (now && now !== before) window.tableLatency = performance.now() - start
+      else requestAnimationFrame(look)
+    }
+    look()
+  }, { once: true, capture: true })
+}"""
+
+if __name__ == "__main__":
+    main()

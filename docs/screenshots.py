@@ -1,0 +1,66 @@
+"""The README's pictures, taken of the running app in Chromium, light and dark.
+
+make screenshots
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.browser import copy_project, draw, serving, settled, visit
+from tests.chromium import LAUNCH_ARGUMENTS, install
+
+FOLDER = Path(__file__).parent
+SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
+BAR = [(115.0, 150.0), (195.0, 150.0)]
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(copy_project(Path(folder))) as url,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
+        trained = ""
+        for scheme in ("light", "dark"):
+            context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+            page = context.new_page()
+            visit(page, url)
+            shoot(page, f"design-{scheme}.png")
+            visit(page, trained or f"{url}/train")
+            if not trained:
+                page.get_by_role("button", name="Start training").click()
+            expect(page.get_by_text(re.compile("^Finished"))).to_be_visible(timeout=300_000)
+            trained = page.url
+            shoot(page, f"train-{scheme}.png")
+            visit(page, f"{url}/draw")
+            draw(page, SEVEN)
+            settled(page)
+            draw(page, BAR)
+            expect(page.get_by_role("heading", name="It reads 7")).to_be_visible(timeout=15_000)
+            page.mouse.move(640, 20)
+            shoot(page, f"draw-{scheme}.png")
+            context.close()
+        browser.close()
+
+
+def shoot(page: Page, name: str) -> None:
+    """The whole page, at its own height."""
+    settled(page)
+    page.wait_for_timeout(1500)
+    width, before = 1280, 800
+    height = page.get_by_test_id("stMain").evaluate("main => main.scrollHeight")
+    page.set_viewport_size({"width": width, "height": max(before, height)})
+    page.wait_for_timeout(800)
+    page.screenshot(path=FOLDER / name)
+    page.set_viewport_size({"width": width, "height": before})
+    print(f"docs/{name}")
+
+
+if __name__ == "__main__":
+    main()
