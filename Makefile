@@ -31,7 +31,7 @@ checkpoint: .venv/installed
 	$(BIN)/python -m benchmarks.ship
 
 clean:
-	rm -rf .venv .cache static data/MNIST
+	rm -rf .venv .cache static/plotly-* data/MNIST
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -123,6 +123,16 @@ def describe(layer: Layer) -> str:
             return "Fully connected"
 
 
+def training_bytes(analysis: NetworkAnalysis, batch_size: int) -> int:
+    """About how much memory a training step takes, in bytes, at 4 a number.
+
+    Weights, gradients and two moments of the optimiser; each module's output for the batch, kept for the way back, and
+    as much again for the gradients that pass.
+    """
+    outputs = sum(math.prod(row.output_shape) for row in analysis.rows)
+    return 4 * (4 * analysis.num_params + 2 * batch_size * outputs)
+
+
 def verdicts(
     analysis: NetworkAnalysis, architecture: Architecture, epochs: int, test_accuracy: float | None
 ) -> tuple[Verdict, Verdict, Verdict, Verdict]:

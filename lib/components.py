@@ -70,13 +70,22 @@ def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision:
     chart at every change of the data.
     """
     from lib.charts import PALETTE
-    from lib.resources import plotly_js_url
+    from lib.resources import STATIC_FOLDER, plotly_js_url
 
+    try:
+        script = plotly_js_url()
+    except OSError as error:
+        st.error(
+            f"The chart cannot be drawn: its script could not be put into {STATIC_FOLDER} ({error.strerror}). "
+            "Make that folder writable, with 5 MB free, and reload the page.",
+            icon=":material/error:",
+        )
+        return
     _LIVE_FIGURE(
         data={
             "figure": figure.to_json(),
             "palette": PALETTE,
-            "plotly": plotly_js_url(),
+            "plotly": script,
             "height": height,
             "revision": revision,
             "alt": alt,

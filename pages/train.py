@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import cast
 
 import streamlit as st
 
 from lib.address import recipe_values
-from lib.analysis import analyse, interval95, percent
+from lib.analysis import NetworkAnalysis, analyse, interval95, percent, training_bytes
 from lib.architecture import ArchitectureError, notation, parse
 from lib.charts import training_curves
 from lib.components import enter, live_figure, network_input
@@ -63,6 +64,21 @@ def recipe_inputs() -> Recipe:
         weight_decay,
         augmentation,
         seed,
+    )
+
+
+def too_large(analysis: NetworkAnalysis, batch_size: int) -> str | None:
+    """Why this machine cannot train the network; None where it can, or where the system does not say."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    needed = training_bytes(analysis, batch_size)
+    if needed < free:
+        return None
+    return (
+        f"Training this network with a batch of {batch_size:,} takes more than {needed / 1e9:.0f} GB of memory, and "
+        f"{free / 1e9:.0f} GB are free. Use fewer channels or a smaller batch."
     )
 
 
@@ -177,7 +193,7 @@ def watch(run: Run, ticking: bool) -> None:
 
 st.title("Train it")
 text = network_input("The network from the Design page; it may be changed here too.")
-problem = None
+problem = analysis = None
 try:
     analysis = analyse(parse(text))
     st.caption(
@@ -194,6 +210,8 @@ with st.expander("Recipe", icon=":material/tune:"):
         recipe = recipe_inputs()
     except RecipeError as error:
         recipe, problem = DEFAULT, str(error)
+if analysis and not problem:
+    problem = too_large(analysis, recipe.batch_size)
 with presets:
     preset = next((preset for preset in RECIPES if preset.recipe == recipe), None)
     st.session_state.recipe = preset.title if preset else None

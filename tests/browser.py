@@ -15,7 +15,8 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("app.py", "lib", "pages", "checkpoints", "data", "docs", ".streamlit")
+UNCLONED = shutil.ignore_patterns("MNIST", "saved", "__pycache__", "plotly-*")
+PARTS = ("app.py", "lib", "pages", "checkpoints", "data", "docs", "static", ".streamlit")
 START_SECONDS = 60
 
 
@@ -23,7 +24,7 @@ def copy_project(folder: Path) -> Path:
     """What a clone holds and a run needs, without what this machine has made of it."""
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("MNIST", "saved", "__pycache__"))
+            shutil.copytree(ROOT / part, folder / part, ignore=UNCLONED)
         else:
             shutil.copy(ROOT / part, folder / part)
     return folder

@@ -18,6 +18,7 @@ from lib.architecture import (
     GlobalAveragePool,
     MaxPool,
     notation,
+    operations,
     parse,
 )
 from tests.architectures import architectures
@@ -39,6 +40,15 @@ def test_every_suffix_is_read() -> None:
         FullyConnected(10),
     )
     assert parse("10 A").layers[-1] == GlobalAveragePool()
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [("4", 28), ("4k5", 28), ("4k1", 28), ("4k4", 27), ("4k2", 27), ("4v", 26), ("4k4v", 25), ("4s2", 14)],
+)
+def test_an_odd_kernel_keeps_the_size_and_an_even_one_loses_a_pixel(layer: str, size: int) -> None:
+    first = next(operations(parse(f"{layer} 10 A")))
+    assert first.output_shape == (4, size, size)
 
 
 def test_spelling_is_forgiving_and_the_notation_is_one() -> None:

@@ -55,6 +55,17 @@ def test_place_and_size_on_the_canvas_do_not_matter() -> None:
     assert float((large.float() - small.float()).abs().mean()) < 6
 
 
+def test_a_thin_stroke_is_averaged_and_not_dropped() -> None:
+    """One pixel wide at ten times the size: the drawing's ink is left, whatever column it stands in."""
+    for column in range(100, 110):
+        canvas = torch.zeros(280, 280)
+        canvas[40:240, column] = 1
+        canvas[40, 90:190] = 1
+        image = reduce(canvas)
+        assert image is not None
+        assert float(image.sum()) / 255 == pytest.approx(float(canvas.sum()) / 100, rel=0.2)
+
+
 @given(st.integers(0, 250), st.integers(0, 250), st.integers(1, 280), st.integers(1, 280), st.floats(0.2, 1.0))
 def test_any_mark_fits_the_box_and_is_centred_as_mnists(
     top: int, left: int, height: int, width: int, level: float

@@ -12,7 +12,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, dataset
+from lib import checkpoints, dataset, resources
 from lib.architecture import PRESETS
 from lib.recipe import RECIPES
 from lib.resources import run_manager
@@ -152,6 +152,12 @@ def test_a_bad_recipe_in_the_address_is_not_trained() -> None:
     assert "batch size must be" in visit("train", batch_size="0").error[0].value
 
 
+def test_a_network_that_does_not_fit_into_memory_is_not_trained() -> None:
+    at = visit("train", net="2048 2048 2048 2048 10 A", batch_size="4096")
+    assert "GB are free" in at.error[0].value
+    assert next(button for button in at.button if button.label == "Start training").disabled
+
+
 def test_a_recipe_preset_fills_every_field() -> None:
     at = visit("train")
     at.pills(key="recipe").set_value("Thorough").run()
@@ -246,6 +252,27 @@ def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None
     assert not at.exception
     assert at.selectbox(key="reader").value == run.identity
     assert "# It reads" in words(at)
+
+
+def test_the_reader_of_a_run_that_fails_is_the_shipped_network_again() -> None:
+    at = visit("train", net="64n 64n M 64n 10 A", optimiser="SGD", learning_rate="10", schedule="constant")
+    next(button for button in at.button if button.label == "Start training").click().run()
+    (run,) = run_manager().runs()
+    at.switch_page("pages/draw.py").run()
+    at.selectbox(key="reader").set_value(run.identity).run()
+    while run.active:
+        time.sleep(0.05)
+    assert run.status == "failed"
+    at.run()
+    assert not at.exception
+    assert at.selectbox(key="reader").value == "assignment-9274"
+
+
+def test_the_chart_says_where_its_script_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.setattr(resources, "STATIC_FOLDER", tmp_path / "a-file" / "static")
+    at = visit("draw")
+    assert "Make that folder writable" in at.error[0].value
 
 
 def test_a_damaged_checkpoint_is_set_aside_with_a_sentence() -> None:
