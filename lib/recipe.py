@@ -30,7 +30,12 @@ def _number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise RecipeError(f"The {name} must be a number.")
     if not low <= value <= high:
-        raise RecipeError(f"The {name} must be from {low:g} to {high:g}; {value:g} is outside.")
+        raise RecipeError(f"The {name} must be from {_plain(low)} to {_plain(high)}; {_plain(value)} is outside.")
+
+
+def _plain(value: float) -> str:
+    """Without an exponent, where a reader can still count the digits."""
+    return f"{value:,.6f}".rstrip("0").rstrip(".") if abs(value) < 1e12 else f"{value:g}"
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:

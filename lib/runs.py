@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ ACTIVE: frozenset[Status] = frozenset({"queued", "running", "stopping"})
 PUBLISH_SECONDS = 0.25
 RATE_WINDOW = 50
 LARGE_MACS = 10_000_000
+LARGE_BATCH_MACS = 1_000_000_000
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,10 @@ class Weights:
 
     step: int
     tensors: dict[str, Tensor]
+
+
+class _StoppedInBatch(Exception):  # noqa: N818
+    """Thrown out of a batch that is not worth its end; its update has not been made."""
 
 
 class Run:
@@ -103,7 +109,7 @@ class Run:
             return self._weights
 
     def stop(self) -> None:
-        """Ask the training to end after the batch it is in. Of no effect on a run that has ended."""
+        """Ask the training to end, at the latest with the batch it is in. Of no effect on a run that has ended."""
         self._stop.set()
         with self._lock:
             if self._status == "running":
@@ -158,16 +164,19 @@ class Run:
             self._steps_total = steps_per_epoch * self.recipe.epochs
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = build(self.architecture, self.recipe.seed)
+        if analyse(self.architecture).macs * self.recipe.batch_size > LARGE_BATCH_MACS:
+            _end_within_a_batch(network, self._stop)
         published = -PUBLISH_SECONDS
         events = fit(network, self.recipe, data, device)
-        for event in events:
-            self._record(event)
-            now = time.monotonic()
-            if now - published >= PUBLISH_SECONDS:
-                self._publish(network)
-                published = now
-            if self._stop.is_set():
-                break
+        with suppress(_StoppedInBatch):
+            for event in events:
+                self._record(event)
+                now = time.monotonic()
+                if now - published >= PUBLISH_SECONDS:
+                    self._publish(network)
+                    published = now
+                if self._stop.is_set():
+                    break
         events.close()
         self._publish(network)
 
@@ -285,6 +294,18 @@ class RunManager:
             with self._lock:
                 self._training -= 1
             self._fill_slots()
+
+
+def _end_within_a_batch(network: nn.Module, stop: threading.Event) -> None:
+    """Let a stop take effect between two modules: a batch of a large network takes seconds."""
+
+    def check(*_: object) -> None:
+        if stop.is_set():
+            raise _StoppedInBatch
+
+    for module in network.children():
+        module.register_forward_pre_hook(check)
+        module.register_full_backward_pre_hook(check)
 
 
 def _threads(architecture: Architecture) -> int:

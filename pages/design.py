@@ -142,10 +142,12 @@ with presets:
     st.pills("Start from", [preset.title for preset in PRESETS], key="preset", on_change=load_preset)
     st.caption(preset.story if preset else "A network of your own.")
 
+mistaken = False
 try:
     architecture = parse(text)
     st.session_state.last_valid = architecture
 except ArchitectureError as error:
+    mistaken = True
     st.error(str(error), icon=":material/error:")
     architecture = st.session_state.get("last_valid", parse(PRESETS[0].text))
     st.caption(f"Shown below is the last network that could be built: `{notation(architecture)}`")
@@ -157,7 +159,7 @@ with st.grid(4, min_column_width=150):
         verdict_card(verdict)
 
 with st.container(horizontal=True):
-    if st.button("Train this network", type="primary", icon=":material/play_arrow:"):
+    if st.button("Train this network", type="primary", icon=":material/play_arrow:", disabled=mistaken):
         st.switch_page("pages/train.py")
     st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not st.session_state.get("undo"))
 

@@ -30,7 +30,6 @@ enter("train")
 
 TICK_SECONDS = 0.5
 TEST_IMAGES = 10_000
-DEFAULT = RECIPES[0].recipe
 
 
 def load_recipe() -> None:
@@ -205,12 +204,13 @@ except ArchitectureError as error:
     problem = str(error)
 
 presets = st.container()
+recipe: Recipe | None = None
 with st.expander("Recipe", icon=":material/tune:"):
     try:
         recipe = recipe_inputs()
     except RecipeError as error:
-        recipe, problem = DEFAULT, str(error)
-if analysis and not problem:
+        problem = f"{error} Open Recipe to set it, or choose a way to train above."
+if analysis and recipe:
     problem = too_large(analysis, recipe.batch_size)
 with presets:
     preset = next((preset for preset in RECIPES if preset.recipe == recipe), None)

@@ -143,7 +143,10 @@ def test_a_bad_network_gets_a_sentence_and_no_traceback(page: str, text: str) ->
 
 def test_a_bad_recipe_in_the_address_is_not_trained() -> None:
     at = visit("train", learning_rate="1e9", optimiser="Lion")
-    assert at.error[0].value == "The learning rate must be from 1e-06 to 10; 1e+09 is outside."
+    assert at.error[0].value == (
+        "The learning rate must be from 0.000001 to 10; 1,000,000,000 is outside. "
+        "Open Recipe to set it, or choose a way to train above."
+    )
     assert next(button for button in at.button if button.label == "Start training").disabled
     for query in ({"epochs": "abc"}, {"batch_size": "1e3"}, {"seed": "9" * 30}, {"zoom": "nan"}, {"optimiser": "Lion"}):
         at = visit("train", **query)

@@ -80,14 +80,22 @@ def test_stop_takes_effect_within_a_second_and_keeps_the_curves(manager: RunMana
     assert checkpoints.load_summary(snapshot.saved).test_accuracy is None or snapshot.epochs
 
 
-def test_stop_of_the_largest_preset_within_a_second(mnist: Dataset, tmp_path: Path) -> None:
-    run = RunManager(lambda: mnist, folder=tmp_path).start(parse(PRESETS[2].text), Recipe())
-    wait_for(lambda: run.snapshot().step >= 1, seconds=60)
-    # A busy machine may take longer over a batch; what is promised is the batch it is in.
-    step = run.snapshot().step
+@pytest.mark.parametrize("batch_size", [128, 1024])
+def test_a_large_network_is_stopped_within_its_batch(mnist: Dataset, tmp_path: Path, batch_size: int) -> None:
+    """A batch of 1,024 takes the starting network some five seconds on two cores."""
+    manager = RunManager(lambda: mnist, tmp_path)
+    run = manager.start(parse(PRESETS[2].text), Recipe(batch_size=batch_size))
+    wait_for(lambda: run.snapshot().step >= 1, seconds=120)
+    time.sleep(0.3)
+    asked, step = time.monotonic(), run.snapshot().step
     run.stop()
     wait_for(lambda: not run.active, seconds=20)
-    assert run.snapshot().step <= step + 1
+    print(f"stopped after {time.monotonic() - asked:.2f} s")
+    snapshot = run.snapshot()
+    assert snapshot.status == "stopped"
+    assert snapshot.step <= step + (batch_size == 128)
+    assert snapshot.saved is not None
+    assert checkpoints.load(snapshot.saved).summary.epochs_done == 0
 
 
 def test_a_loss_that_is_no_number_fails_the_run_with_its_reason(manager: RunManager) -> None:
