@@ -4,6 +4,7 @@
 
 - `throughput_ratio`: the assignment's network trained by `lib.training.fit` and by the loop of the assignment's
   notebook (DataLoader, ToTensor, Normalize, batch 128, torch's own layers), in turns in one process, medians.
+- `stop_max_ms`: from the press of Stop to the word of it on the screen.
 - `design_p95_ms`: from a slider's release to the new table on the screen, in Chromium, 95th percentile.
 
 Rates are ratios' raw material, not promises: they depend on the machine and on what else it does.
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -42,6 +43,7 @@ BATCH_SIZE = 128
 ROUNDS = 9
 STEPS = 60
 SLIDES = 60
+STOPS = 9
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
         "images_per_second": round(ours),
         "notebook_images_per_second": round(notebook),
         "throughput_ratio": round(ours / notebook, 2),
-        **_design_latency(),
+        **_latencies(),
     }
     REPORT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
@@ -103,8 +105,8 @@ def _stock(module: nn.Module) -> nn.Module:
     return nn.BatchNorm2d(module.num_features) if isinstance(module, nn.BatchNorm2d) else module
 
 
-def _design_latency() -> dict[str, float]:
-    """Slide one width up and down and wait, in the page itself, until the table's total has changed."""
+def _latencies() -> dict[str, float]:
+    """What a person waits for, in a browser on the same machine."""
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(copy_project(Path(folder))) as url,
@@ -112,17 +114,37 @@ def _design_latency() -> dict[str, float]:
     ):
         browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        visit(page, url)
-        page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution")).focus()
-        # The import of torch in the background belongs to the start, not to a slide.
-        page.wait_for_timeout(8000)
-        latencies = []
-        for slide in range(SLIDES + 1):
-            page.evaluate(_WATCH_TABLE)
-            page.keyboard.press("ArrowRight" if slide % 2 else "ArrowLeft")
-            page.wait_for_function("() => window.tableLatency !== null")
-            latencies.append(page.evaluate("() => window.tableLatency"))
+        report = {**_design_latency(page, url), **_stop_latency(page, url)}
         browser.close()
+    return report
+
+
+def _stop_latency(page: Page, url: str) -> dict[str, float]:
+    """From the press of Stop to the word of it on the screen, the training ended and saved."""
+    latencies = []
+    for _ in range(STOPS):
+        visit(page, f"{url}/train")
+        page.get_by_role("button", name="Start training").click()
+        expect(page.get_by_text(re.compile(r"step \d\d+ of"))).to_be_visible(timeout=60_000)
+        started = time.perf_counter()
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_text("Stopped at step")).to_be_visible()
+        latencies.append(1000 * (time.perf_counter() - started))
+    return {"stops": STOPS, "stop_median_ms": round(statistics.median(latencies)), "stop_max_ms": round(max(latencies))}
+
+
+def _design_latency(page: Page, url: str) -> dict[str, float]:
+    """Slide one width up and down and wait, in the page itself, until the table's total has changed."""
+    visit(page, url)
+    page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution")).focus()
+    # The import of torch in the background belongs to the start, not to a slide.
+    page.wait_for_timeout(8000)
+    latencies = []
+    for slide in range(SLIDES + 1):
+        page.evaluate(_WATCH_TABLE)
+        page.keyboard.press("ArrowRight" if slide % 2 else "ArrowLeft")
+        page.wait_for_function("() => window.tableLatency !== null")
+        latencies.append(page.evaluate("() => window.tableLatency"))
     latencies = sorted(latencies[1:])
     return {
         "design_slides": SLIDES,

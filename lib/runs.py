@@ -83,6 +83,7 @@ class Run:
         self._path = folder / f"{identity}{checkpoints.SUFFIX}"
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._ended = threading.Event()
         self._status: Status = "queued"
         self._steps: list[StepMetrics] = []
         self._epochs: list[EpochMetrics] = []
@@ -116,6 +117,11 @@ class Run:
                 self._status = "stopping"
             elif self._status == "queued":
                 self._status = "stopped"
+                self._ended.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the run has ended, for so long at most; says whether it has."""
+        return self._ended.wait(seconds)
 
     def snapshot(self, since_step: int = 0, since_epoch: int = 0) -> Snapshot:
         """The steps and epochs after the given counts. Readers never consume."""
@@ -219,6 +225,7 @@ class Run:
             self._status = status
             self._message = message or trouble
             self._saved = saved
+        self._ended.set()
 
     def _save(self) -> tuple[Path | None, str | None]:
         weights = self.weights

@@ -29,6 +29,7 @@ from lib.training import EpochMetrics
 enter("train")
 
 TICK_SECONDS = 0.5
+STOP_SECONDS = 0.4
 TEST_IMAGES = 10_000
 
 
@@ -83,6 +84,12 @@ def too_large(analysis: NetworkAnalysis, batch_size: int) -> str | None:
 
 def start(text: str, recipe: Recipe) -> None:
     st.session_state.run = run_manager().start(parse(text), recipe).identity
+
+
+def stop(run: Run) -> None:
+    """Stop, and give the batch a moment to end: what is drawn next then shows it."""
+    run.stop()
+    run.wait(STOP_SECONDS)
 
 
 def duration(seconds: float) -> str:
@@ -177,7 +184,9 @@ def watch(run: Run, ticking: bool) -> None:
         total = max(snapshot.steps_total, 1)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.progress(min(snapshot.step / total, 1.0), text=progress_text(run, snapshot))
-            st.button("Stop", icon=":material/stop:", on_click=run.stop, disabled=snapshot.status == "stopping")
+            st.button(
+                "Stop", icon=":material/stop:", on_click=stop, args=(run,), disabled=snapshot.status == "stopping"
+            )
     else:
         outcome(run, snapshot)
     figures(run, snapshot)

@@ -165,9 +165,7 @@ def test_a_typed_mistake_is_a_sentence(page: Page, url: str) -> None:
     expect(total(page)).to_contain_text("9,274")
 
 
-def test_a_running_training_survives_reload_and_second_tab_and_stops_within_a_second(
-    page: Page, chromium: Browser, fresh: str
-) -> None:
+def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page, chromium: Browser, fresh: str) -> None:
     visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
     identity = start(page)
     expect(page.locator(".live-figure .main-svg").first).to_be_visible(timeout=60_000)
@@ -181,7 +179,7 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops_within_a_se
     settled_ticking(second)
     assert step(second) >= before
 
-    # A zoom, and a trace hidden by its legend, outlive the ticks.
+    # A trace hidden by its legend, a zoom and a hover outlive the ticks.
     chart = page.locator(".live-figure")
     chart.locator(".legendtoggle").first.click()
     hidden = chart.locator(".legend .traces").first
@@ -195,9 +193,14 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops_within_a_se
     zoomed = "() => document.querySelector('.live-figure').layout.xaxis.range"
     low, high = page.evaluate(zoomed)
     assert high - low < 3000 < 8911
+    page.mouse.move(plot["x"] + 50, plot["y"] + 60)
+    page.mouse.move(plot["x"] + 60, plot["y"] + 64)
+    hover = chart.locator(".hoverlayer .hovertext").first
+    expect(hover).to_be_attached()
     before = step(page)
     while step(page) <= before + 20:
         page.wait_for_timeout(100)
+    assert hover.count() == 1
     expect(hidden).to_have_css("opacity", "0.5")
     assert page.evaluate(zoomed) == [low, high]
     assert page.evaluate("() => Math.max(...document.querySelector('.live-figure')._fullData[1].x)") > before
