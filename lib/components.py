@@ -18,6 +18,8 @@ LOGO = str(Path(__file__).resolve().parent.parent / "docs" / "logo.svg")
 NAVIGATED = "navigated"
 CANVAS_SIZE = 280
 STROKE_WIDTH = 22
+# A screen of high density draws the canvas larger than it is.
+MAX_CANVAS_PIXELS = 4 * CANVAS_SIZE
 
 _LIVE_FIGURE = st.components.v2.component(
     "receptive_live_figure",
@@ -66,8 +68,7 @@ def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision:
     """Draw a Plotly figure that keeps its zoom, hover and hidden traces while its data grow.
 
     `revision` names what is shown: another name resets what the reader changed. `tools` shows the buttons that zoom and
-    save. `st.plotly_chart` would mount a new
-    chart at every change of the data.
+    save. `st.plotly_chart` would mount a new chart at every change of the data.
     """
     from lib.charts import PALETTE
     from lib.resources import STATIC_FOLDER, plotly_js_url
@@ -102,6 +103,7 @@ def drawing_canvas(*, key: str) -> Tensor | None:
     One value a finished stroke. The component's own toolbar undoes, redoes and clears.
     """
     import torch
+    from PIL import Image
     from streamlit_drawable_canvas import st_canvas
 
     from lib.digits import ink
@@ -117,9 +119,10 @@ def drawing_canvas(*, key: str) -> Tensor | None:
     )
     try:
         pixels = result.image_data
-    except (ValueError, OSError):
-        # The image comes from the browser: what is not one is no drawing.
+        strokes = (result.json_data or {}).get("objects")
+    except (ValueError, OSError, AttributeError, Image.DecompressionBombError):
+        # Both come from the browser: what is not a drawing is none.
         return None
-    if pixels is None or pixels.ndim != 3 or not result.json_data or not result.json_data.get("objects"):
+    if not strokes or pixels is None or pixels.ndim != 3 or max(pixels.shape) > MAX_CANVAS_PIXELS:
         return None
     return ink(torch.from_numpy(pixels.copy()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -79,7 +80,7 @@ def plotly_js_url() -> str:
     target = STATIC_FOLDER / name
     if not target.is_file():
         STATIC_FOLDER.mkdir(exist_ok=True)
-        temporary = target.with_suffix(".part")
+        temporary = target.with_suffix(f".{os.getpid()}")
         temporary.write_text(get_plotlyjs(), encoding="utf-8")
         temporary.replace(target)
     return f"app/static/{name}"

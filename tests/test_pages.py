@@ -232,7 +232,7 @@ def test_a_drawn_seven_is_read_by_the_shipped_network() -> None:
     assert "# It reads 7" in words(at)
 
 
-@pytest.mark.parametrize("data", ["data:image/png;base64,AAAA", "nonsense", "data:image/png;base64,", None])
+@pytest.mark.parametrize("data", ["data:image/png;base64,AAAA", "nonsense", "data:image/png;base64,", None, 7, {}, [1]])
 def test_a_drawing_that_is_no_image_is_no_drawing(data: object) -> None:
     at = visit("draw")
     at.session_state["canvas"] = {"drawing": {"raw": {"objects": [{}]}, "data": data}, "backgroundFit": None}
