@@ -1,7 +1,7 @@
 """What every layer outputs, costs and sees; no torch, so that a slider answers in milliseconds.
 
 - `analyse` gives one row a module, numbered as torchsummary numbers them; `fold` one row a layer.
-- Receptive field r and jump j: r' = r + (k - 1) j, j' = j s, from r = j = 1 (Araujo, Norris and Sim,
+- Receptive field r and jump j: r' = r + d (k - 1) j, j' = j s, from r = j = 1 (Araujo, Norris and Sim,
   "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019).
 - Column sums equal the totals.
 """
@@ -17,6 +17,7 @@ from lib.architecture import (
     Architecture,
     AveragePool,
     Convolution,
+    Dropout,
     FullyConnected,
     GlobalAveragePool,
     Layer,
@@ -76,7 +77,7 @@ def analyse(architecture: Architecture) -> NetworkAnalysis:
     rows: list[LayerAnalysis] = []
     field, jump = 1, 1
     for step in steps:
-        field += (step.kernel_size - 1) * jump
+        field += step.dilation * (step.kernel_size - 1) * jump
         jump *= step.stride
         if step.kind == "Flatten":
             continue
@@ -111,14 +112,20 @@ def fold(analysis: NetworkAnalysis, architecture: Architecture) -> NetworkAnalys
 def describe(layer: Layer) -> str:
     """A layer in words: "3×3 convolution", "2×2 max-pool"."""
     match layer:
-        case Convolution(_, k, stride, valid, norm):
-            notes = [f"stride {stride}"] * (stride != 1) + ["no padding"] * valid + ["no norm"] * (not norm)
+        case Convolution(_, k, stride, dilation, padding, norm):
+            notes = [f"stride {stride}"] * (stride != 1) + [f"dilation {dilation}"] * (dilation != 1)
+            if padding is not None:
+                notes.append(f"padding {padding}" if padding else "no padding")
+            if norm != "after":
+                notes.append("norm first" if norm == "before" else "no norm")
             return f"{k}×{k} convolution" + (f", {', '.join(notes)}" if notes else "")
         case MaxPool(k, s) | AveragePool(k, s):
             kind = "max-pool" if isinstance(layer, MaxPool) else "average pool"
             return f"{k}×{k} {kind}" + (f", stride {s}" if s != k else "")
         case GlobalAveragePool():
             return "Global average pool"
+        case Dropout(percent):
+            return f"Dropout {percent} %"
         case FullyConnected():
             return "Fully connected"
 

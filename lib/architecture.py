@@ -7,10 +7,12 @@
 The notation, one token a layer, separated by spaces or commas:
 
     16        convolution 3x3 with 16 output channels, padded so that a stride of 1 keeps the size, ReLU, batch norm
-    16k5      kernel 5x5            16s2   stride 2
-    16v       'valid': no padding   16n    no batch norm
+    16k5      kernel 5x5            16s2   stride 2            16d2   dilation 2
+    16v       'valid': no padding   16p2   padding 2 on each side
+    16n       no batch norm         16b    batch norm before the activation, not after it
     M  M3s2   max-pool 2x2, or 3x3 with stride 2
     A  A3s2   global average pool, or 3x3 with stride 2
+    D10       dropout of 10 %
     64f       fully connected layer with 64 outputs
 
 The last layer with weights gives the logits: neither ReLU nor norm follows it.
@@ -28,11 +30,13 @@ INPUT_SHAPE = (1, 28, 28)
 MAX_CHANNELS = 2048
 MAX_LAYERS = 64
 MAX_KERNEL = 28
+MAX_DROPOUT = 90
 
 Shape: TypeAlias = tuple[int, int, int]
 OperationKind: TypeAlias = Literal[
-    "Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "Flatten", "Linear"
+    "Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "Dropout", "Flatten", "Linear"
 ]
+Norm: TypeAlias = Literal["after", "before", "none"]
 
 
 class ArchitectureError(ValueError):
@@ -41,20 +45,27 @@ class ArchitectureError(ValueError):
 
 @dataclass(frozen=True)
 class Convolution:
-    """A square convolution with bias, then ReLU and, unless `norm` is off, batch norm.
+    """A square convolution with bias, then ReLU and batch norm, in the order that `norm` says.
 
-    `valid` means no padding; otherwise each side is padded by (kernel_size - 1) // 2.
+    `padding` is that of each side; None stands for dilation (kernel_size - 1) // 2, which keeps the size where that is
+    a whole number. The assignment puts its norm after the activation.
     """
 
     channels: int
     kernel_size: int = 3
     stride: int = 1
-    valid: bool = False
-    norm: bool = True
+    dilation: int = 1
+    padding: int | None = None
+    norm: Norm = "after"
 
     @property
-    def padding(self) -> int:
-        return 0 if self.valid else (self.kernel_size - 1) // 2
+    def pixels_padded(self) -> int:
+        return self.dilation * (self.kernel_size - 1) // 2 if self.padding is None else self.padding
+
+    @property
+    def extent(self) -> int:
+        """Side of the square that the dilated kernel spans, in pixels of its input."""
+        return self.dilation * (self.kernel_size - 1) + 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,14 @@ class FullyConnected:
     features: int
 
 
-Layer: TypeAlias = Convolution | MaxPool | AveragePool | GlobalAveragePool | FullyConnected
+@dataclass(frozen=True)
+class Dropout:
+    """In training, each value is zero with a chance of `percent`; there is nothing of it afterwards."""
+
+    percent: int
+
+
+Layer: TypeAlias = Convolution | MaxPool | AveragePool | GlobalAveragePool | Dropout | FullyConnected
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Operation:
-    """One nn module with its shapes (channels, height, width); `layer` counts from 0."""
+    """One nn module with its shapes (channels, height, width); `layer` counts from 0, `chance` is that of a dropout."""
 
     kind: OperationKind
     layer: int
@@ -102,6 +120,8 @@ class Operation:
     kernel_size: int = 1
     stride: int = 1
     padding: int = 0
+    dilation: int = 1
+    chance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -143,10 +163,11 @@ PRESETS = (
 _TOKEN = re.compile(
     r"(?P<pool>[MA])(?P<size>\d{1,2})?(?:s(?P<pool_stride>\d{1,2}))?"
     r"|(?P<features>\d{1,5})f"
-    r"|(?P<channels>\d{1,5})(?P<suffixes>(?:k\d{1,2}|s\d{1,2}|v|n)*)",
+    r"|D(?P<percent>\d{1,2})"
+    r"|(?P<channels>\d{1,5})(?P<suffixes>(?:[ksdp]\d{1,2}|v|n|b)*)",
     re.IGNORECASE,
 )
-_SUFFIX = re.compile(r"([ksvn])(\d*)", re.IGNORECASE)
+_SUFFIX = re.compile(r"([ksdpvnb])(\d*)", re.IGNORECASE)
 
 
 def parse(text: str) -> Architecture:
@@ -169,13 +190,14 @@ def notation(architecture: Architecture) -> str:
 def token(layer: Layer) -> str:
     """One layer in the notation, defaults left out."""
     match layer:
-        case Convolution(channels, kernel_size, stride, valid, norm):
+        case Convolution(channels, kernel_size, stride, dilation, padding, norm):
             return (
                 f"{channels}"
                 + (f"k{kernel_size}" if kernel_size != 3 else "")
                 + (f"s{stride}" if stride != 1 else "")
-                + ("v" if valid else "")
-                + ("" if norm else "n")
+                + (f"d{dilation}" if dilation != 1 else "")
+                + ("" if padding is None else f"p{padding}" if padding else "v")
+                + {"after": "", "before": "b", "none": "n"}[norm]
             )
         case MaxPool(2, 2):
             return "M"
@@ -185,6 +207,8 @@ def token(layer: Layer) -> str:
             return f"A{kernel_size}s{stride}"
         case GlobalAveragePool():
             return "A"
+        case Dropout(percent):
+            return f"D{percent}"
         case FullyConnected(features):
             return f"{features}f"
 
@@ -210,28 +234,33 @@ def operations(architecture: Architecture) -> Iterator[Operation]:
     flat = False
     for index, layer in enumerate(architecture.layers):
         channels, size, _ = shape
-        if flat and not isinstance(layer, FullyConnected):
+        if flat and not isinstance(layer, FullyConnected | Dropout):
             raise ArchitectureError(
                 f"Layer {index + 1} ({token(layer)}) needs an image, but layer {index} is fully connected and leaves "
                 "none. Move it before the fully connected layers."
             )
         match layer:
-            case Convolution(out_channels, kernel_size, stride, _, norm):
-                out = _output_size(layer, index, size, kernel_size, stride, layer.padding)
+            case Convolution(out_channels, kernel_size, stride, dilation, _, norm):
+                padding = layer.pixels_padded
+                out = _output_size(layer, index, size, layer.extent, stride, padding)
                 before, shape = shape, (out_channels, out, out)
-                yield Operation("Conv2d", index, before, shape, kernel_size, stride, layer.padding)
+                yield Operation("Conv2d", index, before, shape, kernel_size, stride, padding, dilation)
                 if index != logits:
-                    yield Operation("ReLU", index, shape, shape)
-                    if norm:
-                        yield Operation("BatchNorm2d", index, shape, shape)
+                    then: list[OperationKind] = ["ReLU"]
+                    if norm != "none":
+                        then.insert(0 if norm == "before" else 1, "BatchNorm2d")
+                    for kind in then:
+                        yield Operation(kind, index, shape, shape)
             case MaxPool(kernel_size, stride) | AveragePool(kernel_size, stride):
                 out = _output_size(layer, index, size, kernel_size, stride, 0)
                 before, shape = shape, (channels, out, out)
-                kind: OperationKind = "MaxPool2d" if isinstance(layer, MaxPool) else "AvgPool2d"
-                yield Operation(kind, index, before, shape, kernel_size, stride)
+                pool: OperationKind = "MaxPool2d" if isinstance(layer, MaxPool) else "AvgPool2d"
+                yield Operation(pool, index, before, shape, kernel_size, stride)
             case GlobalAveragePool():
                 before, shape = shape, (channels, 1, 1)
                 yield Operation("AdaptiveAvgPool2d", index, before, shape, size)
+            case Dropout(percent):
+                yield Operation("Dropout", index, shape, shape, chance=percent / 100)
             case FullyConnected(features):
                 if not flat:
                     before, shape = shape, (channels * size * size, 1, 1)
@@ -276,12 +305,12 @@ def _layer(text: str, place: int) -> Layer:
     if match is None or not text.isascii():
         raise ArchitectureError(
             f"Token {place}, “{shown}”, is not a layer. Write a channel width (16, 16v, 16k5), M or A for a pool, "
-            "or 10f for a fully connected layer."
+            "D10 for dropout, or 10f for a fully connected layer."
         )
 
-    def bounded(number: str | int, name: str, largest: int) -> int:
-        if not 1 <= int(number) <= largest:
-            raise ArchitectureError(f"Token {place}, “{shown}”: {name} must be from 1 to {largest}.")
+    def bounded(number: str | int, name: str, largest: int, least: int = 1) -> int:
+        if not least <= int(number) <= largest:
+            raise ArchitectureError(f"Token {place}, “{shown}”: {name} must be from {least} to {largest}.")
         return int(number)
 
     if match["pool"]:
@@ -292,16 +321,25 @@ def _layer(text: str, place: int) -> Layer:
         size = bounded(match["size"], "a pool's size", MAX_KERNEL)
         stride = bounded(match["pool_stride"] or size, "a pool's stride", MAX_KERNEL)
         return MaxPool(size, stride) if match["pool"].upper() == "M" else AveragePool(size, stride)
+    if match["percent"]:
+        return Dropout(bounded(match["percent"], "a dropout's per cent", MAX_DROPOUT))
     if match["features"]:
         return FullyConnected(bounded(match["features"], "the number of outputs", MAX_CHANNELS))
     suffixes = [(letter.lower(), number) for letter, number in _SUFFIX.findall(match["suffixes"])]
     if len({letter for letter, _ in suffixes}) < len(suffixes):
-        raise ArchitectureError(f"Token {place}, “{shown}”: a suffix appears twice. Write each of k, s, v, n once.")
+        raise ArchitectureError(f"Token {place}, “{shown}”: a suffix appears twice. Write each of them once.")
     given = dict(suffixes)
+    for one, other in (("v", "p"), ("n", "b")):
+        if one in given and other in given:
+            raise ArchitectureError(
+                f"Token {place}, “{shown}”: {one} and {other} exclude each other. Write one of them."
+            )
+    padding = 0 if "v" in given else bounded(given["p"], "a padding", MAX_KERNEL, 0) if "p" in given else None
     return Convolution(
         channels=bounded(match["channels"], "the number of channels", MAX_CHANNELS),
         kernel_size=bounded(given.get("k", 3), "a kernel's size", MAX_KERNEL),
         stride=bounded(given.get("s", 1), "a stride", MAX_KERNEL),
-        valid="v" in given,
-        norm="n" not in given,
+        dilation=bounded(given.get("d", 1), "a dilation", MAX_KERNEL),
+        padding=padding,
+        norm="none" if "n" in given else "before" if "b" in given else "after",
     )

@@ -27,6 +27,7 @@ ACTIONS = (
     "Kernel 5×5",
     "Without batch norm",
     "With batch norm",
+    "Norm before the activation",
     "Remove",
 )
 FIRST_WIDTH = 8
@@ -53,9 +54,9 @@ def apply(architecture: Architecture, index: int, action: str) -> Architecture:
         case "Remove", _:
             layers.pop(index)
         case "No padding", Convolution():
-            layers[index] = replace(layer, valid=True)
+            layers[index] = replace(layer, padding=0)
         case "Pad to keep the size", Convolution():
-            layers[index] = replace(layer, valid=False)
+            layers[index] = replace(layer, padding=None)
         case "Kernel 1×1", Convolution():
             layers[index] = replace(layer, kernel_size=1)
         case "Kernel 3×3", Convolution():
@@ -63,9 +64,11 @@ def apply(architecture: Architecture, index: int, action: str) -> Architecture:
         case "Kernel 5×5", Convolution():
             layers[index] = replace(layer, kernel_size=5)
         case "Without batch norm", Convolution() if index != logits_layer(architecture):
-            layers[index] = replace(layer, norm=False)
+            layers[index] = replace(layer, norm="none")
         case "With batch norm", Convolution() if index != logits_layer(architecture):
-            layers[index] = replace(layer, norm=True)
+            layers[index] = replace(layer, norm="after")
+        case "Norm before the activation", Convolution() if index != logits_layer(architecture):
+            layers[index] = replace(layer, norm="before")
     return Architecture(tuple(layers))
 
 

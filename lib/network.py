@@ -37,6 +37,20 @@ class BatchNorm2d(nn.BatchNorm2d):
         return output  # type: ignore[no-any-return]
 
 
+class Dropout(nn.Dropout):
+    """torch's dropout with a generator of its own, where torch's draws from one for the whole process."""
+
+    def __init__(self, chance: float, generator: torch.Generator) -> None:
+        super().__init__(chance)
+        self.generator = generator
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return input
+        kept = torch.rand(input.shape, generator=self.generator) >= self.p
+        return input * kept.to(input) / (1 - self.p)
+
+
 class _BatchNorm(torch.autograd.Function):
     """Ioffe and Szegedy, "Batch Normalization", 2015, section 3: (N, C, H, W) -> the same, mean (C,), variance (C,)."""
 
@@ -92,7 +106,7 @@ def build(architecture: Architecture, seed: int = 0) -> nn.Sequential:
     torch's own initialisers draw from one generator for the whole process; here each network draws from its own.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = nn.Sequential(*(_module(operation) for operation in operations(architecture)))
+    network = nn.Sequential(*(_module(operation, generator) for operation in operations(architecture)))
     for module in network:
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
@@ -106,12 +120,12 @@ def count_params(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _module(operation: Operation) -> nn.Module:
+def _module(operation: Operation, generator: torch.Generator) -> nn.Module:
     inputs, outputs = operation.input_shape[0], operation.output_shape[0]
     kernel_size, stride, padding = operation.kernel_size, operation.stride, operation.padding
     match operation.kind:
         case "Conv2d":
-            return nn.Conv2d(inputs, outputs, kernel_size, stride, padding)
+            return nn.Conv2d(inputs, outputs, kernel_size, stride, padding, operation.dilation)
         case "ReLU":
             return nn.ReLU()
         case "BatchNorm2d":
@@ -122,6 +136,8 @@ def _module(operation: Operation) -> nn.Module:
             return nn.AvgPool2d(kernel_size, stride)
         case "AdaptiveAvgPool2d":
             return nn.AdaptiveAvgPool2d(1)
+        case "Dropout":
+            return Dropout(operation.chance, generator)
         case "Flatten":
             return nn.Flatten()
         case "Linear":

@@ -133,8 +133,9 @@ st.caption(
 )
 presets = st.container()
 text = network_input(
-    "16 is a 3×3 convolution with 16 channels; v: no padding; n: no batch norm; k5: kernel 5×5; s2: stride 2; "
-    "M: max-pool; A: global average pool; 64f: fully connected layer. The network is also in this page's address."
+    "16 is a 3×3 convolution with 16 channels. Suffixes: v no padding, p1 padding 1, k5 kernel 5×5, s2 stride 2, "
+    "d2 dilation 2, n no batch norm, b batch norm before the activation. M: max-pool 2×2 (M3s2: 3×3, stride 2); "
+    "A: global average pool (A3s2: 3×3, stride 2); D10: dropout 10 %; 64f: fully connected. It is in this page's address too."
 )
 with presets:
     preset = next((preset for preset in PRESETS if preset.text == text), None)

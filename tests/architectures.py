@@ -10,6 +10,7 @@ from lib.architecture import (
     ArchitectureError,
     AveragePool,
     Convolution,
+    Dropout,
     FullyConnected,
     GlobalAveragePool,
     Layer,
@@ -22,8 +23,9 @@ convolutions = st.builds(
     channels=st.integers(1, 6),
     kernel_size=st.integers(1, 6),
     stride=st.sampled_from([1, 1, 1, 2, 3]),
-    valid=st.booleans(),
-    norm=st.booleans(),
+    dilation=st.sampled_from([1, 1, 1, 2, 3]),
+    padding=st.sampled_from([None, None, 0, 0, 1, 3]),
+    norm=st.sampled_from(["after", "before", "none"]),
 )
 pools = st.builds(
     lambda kind, kernel_size, stride: kind(kernel_size, stride),
@@ -31,6 +33,8 @@ pools = st.builds(
     st.integers(1, 4),
     st.integers(1, 3),
 )
+
+dropouts = st.builds(Dropout, st.integers(1, 90))
 
 
 def _buildable(layers: list[Layer]) -> bool:
@@ -44,7 +48,7 @@ def _buildable(layers: list[Layer]) -> bool:
 @st.composite
 def architectures(draw: st.DrawFn, dense: bool = True) -> Architecture:
     """A few convolutions and pools, then a head that ends in ten numbers."""
-    body: list[Layer] = draw(st.lists(st.one_of(convolutions, convolutions, pools), min_size=0, max_size=7))
+    body: list[Layer] = draw(st.lists(st.one_of(convolutions, convolutions, pools, dropouts), min_size=0, max_size=7))
     heads: list[list[Layer]] = [[Convolution(CLASSES), GlobalAveragePool()]]
     if dense:
         heads += [[FullyConnected(CLASSES)], [FullyConnected(12), FullyConnected(CLASSES)]]

@@ -100,7 +100,7 @@ def test_receptive_field_is_the_footprint_of_the_gradient(architecture: Architec
     for step in steps:
         match step.kind:
             case "Conv2d":
-                layers.append(_ones(step.kernel_size, step.stride))
+                layers.append(_ones(step.kernel_size, step.stride, step.dilation))
             case "MaxPool2d" | "AvgPool2d":
                 # A max-pool passes the gradient to one pixel alone; an average has the same geometry.
                 layers.append(_ones(step.kernel_size, step.stride))
@@ -145,8 +145,8 @@ def test_interval_is_the_known_one() -> None:
     assert 0 < interval95(1.0, 10_000) < 0.001
 
 
-def _ones(kernel_size: int, stride: int) -> nn.Conv2d:
+def _ones(kernel_size: int, stride: int, dilation: int = 1) -> nn.Conv2d:
     """A convolution whose every weight is 1: nothing cancels, so the gradient shows every pixel that is read."""
-    layer = nn.Conv2d(1, 1, kernel_size, stride, bias=False).double()
+    layer = nn.Conv2d(1, 1, kernel_size, stride, dilation=dilation, bias=False).double()
     nn.init.ones_(layer.weight)
     return layer

@@ -14,6 +14,7 @@ from lib.architecture import (
     ArchitectureError,
     AveragePool,
     Convolution,
+    Dropout,
     FullyConnected,
     GlobalAveragePool,
     MaxPool,
@@ -30,9 +31,10 @@ def test_notation_round_trips(architecture: Architecture) -> None:
 
 
 def test_every_suffix_is_read() -> None:
-    assert parse("16k5s2vn 8 M3s2 A3s1 M 32f 10f").layers == (
-        Convolution(16, kernel_size=5, stride=2, valid=True, norm=False),
-        Convolution(8),
+    assert parse("16k5s2vn 8d2p1b D25 M3s2 A3s1 M 32f 10f").layers == (
+        Convolution(16, kernel_size=5, stride=2, padding=0, norm="none"),
+        Convolution(8, dilation=2, padding=1, norm="before"),
+        Dropout(25),
         MaxPool(3, 2),
         AveragePool(3, 1),
         MaxPool(),
@@ -69,6 +71,10 @@ def test_presets_are_in_the_one_notation(preset: object) -> None:
         ("99999 10 A", "1 to 2048"),
         ("4k99 10 A", "kernel"),
         ("4vv 10 A", "twice"),
+        ("4vp1 10 A", "v and p exclude"),
+        ("4nb 10 A", "n and b exclude"),
+        ("4k15d3v 10 A", "needs 43×43 pixels"),
+        ("D99 10 A", "from 1 to 90"),
         ("As2 10 A", "M3s2"),
         ("M M M M M 10 A", "Layer 5"),
         ("4 M", "4 × 14 × 14"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lib.architecture import PRESETS, parse
-from lib.network import BatchNorm2d, build, count_params
+from lib.network import BatchNorm2d, Dropout, build, count_params
 
 ARCHITECTURE = parse(PRESETS[0].text)
 
@@ -96,3 +96,25 @@ def test_batch_norm_in_single_precision_is_close_to_torchs_in_double() -> None:
 def test_one_value_a_channel_is_refused_as_torch_refuses_it() -> None:
     with pytest.raises(ValueError, match="more than 1 value"):
         BatchNorm2d(3)(torch.zeros(1, 3, 1, 1))
+
+
+def test_dropout_is_torchs_own_but_for_its_generator() -> None:
+    x = torch.ones(200, 4, 10, 10, requires_grad=True)
+    network = build(parse("4k1 D30 10 A"), seed=1)
+    dropout = next(module for module in network if isinstance(module, Dropout))
+    y = dropout(x)
+    values, counts = y.unique(return_counts=True)
+    torch.testing.assert_close(values, torch.tensor([0, 1 / 0.7]))
+    assert float(counts[0] / counts.sum()) == pytest.approx(0.3, abs=0.01)
+    y.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, y.detach())
+    assert dropout.eval()(x) is x
+
+
+def test_dropout_draws_the_same_in_any_company() -> None:
+    text, x = "4 D50 10 A", torch.rand(8, 1, 28, 28)
+    first = build(parse(text), seed=2)(x)
+    torch.rand(100)
+    torch.testing.assert_close(build(parse(text), seed=2)(x), first)
+    assert not torch.equal(build(parse(text), seed=3)(x), first)
