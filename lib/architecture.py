@@ -158,6 +158,21 @@ PRESETS = (
         "8 16 M 16 16 M 32f 10f",
         "What the assignment forbids: one dense layer holds most of the parameters.",
     ),
+    Preset(
+        "Shallow and wide",
+        "128n M 256n M 10 A",
+        "319,498 parameters in three convolutions: the group found that many parameters do not make up for few layers.",
+    ),
+    Preset(
+        "1 → 8 → 16 → 32",
+        "8n 8n M 16n 16n M 32n 10v A",
+        "11,682 parameters: more layers, channels growing in small steps. Networks like it reached 99.4 %.",
+    ),
+    Preset(
+        "6k without norm",
+        "4n 4n 8n M 12n 12n 12n M 12vn 10v A",
+        "6,374 parameters, no batch norm: at this size the group saw 99.3 % and no more. Norm and a schedule helped.",
+    ),
 )
 
 _TOKEN = re.compile(

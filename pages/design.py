@@ -22,6 +22,7 @@ from lib.architecture import (
     shape_text,
 )
 from lib.components import enter, network_input
+from lib.export import pytorch_source, table_csv, table_markdown
 from lib.resources import final_accuracy, warm_up
 
 enter("design")
@@ -33,6 +34,11 @@ BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
     "unknown": (":material/help:", "gray"),
 }
 MAX_UNDO = 50
+IMAGE_PIXELS = 28
+PAST_THE_EDGE = " :orange-badge[> 28]"
+# The comments in the assignment's code, a figure a layer; it gives none for its first two pools.
+CLAIMED_FIELDS = (3, 5, 7, None, 14, 16, 18, None, 36, 38, 77)
+CLAIMED_FOR = tuple(parse(preset.text) for preset in PRESETS[:2])
 
 
 def change(text: str) -> None:
@@ -95,8 +101,8 @@ def table(analysis: NetworkAnalysis) -> Styler:
     """The rows of the table, numbers as numbers so that they stand right; the sums last."""
     rows: list[dict[str, object]] = [
         {
-            "Layer": f"{row.layer + 1} · {row.name}",
-            "Output": shape_text(row.output_shape),
+            "Layer": f"{row.layer + 1} · {row.name}" + PAST_THE_EDGE * (row.receptive_field > IMAGE_PIXELS),
+            "Output": unbroken(shape_text(row.output_shape)),
             "Parameters": row.num_params,
             "Share": row.share,
             "MACs": row.macs,
@@ -114,8 +120,31 @@ def table(analysis: NetworkAnalysis) -> Styler:
             "MACs": analysis.macs,
         }
     )
-    formats = {"Parameters": "{:,}", "Share": percent, "MACs": "{:,}", "Receptive field": "{:.0f}", "Jump": "{:.0f}"}
+    formats = {
+        "Parameters": "{:,}",
+        "Share": lambda share: unbroken(percent(share)),
+        "MACs": "{:,}",
+        "Receptive field": "{:.0f}",
+        "Jump": "{:.0f}",
+    }
     return DataFrame(rows).style.format(formats, na_rep="")
+
+
+def unbroken(text: str) -> str:
+    """A figure that keeps to one line of a narrow table."""
+    return text.replace(" ", "\u00a0")
+
+
+def corrected(analysis: NetworkAnalysis) -> DataFrame:
+    """What the assignment's comments say of each layer's receptive field, beside what it is."""
+    return DataFrame(
+        {
+            "Layer": f"{row.layer + 1} · {row.name}",
+            "Its comment says": "no comment" if claimed is None else f"{claimed}",
+            "It is": f"{row.receptive_field}",
+        }
+        for row, claimed in zip(analysis.rows, CLAIMED_FIELDS, strict=True)
+    )
 
 
 def verdict_card(verdict: Verdict) -> None:
@@ -135,7 +164,7 @@ presets = st.container()
 text = network_input(
     "16 is a 3×3 convolution with 16 channels. Suffixes: v no padding, p1 padding 1, k5 kernel 5×5, s2 stride 2, "
     "d2 dilation 2, n no batch norm, b batch norm before the activation. M: max-pool 2×2 (M3s2: 3×3, stride 2); "
-    "A: global average pool (A3s2: 3×3, stride 2); D10: dropout 10 %; 64f: fully connected. It is in this page's address too."
+    "A: global average pool (A3s2: 3×3, stride 2); D10: dropout 10 %; 64f: fully connected. The address holds it."
 )
 with presets:
     preset = next((preset for preset in PRESETS if preset.text == text), None)
@@ -173,8 +202,10 @@ with editor:
 with results:
     st.subheader("What each layer outputs, costs and sees")
     every_module = st.toggle("One row for every nn layer", key="modules")
+    folded = fold(analysis, architecture)
+    shown = analysis if every_module else folded
     st.table(
-        table(analysis if every_module else fold(analysis, architecture)),
+        table(shown),
         border="horizontal",
         hide_index=True,
         alt="One row a layer: output shape, parameters, their share, MACs, receptive field and jump; totals last",
@@ -184,4 +215,26 @@ with results:
         "r′ = r + (k − 1) · j and j′ = j · s, with kernel k and stride s; a 2×2 pool adds one jump to r, it does not "
         "double it."
     )
+    if analysis.receptive_field > IMAGE_PIXELS:
+        st.caption(
+            f"Marked{PAST_THE_EDGE}: the receptive field is wider than the image's {IMAGE_PIXELS} pixels. A layer that "
+            "already sees the whole image can find no wider pattern; what it adds is depth. Richter and others call "
+            "such layers unproductive."
+        )
+    if architecture in CLAIMED_FOR:
+        with st.expander("The assignment's receptive fields, corrected", icon=":material/rule:"):
+            st.table(corrected(folded), border="horizontal", hide_index=True, alt="Claimed and true receptive fields")
+            st.caption(
+                "The comments double the field at every pool. A 2×2 pool with stride 2 adds one jump to the field and "
+                "doubles the jump: 7 becomes 8, not 14, and only the layers after it grow twice as fast."
+            )
+    with st.expander("Take it away", icon=":material/download:"):
+        with st.container(horizontal=True):
+            for label, text_of, name in (
+                ("PyTorch source", pytorch_source(architecture), "network.py"),
+                ("Table as CSV", table_csv(shown), "network.csv"),
+                ("Table as Markdown", table_markdown(shown), "network.md"),
+            ):
+                st.download_button(label, text_of, name, on_click="ignore", icon=":material/download:")
+        st.code(pytorch_source(architecture), language="python")
 warm_up()

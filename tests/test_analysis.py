@@ -12,7 +12,7 @@ from lib.architecture import PRESETS, Architecture, operations, parse
 from lib.network import build, count_params
 from tests.architectures import architectures
 
-CODE, TABLE, START, SMALL, DENSE = (parse(preset.text) for preset in PRESETS)
+CODE, TABLE, START, SMALL, DENSE, SHALLOW, GROWING, PLAIN = (parse(preset.text) for preset in PRESETS)
 
 # The summary that the assignment prints: one line a module, output shape and parameters.
 ASSIGNMENT_SUMMARY = """
@@ -42,6 +42,7 @@ def test_true_receptive_fields_of_the_answer() -> None:
 
 def test_parameters_of_the_presets() -> None:
     assert [analyse(a).num_params for a in (CODE, TABLE, START, SMALL)] == [9274, 9274, 6_379_786, 3646]
+    assert [analyse(a).num_params for a in (SHALLOW, GROWING, PLAIN)] == [319_498, 11_682, 6374]
 
 
 @given(architectures())

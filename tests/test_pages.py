@@ -68,6 +68,7 @@ def edit(at: AppTest, layer: int, action: str) -> None:
 
 def rows(at: AppTest) -> dict[str, list[object]]:
     frame = at.table[0].value
+    frame["Output"] = frame["Output"].str.replace("\u00a0", " ")
     return {str(row.iloc[0]): list(row.iloc[1:]) for _, row in frame.iterrows()}
 
 
@@ -83,7 +84,8 @@ def test_every_page_opens_and_says_what_to_do(page: str) -> None:
 def test_the_design_page_shows_the_answers_table_with_its_sums() -> None:
     table = rows(visit("design"))
     assert len(table) == 12
-    assert table["9 · 3×3 convolution, no padding"] == ["20 × 5 × 5", 2940, pytest.approx(2940 / 9274), 72_000, 30, 4]
+    ninth = table["9 · 3×3 convolution, no padding :orange-badge[> 28]"]
+    assert ninth == ["20 × 5 × 5", 2940, pytest.approx(2940 / 9274), 72_000, 30, 4]
     assert table["**Total**"][:4] == ["", 9274, pytest.approx(1), 1_217_160]
 
 
@@ -118,6 +120,31 @@ def test_every_preset_loads_with_its_story(preset: object) -> None:
     assert not at.exception
     assert at.text_input(key="net").value == preset.text  # type: ignore[attr-defined]
     assert preset.story in words(at)  # type: ignore[attr-defined]
+
+
+def test_wide_fields_are_marked_and_the_assignments_comments_corrected() -> None:
+    at = visit("design")
+    marked = [name for name in rows(at) if "> 28" in name]
+    assert [name.split(" ·")[0] for name in marked] == ["9", "10", "11"]
+    claims = at.table[1].value
+    assert claims["Its comment says"].tolist()[3:8] == ["no comment", "14", "16", "18", "no comment"]
+    assert claims["It is"].tolist() == ["3", "5", "7", "8", "12", "16", "20", "22", "30", "38", "46"]
+    at = visit("design", net="4v 8v M 10v")
+    assert at.error
+    at = visit("design", net="4 M 8 10s28")
+    assert len(at.table) == 1
+    assert not [name for name in rows(at) if "> 28" in name]
+
+
+def test_the_network_is_taken_away_as_source_and_tables() -> None:
+    at = visit("design", net="4 M 10 A")
+    buttons: list[Any] = list(at.get("download_button"))
+    assert [button.label for button in buttons] == [
+        "PyTorch source",
+        "Table as CSV",
+        "Table as Markdown",
+    ]
+    assert "nn.Conv2d(1, 4, 3, padding=1)" in at.code[0].value
 
 
 def test_every_module_has_a_row_on_request() -> None:
