@@ -81,6 +81,7 @@ _READERS: dict[str, Callable[[str], object]] = {"optimiser": _one_of(OPTIMISERS)
 FIELDS = (
     Field("net", PRESETS[0].text, str),
     Field("modules", False, _flag),
+    Field("guess", False, _flag),
     Field("run", None, str),
     *(
         Field(key, default, _READERS.get(key) or _number(type(default)))

@@ -30,6 +30,7 @@ from lib.architecture import (
 MAX_PARAMS = 20_000
 MAX_EPOCHS = 20
 TARGET_ACCURACY = 0.994
+PARAMETER_LIMIT = "Under 20,000 parameters"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def verdicts(
     """The assignment's four limits. `test_accuracy` is a fraction at the final epoch, None before training."""
     dense = sum(isinstance(layer, FullyConnected) for layer in architecture.layers)
     return (
-        Verdict("Under 20,000 parameters", f"{analysis.num_params:,}", _met(analysis.num_params < MAX_PARAMS)),
+        Verdict(PARAMETER_LIMIT, f"{analysis.num_params:,}", _met(analysis.num_params < MAX_PARAMS)),
         Verdict("Under 20 epochs", f"{epochs}", _met(epochs < MAX_EPOCHS)),
         Verdict("No fully connected layer", f"{dense}" if dense else "None", _met(dense == 0)),
         Verdict(

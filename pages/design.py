@@ -9,7 +9,7 @@ from pandas import DataFrame
 from pandas.io.formats.style import Styler
 
 from lib import edits
-from lib.analysis import NetworkAnalysis, Verdict, analyse, describe, fold, percent, verdicts
+from lib.analysis import PARAMETER_LIMIT, NetworkAnalysis, Verdict, analyse, describe, fold, percent, verdicts
 from lib.architecture import (
     PRESETS,
     Architecture,
@@ -34,6 +34,7 @@ BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
     "unknown": (":material/help:", "gray"),
 }
 MAX_UNDO = 50
+GUESSED = ["Parameters", "Share", "Receptive field", "Jump"]
 IMAGE_PIXELS = 28
 PAST_THE_EDGE = " :orange-badge[> 28]"
 # The comments in the assignment's code, a figure a layer; it gives none for its first two pools.
@@ -97,11 +98,15 @@ def layer_row(architecture: Architecture, index: int) -> None:
         )
 
 
-def table(analysis: NetworkAnalysis) -> Styler:
-    """The rows of the table, numbers as numbers so that they stand right; the sums last."""
+def table(analysis: NetworkAnalysis, guessing: bool) -> Styler:
+    """The rows of the table, numbers as numbers so that they stand right; the sums last.
+
+    While the class is `guessing`, without the columns that are asked for.
+    """
     rows: list[dict[str, object]] = [
         {
-            "Layer": f"{row.layer + 1} · {row.name}" + PAST_THE_EDGE * (row.receptive_field > IMAGE_PIXELS),
+            "Layer": f"{row.layer + 1} · {row.name}"
+            + PAST_THE_EDGE * (row.receptive_field > IMAGE_PIXELS and not guessing),
             "Output": unbroken(shape_text(row.output_shape)),
             "Parameters": row.num_params,
             "Share": row.share,
@@ -127,7 +132,8 @@ def table(analysis: NetworkAnalysis) -> Styler:
         "Receptive field": "{:.0f}",
         "Jump": "{:.0f}",
     }
-    return DataFrame(rows).style.format(formats, na_rep="")
+    frame = DataFrame(rows).drop(columns=GUESSED if guessing else [])
+    return frame.style.format({name: form for name, form in formats.items() if name in frame}, na_rep="")
 
 
 def unbroken(text: str) -> str:
@@ -170,7 +176,8 @@ with presets:
     preset = next((preset for preset in PRESETS if preset.text == text), None)
     st.session_state.preset = preset.title if preset else None
     st.pills("Start from", [preset.title for preset in PRESETS], key="preset", on_change=load_preset)
-    st.caption(preset.story if preset else "A network of your own.")
+    if not st.session_state.guess:
+        st.caption(preset.story if preset else "A network of your own.")
 
 mistaken = False
 try:
@@ -186,7 +193,8 @@ analysis = analyse(architecture)
 epochs = st.session_state.epochs
 with st.grid(4, min_column_width=150):
     for verdict in verdicts(analysis, architecture, epochs, final_accuracy(architecture)):
-        verdict_card(verdict)
+        hidden = st.session_state.guess and verdict.limit == PARAMETER_LIMIT
+        verdict_card(Verdict(verdict.limit, "Guess", "unknown") if hidden else verdict)
 
 with st.container(horizontal=True):
     if st.button("Train this network", type="primary", icon=":material/play_arrow:", disabled=mistaken):
@@ -201,11 +209,17 @@ with editor:
 
 with results:
     st.subheader("What each layer outputs, costs and sees")
-    every_module = st.toggle("One row for every nn layer", key="modules")
+    with st.container(horizontal=True):
+        every_module = st.toggle("One row for every nn layer", key="modules")
+        guessing = st.toggle(
+            "Let the class guess first",
+            key="guess",
+            help="Hides the parameters and receptive fields until you switch it off. The address keeps it.",
+        )
     folded = fold(analysis, architecture)
     shown = analysis if every_module else folded
     st.table(
-        table(shown),
+        table(shown, guessing),
         border="horizontal",
         hide_index=True,
         alt="One row a layer: output shape, parameters, their share, MACs, receptive field and jump; totals last",
@@ -215,26 +229,27 @@ with results:
         "r′ = r + (k − 1) · j and j′ = j · s, with kernel k and stride s; a 2×2 pool adds one jump to r, it does not "
         "double it."
     )
-    if analysis.receptive_field > IMAGE_PIXELS:
+    if analysis.receptive_field > IMAGE_PIXELS and not guessing:
         st.caption(
             f"Marked{PAST_THE_EDGE}: the receptive field is wider than the image's {IMAGE_PIXELS} pixels. A layer that "
             "already sees the whole image can find no wider pattern; what it adds is depth. Richter and others call "
             "such layers unproductive."
         )
-    if architecture in CLAIMED_FOR:
+    if architecture in CLAIMED_FOR and not guessing:
         with st.expander("The assignment's receptive fields, corrected", icon=":material/rule:"):
             st.table(corrected(folded), border="horizontal", hide_index=True, alt="Claimed and true receptive fields")
             st.caption(
                 "The comments double the field at every pool. A 2×2 pool with stride 2 adds one jump to the field and "
                 "doubles the jump: 7 becomes 8, not 14, and only the layers after it grow twice as fast."
             )
-    with st.expander("Take it away", icon=":material/download:"):
-        with st.container(horizontal=True):
-            for label, text_of, name in (
-                ("PyTorch source", pytorch_source(architecture), "network.py"),
-                ("Table as CSV", table_csv(shown), "network.csv"),
-                ("Table as Markdown", table_markdown(shown), "network.md"),
-            ):
-                st.download_button(label, text_of, name, on_click="ignore", icon=":material/download:")
-        st.code(pytorch_source(architecture), language="python")
+    if not guessing:
+        with st.expander("Take it away", icon=":material/download:"):
+            with st.container(horizontal=True):
+                for label, text_of, name in (
+                    ("PyTorch source", pytorch_source(architecture), "network.py"),
+                    ("Table as CSV", table_csv(shown), "network.csv"),
+                    ("Table as Markdown", table_markdown(shown), "network.md"),
+                ):
+                    st.download_button(label, text_of, name, on_click="ignore", icon=":material/download:")
+            st.code(pytorch_source(architecture), language="python")
 warm_up()

@@ -136,6 +136,18 @@ def test_wide_fields_are_marked_and_the_assignments_comments_corrected() -> None
     assert not [name for name in rows(at) if "> 28" in name]
 
 
+def test_nothing_is_told_while_the_class_guesses() -> None:
+    at = visit("design", guess="true")
+    frame = at.table[0].value
+    assert list(frame.columns) == ["Layer", "Output", "MACs"]
+    assert "9,274" not in words(at)
+    assert "> 28" not in words(at)
+    assert len(at.table) == 1
+    assert not at.code
+    at.toggle(key="guess").set_value(False).run()
+    assert rows(at)["**Total**"][1] == 9274
+
+
 def test_the_network_is_taken_away_as_source_and_tables() -> None:
     at = visit("design", net="4 M 10 A")
     buttons: list[Any] = list(at.get("download_button"))
