@@ -155,7 +155,8 @@ def _design_latency(page: Page, url: str) -> dict[str, float]:
 
 # The clock starts at the key that moves the slider and stops when the last row of the table holds another text.
 _WATCH_TABLE = """() => {
-  const total = () => [...document.querySelectorAll("[data-testid=stTable] tr")].at(-1)?.innerText
+  const table = () => document.querySelector("[data-testid=stTable]")
+  const total = () => [...(table()?.querySelectorAll("tr") ?? [])].at(-1)?.innerText
   const before = total()
   window.tableLatency = null
   addEventListener("keydown", () => {

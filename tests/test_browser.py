@@ -67,7 +67,7 @@ def net(page: Page) -> Locator:
 
 
 def total(page: Page) -> Locator:
-    return page.get_by_test_id("stTable").get_by_role("row").last
+    return page.get_by_test_id("stTable").first.get_by_role("row").last
 
 
 def start(page: Page) -> str:
