@@ -44,7 +44,7 @@ def as_table(analysis: NetworkAnalysis) -> str:
     """The design page's table in plain text, the sums last."""
     rows = [
         (
-            f"{row.layer + 1} · {row.name}",
+            row.label,
             shape_text(row.output_shape),
             f"{row.num_params:,}",
             percent(row.share),

@@ -15,7 +15,8 @@ import streamlit as st
 from lib.architecture import PRESETS
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, Recipe
 
-MAX_LENGTH = 400
+# A network of as many layers as are allowed, each with every suffix, fits.
+MAX_LENGTH = 1200
 _FOLLOWED = "address"
 
 
@@ -127,5 +128,5 @@ def _text(value: object) -> str:
         case bool():
             return str(value).lower()
         case float():
-            return f"{value:g}"
+            return repr(value).removesuffix(".0")
     return str(value)

@@ -50,6 +50,11 @@ class LayerAnalysis:
     receptive_field: int
     jump: int
 
+    @property
+    def label(self) -> str:
+        """The name with its layer's number, counted from 1 as people do."""
+        return f"{self.layer + 1} · {self.name}"
+
 
 @dataclass(frozen=True)
 class NetworkAnalysis:

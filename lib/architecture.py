@@ -175,6 +175,10 @@ PRESETS = (
     ),
 )
 
+# What the comments in the assignment's code say of the receptive field after each layer of its answer, the first two
+# presets; none for its max-pools. They double the field at a pool, which is wrong: `lib.analysis` has the true ones.
+ASSIGNMENT_FIELDS = (3, 5, 7, None, 14, 16, 18, None, 36, 38, 77)
+
 _TOKEN = re.compile(
     r"(?P<pool>[MA])(?P<size>\d{1,2})?(?:s(?P<pool_stride>\d{1,2}))?"
     r"|(?P<features>\d{1,5})f"

@@ -59,7 +59,7 @@ def table_markdown(analysis: NetworkAnalysis) -> str:
 def _cells(analysis: NetworkAnalysis) -> list[list[str | int]]:
     return [
         [
-            f"{row.layer + 1} {row.name}",
+            row.label,
             "x".join(str(n) for n in row.output_shape),
             row.num_params,
             f"{row.share:.4f}",

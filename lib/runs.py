@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import checkpoints
-from lib.analysis import analyse
+from lib.analysis import NetworkAnalysis, analyse, training_bytes
 from lib.architecture import Architecture
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
@@ -301,6 +301,30 @@ class RunManager:
             with self._lock:
                 self._training -= 1
             self._fill_slots()
+
+
+def refusal(analysis: NetworkAnalysis, recipe: Recipe) -> str | None:
+    """Why this machine cannot train the network, in words; None where it can, or where the system does not say."""
+    needed, available = training_bytes(analysis, recipe.batch_size), _available_memory()
+    if available is None or needed < available:
+        return None
+    return (
+        f"Training this network with a batch of {recipe.batch_size:,} takes about {needed / 1e9:.0f} GB of memory, and "
+        f"{available / 1e9:.0f} GB are available. Use fewer channels or a smaller batch."
+    )
+
+
+def _available_memory() -> int | None:
+    """Bytes that a program may take: on Linux what the kernel would give, its caches included; else all there is."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _end_within_a_batch(network: nn.Module, stop: threading.Event) -> None:

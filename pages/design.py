@@ -11,6 +11,8 @@ from pandas.io.formats.style import Styler
 from lib import edits
 from lib.analysis import PARAMETER_LIMIT, NetworkAnalysis, Verdict, analyse, describe, fold, percent, verdicts
 from lib.architecture import (
+    ASSIGNMENT_FIELDS,
+    INPUT_SHAPE,
     PRESETS,
     Architecture,
     ArchitectureError,
@@ -35,11 +37,8 @@ BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
 }
 MAX_UNDO = 50
 GUESSED = ["Parameters", "Share", "Receptive field", "Jump"]
-IMAGE_PIXELS = 28
-PAST_THE_EDGE = " :orange-badge[> 28]"
-# The comments in the assignment's code, a figure a layer; it gives none for its first two pools.
-CLAIMED_FIELDS = (3, 5, 7, None, 14, 16, 18, None, 36, 38, 77)
-CLAIMED_FOR = tuple(parse(preset.text) for preset in PRESETS[:2])
+IMAGE_PIXELS = INPUT_SHAPE[1]
+PAST_THE_EDGE = f" :orange-badge[> {IMAGE_PIXELS}]"
 
 
 def change(text: str) -> None:
@@ -105,8 +104,7 @@ def table(analysis: NetworkAnalysis, guessing: bool) -> Styler:
     """
     rows: list[dict[str, object]] = [
         {
-            "Layer": f"{row.layer + 1} · {row.name}"
-            + PAST_THE_EDGE * (row.receptive_field > IMAGE_PIXELS and not guessing),
+            "Layer": row.label + PAST_THE_EDGE * (row.receptive_field > IMAGE_PIXELS and not guessing),
             "Output": unbroken(shape_text(row.output_shape)),
             "Parameters": row.num_params,
             "Share": row.share,
@@ -145,11 +143,11 @@ def corrected(analysis: NetworkAnalysis) -> DataFrame:
     """What the assignment's comments say of each layer's receptive field, beside what it is."""
     return DataFrame(
         {
-            "Layer": f"{row.layer + 1} · {row.name}",
+            "Layer": row.label,
             "Its comment says": "no comment" if claimed is None else f"{claimed}",
             "It is": f"{row.receptive_field}",
         }
-        for row, claimed in zip(analysis.rows, CLAIMED_FIELDS, strict=True)
+        for row, claimed in zip(analysis.rows, ASSIGNMENT_FIELDS, strict=True)
     )
 
 
@@ -226,8 +224,8 @@ with results:
     )
     st.caption(
         f"{analysis.macs / 1e6:.2f} million multiply-accumulates (MACs) an image. Receptive field r and jump j follow "
-        "r′ = r + (k − 1) · j and j′ = j · s, with kernel k and stride s; a 2×2 pool adds one jump to r, it does not "
-        "double it."
+        "r′ = r + d · (k − 1) · j and j′ = j · s, with kernel k, dilation d (else 1) and stride s; a 2×2 pool "
+        "adds one jump to r, it does not double it."
     )
     if analysis.receptive_field > IMAGE_PIXELS and not guessing:
         st.caption(
@@ -235,7 +233,7 @@ with results:
             "already sees the whole image can find no wider pattern; what it adds is depth. Richter and others call "
             "such layers unproductive."
         )
-    if architecture in CLAIMED_FOR and not guessing:
+    if text in (preset.text for preset in PRESETS[:2]) and not guessing:
         with st.expander("The assignment's receptive fields, corrected", icon=":material/rule:"):
             st.table(corrected(folded), border="horizontal", hide_index=True, alt="Claimed and true receptive fields")
             st.caption(
@@ -244,12 +242,13 @@ with results:
             )
     if not guessing:
         with st.expander("Take it away", icon=":material/download:"):
+            source = pytorch_source(architecture)
             with st.container(horizontal=True):
-                for label, text_of, name in (
-                    ("PyTorch source", pytorch_source(architecture), "network.py"),
+                for label, content, name in (
+                    ("PyTorch source", source, "network.py"),
                     ("Table as CSV", table_csv(shown), "network.csv"),
                     ("Table as Markdown", table_markdown(shown), "network.md"),
                 ):
-                    st.download_button(label, text_of, name, on_click="ignore", icon=":material/download:")
-            st.code(pytorch_source(architecture), language="python")
+                    st.download_button(label, content, name, on_click="ignore", icon=":material/download:")
+            st.code(source, language="python")
 warm_up()

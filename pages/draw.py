@@ -102,6 +102,8 @@ for sentence in damaged:
 
 canvas, seen, answer = st.columns([3, 2, 4], gap="medium")
 with canvas:
+    # The canvas shows its buttons above itself, beside this line and not over what stands higher.
+    st.markdown("**Your drawing**")
     drawing = drawing_canvas(key="canvas")
     st.caption("Point at the square, or tap it, for the buttons that undo a stroke or clear it.")
 image = None if drawing is None else reduce(drawing)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import cast
 
 import streamlit as st
 
 from lib.address import recipe_values
-from lib.analysis import NetworkAnalysis, analyse, interval95, percent, training_bytes
+from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
 from lib.charts import training_curves
 from lib.components import enter, live_figure, network_input
@@ -23,7 +22,7 @@ from lib.recipe import (
     Schedule,
 )
 from lib.resources import run_manager
-from lib.runs import ACTIVE, Run, Snapshot
+from lib.runs import ACTIVE, Run, Snapshot, refusal
 from lib.training import EpochMetrics
 
 enter("train")
@@ -64,21 +63,6 @@ def recipe_inputs() -> Recipe:
         weight_decay,
         augmentation,
         seed,
-    )
-
-
-def too_large(analysis: NetworkAnalysis, batch_size: int) -> str | None:
-    """Why this machine cannot train the network; None where it can, or where the system does not say."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-    needed = training_bytes(analysis, batch_size)
-    if needed < free:
-        return None
-    return (
-        f"Training this network with a batch of {batch_size:,} takes more than {needed / 1e9:.0f} GB of memory, and "
-        f"{free / 1e9:.0f} GB are free. Use fewer channels or a smaller batch."
     )
 
 
@@ -220,7 +204,7 @@ with st.expander("Recipe", icon=":material/tune:"):
     except RecipeError as error:
         problem = f"{error} Open Recipe to set it, or choose a way to train above."
 if analysis and recipe:
-    problem = too_large(analysis, recipe.batch_size)
+    problem = refusal(analysis, recipe)
 with presets:
     preset = next((preset for preset in RECIPES if preset.recipe == recipe), None)
     st.session_state.recipe = preset.title if preset else None

@@ -148,6 +148,24 @@ def test_the_network_is_in_the_address(page: Page, chromium: Browser, url: str) 
     other.context.close()
 
 
+def test_back_brings_the_network_before_and_a_change_of_page_loses_none(page: Page, url: str) -> None:
+    visit(page, f"{url}/?net=4+M+10+A")
+    for text in ("8 M 10 A", "16 M 10 A"):
+        net(page).fill(text)
+        net(page).press("Enter")
+        expect(page).to_have_url(re.compile(re.escape(text.replace(" ", "+"))))
+        settled(page)
+    page.go_back()
+    expect(net(page)).to_have_value("8 M 10 A")
+    settled(page)
+    go(page, "Train")
+    expect(net(page)).to_have_value("8 M 10 A")
+    page.go_back()
+    page.go_back()
+    expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[""])
+    expect(net(page)).to_have_value("8 M 10 A")
+
+
 def test_layers_are_edited_by_their_menu_and_undone(page: Page, url: str) -> None:
     visit(page, f"{url}/?net=4+8+M+10+A")
     page.locator(".st-key-edit_1").get_by_role("button").click()

@@ -194,9 +194,19 @@ def test_a_bad_recipe_in_the_address_is_not_trained() -> None:
     assert "batch size must be" in visit("train", batch_size="0").error[0].value
 
 
+def test_the_address_holds_a_recipe_to_the_last_digit_and_the_longest_network() -> None:
+    at = visit("train", learning_rate="0.012345678901", net=" ".join(["4k3s1d1p1b"] * 60 + ["10", "A"]))
+    assert at.number_input(key="learning_rate").value == 0.012345678901
+    at.number_input(key="weight_decay").set_value(0.0123456789).run()
+    assert at.query_params["weight_decay"] == "0.0123456789"
+    assert at.query_params["learning_rate"] == "0.012345678901"
+    assert str(at.text_input(key="net").value).endswith("10 A")
+    assert not at.error
+
+
 def test_a_network_that_does_not_fit_into_memory_is_not_trained() -> None:
     at = visit("train", net="2048 2048 2048 2048 10 A", batch_size="4096")
-    assert "GB are free" in at.error[0].value
+    assert "GB are available" in at.error[0].value
     assert next(button for button in at.button if button.label == "Start training").disabled
 
 

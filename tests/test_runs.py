@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from lib import checkpoints
+from lib.analysis import analyse
 from lib.architecture import PRESETS, parse
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
 from lib.recipe import Recipe
-from lib.runs import Run, RunManager
+from lib.runs import Run, RunManager, refusal
 from lib.training import StepMetrics, evaluate
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
@@ -169,6 +170,15 @@ def test_published_weights_are_copies_that_the_training_leaves_alone(manager: Ru
     build(ARCHITECTURE).load_state_dict(later.tensors)
     run.stop()
     wait_for(lambda: not run.active)
+
+
+def test_what_fits_into_memory_is_not_refused() -> None:
+    """The kernel's own figure counts caches that it would give up; a machine that has run for a day is full of them."""
+    for preset in PRESETS:
+        assert refusal(analyse(parse(preset.text)), Recipe()) is None
+    said = refusal(analyse(parse("2048 2048 2048 2048 10 A")), Recipe(batch_size=4096))
+    assert said is not None
+    assert "Use fewer channels or a smaller batch." in said
 
 
 def test_runs_are_found_by_identity_and_live_on_without_their_starter(manager: RunManager) -> None:
