@@ -13,6 +13,9 @@ from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_pl
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.chromium import LAUNCH_ARGUMENTS, install
 
+# A machine that is busy, as one that tests several things at once, answers late and not wrongly.
+expect.set_options(timeout=20_000)
+
 SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
 HEADINGS = {"": "Design a network", "train": "Train it", "draw": "Draw a digit"}
 
@@ -159,8 +162,12 @@ def test_back_brings_the_network_before_and_a_change_of_page_loses_none(page: Pa
     expect(net(page)).to_have_value("8 M 10 A")
     settled(page)
     go(page, "Train")
+    expect(page).to_have_url(re.compile(r"/train\?net=8\+M\+10\+A"))
     expect(net(page)).to_have_value("8 M 10 A")
+    # A change of page is two entries of the browser's history: the page, then what it writes to its address.
     page.go_back()
+    expect(page).to_have_url(re.compile(r"/train$"))
+    settled(page)
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[""])
     expect(net(page)).to_have_value("8 M 10 A")
