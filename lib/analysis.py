@@ -1,8 +1,9 @@
 """What every layer outputs, costs and sees; no torch, so that a slider answers in milliseconds.
 
 - `analyse` gives one row a module, numbered as torchsummary numbers them; `fold` one row a layer.
-- Receptive field r and jump j: r' = r + d (k - 1) j, j' = j s, from r = j = 1 (Araujo, Norris and Sim,
-  "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019).
+- Receptive field r, jump j and the centre c of the first output's field: r' = r + d (k - 1) j, j' = j s,
+  c' = c + (d (k - 1) / 2 - p) j, from r = j = 1, c = 0 (Araujo, Norris and Sim, "Computing Receptive Fields of
+  Convolutional Neural Networks", Distill 2019).
 - Column sums equal the totals.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, TypeAlias
 
+from lib import footprint
 from lib.architecture import (
     Architecture,
     AveragePool,
@@ -37,8 +39,10 @@ PARAMETER_LIMIT = "Under 20,000 parameters"
 class LayerAnalysis:
     """One row: shapes are (channels, height, width), `macs` those of one image's forward pass.
 
-    `receptive_field` and `jump` are in input pixels; the field may be larger than the image.
-    `share` is this row's fraction of all parameters, 0 to 1.
+    `receptive_field`, `jump` and `center` are in input pixels; the field may be larger than the image. Output i along
+    an axis has its field around `center` + i `jump`, 0 being the middle of the image's first pixel: padding sets it back.
+    `share` is this row's fraction of all parameters, 0 to 1. `activations` are the numbers that its modules put out for
+    one image. Of the outputs along an axis, the logits depend on `read`.
     """
 
     name: str
@@ -47,13 +51,22 @@ class LayerAnalysis:
     num_params: int
     share: float
     macs: int
+    activations: int
     receptive_field: int
     jump: int
+    center: float
+    read: int
 
     @property
     def label(self) -> str:
         """The name with its layer's number, counted from 1 as people do."""
         return f"{self.layer + 1} · {self.name}"
+
+    @property
+    def unread(self) -> str | None:
+        """Says how many positions of the output the logits depend on, where it is not all of them."""
+        side = self.output_shape[1]
+        return f"{self.read**2} of {side**2} positions read" if self.read < side else None
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class NetworkAnalysis:
     rows: tuple[LayerAnalysis, ...]
     num_params: int
     macs: int
+    activations: int
     receptive_field: int
 
 
@@ -81,17 +95,31 @@ def analyse(architecture: Architecture) -> NetworkAnalysis:
     steps = list(operations(architecture))
     num_params = sum(_num_params(step) for step in steps)
     rows: list[LayerAnalysis] = []
-    field, jump = 1, 1
-    for step in steps:
+    field, jump, center = 1, 1, 0.0
+    for step, read in zip(steps, footprint.read(steps), strict=True):
         field += step.dilation * (step.kernel_size - 1) * jump
+        center += (step.dilation * (step.kernel_size - 1) / 2 - step.padding) * jump
         jump *= step.stride
         if step.kind == "Flatten":
             continue
         params = _num_params(step)
         share = params / num_params if num_params else 0.0
-        name = f"{step.kind}-{len(rows) + 1}"
-        rows.append(LayerAnalysis(name, step.layer, step.output_shape, params, share, _macs(step), field, jump))
-    return NetworkAnalysis(tuple(rows), num_params, sum(row.macs for row in rows), field)
+        rows.append(
+            LayerAnalysis(
+                name=f"{step.kind}-{len(rows) + 1}",
+                layer=step.layer,
+                output_shape=step.output_shape,
+                num_params=params,
+                share=share,
+                macs=_macs(step),
+                activations=math.prod(step.output_shape),
+                receptive_field=field,
+                jump=jump,
+                center=center,
+                read=read.bit_count(),
+            )
+        )
+    return _network(rows)
 
 
 def fold(analysis: NetworkAnalysis, architecture: Architecture) -> NetworkAnalysis:
@@ -108,11 +136,14 @@ def fold(analysis: NetworkAnalysis, architecture: Architecture) -> NetworkAnalys
                 num_params=sum(row.num_params for row in group),
                 share=sum(row.share for row in group),
                 macs=sum(row.macs for row in group),
+                activations=sum(row.activations for row in group),
                 receptive_field=last.receptive_field,
                 jump=last.jump,
+                center=last.center,
+                read=last.read,
             )
         )
-    return NetworkAnalysis(tuple(rows), analysis.num_params, analysis.macs, analysis.receptive_field)
+    return _network(rows)
 
 
 def describe(layer: Layer) -> str:
@@ -136,14 +167,18 @@ def describe(layer: Layer) -> str:
             return "Fully connected"
 
 
+def activation_bytes(row: LayerAnalysis | NetworkAnalysis, batch_size: int) -> int:
+    """What the outputs of a forward pass take, in bytes at 4 a number; training keeps them for the way back."""
+    return 4 * batch_size * row.activations
+
+
 def training_bytes(analysis: NetworkAnalysis, batch_size: int) -> int:
     """About how much memory a training step takes, in bytes, at 4 a number.
 
     Weights, gradients and two moments of the optimiser; each module's output for the batch, kept for the way back, and
     as much again for the gradients that pass.
     """
-    outputs = sum(math.prod(row.output_shape) for row in analysis.rows)
-    return 4 * (4 * analysis.num_params + 2 * batch_size * outputs)
+    return 4 * 4 * analysis.num_params + 2 * activation_bytes(analysis, batch_size)
 
 
 def verdicts(
@@ -176,6 +211,16 @@ def interval95(accuracy: float, count: int) -> float:
     if accuracy in (0.0, 1.0):
         return 3 / count
     return 1.96 * math.sqrt(accuracy * (1 - accuracy) / count)
+
+
+def _network(rows: list[LayerAnalysis]) -> NetworkAnalysis:
+    return NetworkAnalysis(
+        rows=tuple(rows),
+        num_params=sum(row.num_params for row in rows),
+        macs=sum(row.macs for row in rows),
+        activations=sum(row.activations for row in rows),
+        receptive_field=rows[-1].receptive_field,
+    )
 
 
 def _met(condition: bool) -> Status:

@@ -1,4 +1,4 @@
-"""MNIST as tensors, from the files in `data/`, through torchvision; nothing is fetched.
+"""MNIST as tensors, from the files in `data/`, through torchvision; nothing is fetched. `examples` needs no torch.
 
 - The four IDX files travel gzipped with the project and are unpacked at first use to `data/MNIST/raw`, where
   torchvision keeps them too.
@@ -14,9 +14,10 @@ import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER = Path(__file__).resolve().parent.parent / "data"
 MEAN, STD = 0.1307, 0.3081
@@ -61,27 +62,25 @@ def load(folder: Path = FOLDER) -> Dataset:
 
 def unpack(folder: Path) -> None:
     """Bring all four files, checked, to `folder`/MNIST/raw. Raises DatasetError."""
-    for name, expected in MD5.items():
-        target = folder / "MNIST" / "raw" / name
-        try:
-            if target.is_file() and _md5(target.read_bytes()) == expected:
-                continue
-            content = gzip.decompress((folder / f"{name}.gz").read_bytes())
-        except FileNotFoundError as error:
-            raise DatasetError(f"The data file {name}.gz is missing from {folder}. {REMEDY}") from error
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DatasetError(f"The data file {folder / name}.gz is damaged. {REMEDY}") from error
-        except OSError as error:
-            raise DatasetError(f"The data file {name} cannot be read ({error.strerror}). {REMEDY}") from error
-        if _md5(content) != expected:
-            raise DatasetError(f"The data file {folder / name}.gz is not the original: its md5 differs. {REMEDY}")
-        try:
-            _write(target, content)
-        except OSError as error:
-            raise DatasetError(
-                f"The data file {name} cannot be unpacked to {target.parent} ({error.strerror}). "
-                "Free 55 MB there and make the folder writable."
-            ) from error
+    for name in MD5:
+        target = _unpacked(folder, name)
+        content, is_unpacked = _content(folder, name)
+        if not is_unpacked:
+            try:
+                _write(target, content)
+            except OSError as error:
+                raise DatasetError(
+                    f"The data file {name} cannot be unpacked to {target.parent} ({error.strerror}). "
+                    "Free 55 MB there and make the folder writable."
+                ) from error
+
+
+def examples(folder: Path = FOLDER) -> tuple[bytes, ...]:
+    """The first test image of each of the ten digits, 28 rows of 28 bytes, 0 to 255. Raises DatasetError."""
+    images = _content(folder, "t10k-images-idx3-ubyte")[0][16:]
+    labels = _content(folder, "t10k-labels-idx1-ubyte")[0][8:]
+    first = [labels.index(digit) for digit in range(10)]
+    return tuple(images[784 * index : 784 * (index + 1)] for index in first)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -89,7 +88,30 @@ def normalise(images: Tensor) -> Tensor:
     return images.unsqueeze(1).float().sub_(255 * MEAN).div_(255 * STD)
 
 
+def _unpacked(folder: Path, name: str) -> Path:
+    return folder / "MNIST" / "raw" / name
+
+
+def _content(folder: Path, name: str) -> tuple[bytes, bool]:
+    """What the data file `name` holds, checked, and whether it came from its unpacked copy."""
+    try:
+        target = _unpacked(folder, name)
+        if target.is_file() and _md5(content := target.read_bytes()) == MD5[name]:
+            return content, True
+        content = gzip.decompress((folder / f"{name}.gz").read_bytes())
+    except FileNotFoundError as error:
+        raise DatasetError(f"The data file {name}.gz is missing from {folder}. {REMEDY}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DatasetError(f"The data file {folder / name}.gz is damaged. {REMEDY}") from error
+    except OSError as error:
+        raise DatasetError(f"The data file {name} cannot be read ({error.strerror}). {REMEDY}") from error
+    if _md5(content) != MD5[name]:
+        raise DatasetError(f"The data file {folder / name}.gz is not the original: its md5 differs. {REMEDY}")
+    return content, False
+
+
 def _read(folder: Path) -> Dataset:
+    import torch
     from torchvision.datasets import MNIST
 
     train, test = MNIST(str(folder), train=True), MNIST(str(folder), train=False)

@@ -37,6 +37,16 @@ def test_normalised_training_images_have_mean_0_and_deviation_1(mnist: Dataset) 
     assert float(x.std()) == pytest.approx(1, abs=1e-3)
 
 
+def test_the_examples_are_the_first_of_each_digit_unpacked_or_not(folder: Path, mnist: Dataset) -> None:
+    packed = dataset.examples(folder)
+    assert not (folder / "MNIST").exists()
+    dataset.unpack(folder)
+    assert dataset.examples(folder) == packed
+    for digit, image in enumerate(packed):
+        first = mnist.test_images[mnist.test_labels == digit][0]
+        assert image == first.numpy().tobytes()
+
+
 def test_loading_twice_reads_once() -> None:
     assert dataset.load() is dataset.load()
 

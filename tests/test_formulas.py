@@ -1,0 +1,51 @@
+"""Every formula that is shown is worked out again, by Python, and must give the table's number."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+
+from lib.analysis import analyse, fold
+from lib.architecture import Architecture, parse
+from lib.formulas import workings
+from tests.architectures import architectures
+
+
+def value(text: str) -> float:
+    """The sum of a working's parts, each calculated anew and equal to what it says."""
+    total = 0.0
+    for part in text.split("; "):
+        *calculation, result = re.sub(r"batch norm |,", "", part).replace("−", "-").split(" = ")
+        for left in calculation:
+            python = left.replace("·", "*").replace("²", "**2").replace("⌊", "int(").replace("⌋", ")")
+            assert set(python) <= set("0123456789 .+-*/()int")
+            assert eval(python) == float(result), part
+        total += float(result)
+    return total
+
+
+@given(architectures())
+def test_what_is_worked_out_is_what_the_table_says(architecture: Architecture) -> None:
+    rows = fold(analyse(architecture), architecture).rows
+    for row, working in zip(rows, workings(architecture), strict=True):
+        assert value(working.size) == row.output_shape[1]
+        assert value(working.parameters) == row.num_params
+        assert value(working.macs) == row.macs
+        assert value(working.receptive_field) == row.receptive_field
+        assert value(working.jump) == row.jump
+        assert value(working.center) == row.center
+
+
+def test_the_formulas_read_as_they_are_taught() -> None:
+    third = workings(parse("4 4 8d2p1 M 10 A"))[2]
+    assert third.size == "⌊(28 + 2 · 1 − 2 · (3 − 1) − 1) / 1⌋ + 1 = 26"
+    assert third.parameters == "8 · 4 · 3² + 8 = 296; batch norm 2 · 8 = 16"
+    assert third.receptive_field == "5 + 2 · (3 − 1) · 1 = 9"
+    assert third.macs == "8 · 26 · 26 · 4 · 3² = 194,688"
+
+
+@pytest.mark.parametrize(("text", "dense"), [("16 M 10f", "10 · 3136 + 10 = 31,370")])
+def test_a_dense_layer_counts_every_value_below(text: str, dense: str) -> None:
+    assert workings(parse(text))[-1].parameters == dense
