@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from lib.architecture import PRESETS
+from lib.architecture import MAX_LAYERS, PRESETS
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, Recipe
 
 # A network of as many layers as are allowed, each with every suffix, fits.
 MAX_LENGTH = 1200
+# The layer whose field is drawn, where nobody has chosen one.
+AUTOMATIC = -1
 _FOLLOWED = "address"
 
 
@@ -51,6 +53,13 @@ def _flag(text: str) -> bool:
     return text == "true"
 
 
+def _layer(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= MAX_LAYERS:
+        raise ValueError(text)
+    return number
+
+
 def _number(kind: type) -> Callable[[str], object]:
     def read(text: str) -> object:
         number = kind(text)
@@ -83,6 +92,7 @@ FIELDS = (
     Field("net", PRESETS[0].text, str),
     Field("modules", False, _flag),
     Field("guess", False, _flag),
+    Field("layer", AUTOMATIC, _layer),
     Field("run", None, str),
     *(
         Field(key, default, _READERS.get(key) or _number(type(default)))

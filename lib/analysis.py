@@ -40,9 +40,9 @@ class LayerAnalysis:
     """One row: shapes are (channels, height, width), `macs` those of one image's forward pass.
 
     `receptive_field`, `jump` and `center` are in input pixels; the field may be larger than the image. Output i along
-    an axis has its field around `center` + i `jump`, 0 being the middle of the image's first pixel: padding sets it back.
-    `share` is this row's fraction of all parameters, 0 to 1. `activations` are the numbers that its modules put out for
-    one image. Of the outputs along an axis, the logits depend on `read`.
+    an axis has its field around `center` + i `jump`: 0 is the middle of the image's first pixel, padding sets it back.
+    `share` is this row's fraction of all parameters, 0 to 1. `activations` counts the numbers that its modules put out
+    for one image. Of the outputs along an axis, the logits depend on `read`.
     """
 
     name: str

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +13,12 @@ import streamlit as st
 from streamlit.navigation.page import Page as StreamlitPage
 
 from lib import address
+from lib.network_view import telling, views
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lib.architecture import Architecture
 
 LOGO = str(Path(__file__).resolve().parent.parent / "docs" / "logo.svg")
 NAVIGATED = "navigated"
@@ -27,6 +33,12 @@ _LIVE_FIGURE = st.components.v2.component(
     # Not isolated: Plotly writes its style sheet to the document's head, where a shadow root would not see it.
     isolate_styles=False,
     js=(Path(__file__).parent / "live_figure.js").read_text(encoding="utf-8"),
+)
+_NETWORK_VIEW = st.components.v2.component(
+    "receptive_network_view",
+    html=(Path(__file__).parent / "network_view.html").read_text(encoding="utf-8"),
+    css=(Path(__file__).parent / "network_view.css").read_text(encoding="utf-8"),
+    js=(Path(__file__).parent / "network_view.js").read_text(encoding="utf-8"),
 )
 
 
@@ -94,6 +106,31 @@ def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision:
         },
         key=key,
         height=height,
+    )
+
+
+def network_view(architecture: Architecture, digits: Sequence[bytes], *, guessing: bool) -> None:
+    """The network drawn to scale, and the field of the layer that the session's `layer` names over a digit.
+
+    `digits` are ten images of 28 rows of 28 bytes. While the class is `guessing`, fields and formulas are left out.
+    """
+
+    def choose() -> None:
+        st.session_state.layer = st.session_state.network_view.layer
+
+    layers = views(architecture)
+    chosen = st.session_state.layer
+    if chosen == address.AUTOMATIC:
+        chosen = telling(layers)
+    _NETWORK_VIEW(
+        data={
+            "layers": [asdict(layer) for layer in layers],
+            "layer": min(chosen, len(layers) - 1),
+            "digits": [b64encode(digit).decode() for digit in digits],
+            "guessing": guessing,
+        },
+        key="network_view",
+        on_layer_change=choose,
     )
 
 

@@ -43,6 +43,14 @@ def warm_up() -> None:
     threading.Thread(target=load, name="warm-up", daemon=True).start()
 
 
+@st.cache_resource(show_spinner=False)
+def example_digits() -> tuple[bytes, ...]:
+    """A test image of each digit. Raises DatasetError."""
+    from lib import dataset
+
+    return dataset.examples()
+
+
 @st.cache_resource(max_entries=16, show_spinner=False)
 def checkpoint_network(path: Path, modified: int) -> nn.Module:
     """A saved network in eval mode; `modified` is the file's time in ns, so that a new file is read anew."""

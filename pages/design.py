@@ -23,9 +23,10 @@ from lib.architecture import (
     parse,
     shape_text,
 )
-from lib.components import enter, network_input
+from lib.components import enter, network_input, network_view
+from lib.dataset import DatasetError
 from lib.export import pytorch_source, table_csv, table_markdown
-from lib.resources import final_accuracy, warm_up
+from lib.resources import example_digits, final_accuracy, warm_up
 
 enter("design")
 
@@ -198,6 +199,11 @@ with st.container(horizontal=True):
     if st.button("Train this network", type="primary", icon=":material/play_arrow:", disabled=mistaken):
         st.switch_page("pages/train.py")
     st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not st.session_state.get("undo"))
+
+try:
+    network_view(architecture, example_digits(), guessing=st.session_state.guess)
+except DatasetError as error:
+    st.error(str(error), icon=":material/error:")
 
 editor, results = st.columns([4, 8], gap="large")
 with editor:

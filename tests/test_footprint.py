@@ -59,7 +59,7 @@ def test_every_output_reads_the_pixels_that_torch_says(architecture: Architectur
         # The corners feel the padding; the middle is everybody's.
         for position in {0, len(sets) // 2, len(sets) - 1}:
             image.grad = None
-            output[0, 0, position, position].backward(retain_graph=True)
+            output[0, 0, position, position].backward(retain_graph=True)  # type: ignore[no-untyped-call]
             assert footprint.positions(sets[position]) == _touched(image.grad)
 
 
@@ -68,7 +68,7 @@ def test_every_output_reads_the_pixels_that_torch_says(architecture: Architectur
 def test_the_logits_read_the_positions_that_torch_says(architecture: Architecture) -> None:
     steps = list(operations(architecture))
     _, outputs = _outputs(steps)
-    outputs[-1].sum().backward()
+    outputs[-1].sum().backward()  # type: ignore[no-untyped-call]
     for read, output in zip(footprint.read(steps), outputs, strict=True):
         assert footprint.positions(read) == _touched(output.grad)
 
@@ -90,7 +90,7 @@ def test_a_field_stands_where_its_centre_says(architecture: Architecture) -> Non
         row = next(rows)
         i = round((length / 2 - row.center) / row.jump)
         strip.grad = None
-        x[0, 0, i, 0].backward(retain_graph=True)
+        x[0, 0, i, 0].backward(retain_graph=True)  # type: ignore[no-untyped-call]
         assert strip.grad is not None
         pixels = strip.grad[0, 0, :, 0].nonzero()
         assert float(pixels.min() + pixels.max()) / 2 == row.center + i * row.jump

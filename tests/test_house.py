@@ -17,7 +17,7 @@ FLOORS = [
     {"lib/training.py", "lib/digits.py", "lib/export.py", "lib/__main__.py", "lib/formulas.py"},
     {"lib/checkpoints.py"},
     {"lib/runs.py"},
-    {"lib/charts.py", "lib/address.py"},
+    {"lib/charts.py", "lib/address.py", "lib/network_view.py"},
     {"lib/resources.py"},
     {"lib/components.py"},
     {"pages/design.py", "pages/train.py", "pages/draw.py"},
