@@ -11,7 +11,7 @@ from dataclasses import asdict
 from lib.analysis import NetworkAnalysis, analyse, fold, percent
 from lib.architecture import Architecture, ArchitectureError, notation, parse, shape_text
 
-COLUMNS = ("Layer", "Output", "Parameters", "Share", "MACs", "Receptive field", "Jump")
+COLUMNS = ("Layer", "Output", "Parameters", "Share", "MACs", "Activations", "Receptive field", "Jump", "Centre")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,12 +49,26 @@ def as_table(analysis: NetworkAnalysis) -> str:
             f"{row.num_params:,}",
             percent(row.share),
             f"{row.macs:,}",
+            f"{row.activations:,}",
             f"{row.receptive_field}",
             f"{row.jump}",
+            f"{row.center:g}",
         )
         for row in analysis.rows
     ]
-    rows.append(("Total", "", f"{analysis.num_params:,}", percent(1), f"{analysis.macs:,}", "", ""))
+    rows.append(
+        (
+            "Total",
+            "",
+            f"{analysis.num_params:,}",
+            percent(1),
+            f"{analysis.macs:,}",
+            f"{analysis.activations:,}",
+            "",
+            "",
+            "",
+        )
+    )
     widths = [max(len(row[column]) for row in [COLUMNS, *rows]) for column in range(len(COLUMNS))]
 
     def line(row: Sequence[str]) -> str:

@@ -13,10 +13,26 @@ from dataclasses import dataclass
 import streamlit as st
 
 from lib.architecture import MAX_LAYERS, PRESETS
-from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, Recipe
+from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, Augmentation, Recipe
 
 # A network of as many layers as are allowed, each with every suffix, fits.
 MAX_LENGTH = 1200
+# What a teacher may hide, on any page, by `hide` in the address: name -> what it is.
+PARTS = {
+    "presets": "The presets",
+    "network": "The network in one line",
+    "verdicts": "The four limits",
+    "estimate": "The estimated time",
+    "drawing": "The drawing of the network",
+    "layers": "Widths and edits",
+    "table": "The table",
+    "costs": "The chart of parameters and MACs",
+    "compare": "Compare",
+    "take": "Take it away",
+    "guess": "The switch to guess first",
+    "recipe": "The recipe",
+    "teacher": "For the teacher",
+}
 # The layer whose field is drawn, where nobody has chosen one.
 AUTOMATIC = -1
 _FOLLOWED = "address"
@@ -24,11 +40,15 @@ _FOLLOWED = "address"
 
 @dataclass(frozen=True)
 class Field:
-    """A value by the key of its widget. `read` turns the address's text into it and raises ValueError for junk."""
+    """A value by the key of its widget. `read` turns the address's text into it and raises ValueError for junk.
+
+    `expected` is a sentence for whoever typed the junk.
+    """
 
     key: str
     default: object
     read: Callable[[str], object]
+    expected: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,16 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     return read
 
 
+def _parts(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    if not set(names) <= set(PARTS):
+        raise ValueError(text)
+    return names
+
+
 def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
     return text == "true"
 
 
@@ -87,12 +116,29 @@ def recipe_values(recipe: Recipe) -> dict[str, object]:
     }
 
 
+def recipe() -> Recipe:
+    """The session's recipe. Raises RecipeError for a value that was forced on it, by the address for one."""
+    state = st.session_state
+    return Recipe(
+        state.optimiser,
+        state.learning_rate,
+        state.schedule,
+        state.epochs,
+        state.batch_size,
+        state.weight_decay,
+        Augmentation(state.rotation, state.shift, state.zoom),
+        state.seed,
+    )
+
+
 _READERS: dict[str, Callable[[str], object]] = {"optimiser": _one_of(OPTIMISERS), "schedule": _one_of(SCHEDULES)}
 FIELDS = (
     Field("net", PRESETS[0].text, str),
     Field("modules", False, _flag),
     Field("guess", False, _flag),
     Field("layer", AUTOMATIC, _layer),
+    Field("compare", "", str),
+    Field("hide", [], _parts, f"It is a list, with commas, of: {', '.join(PARTS)}."),
     Field("run", None, str),
     *(
         Field(key, default, _READERS.get(key) or _number(type(default)))
@@ -101,16 +147,19 @@ FIELDS = (
 )
 
 
-def follow(page: str) -> None:
+def follow(page: str) -> list[str]:
     """Once a run, before the page: bring session and address in step. `page` is the page's name.
+
+    Returns a sentence for each value of the address that could not be read; its default is used.
 
     The address wins in a session's first run, and when another one came while the page stayed, as by the browser's
     Back; else the session wins: a change of page empties the address.
     """
     given = st.query_params.to_dict()
+    refused: list[str] = []
     last: _Followed | None = st.session_state.get(_FOLLOWED)
     if last is None or (last.page == page and given and given != last.shown):
-        values = {field.key: _value(field, given) for field in FIELDS}
+        values = {field.key: _value(field, given, refused) for field in FIELDS}
     elif last.page == page:
         values = {field.key: st.session_state.get(field.key, last.values[field.key]) for field in FIELDS}
     else:
@@ -124,17 +173,32 @@ def follow(page: str) -> None:
     if shown != given:
         st.query_params.from_dict(shown)
     st.session_state[_FOLLOWED] = _Followed(page, shown, values)
+    return refused
 
 
-def _value(field: Field, given: dict[str, str]) -> object:
+def hidden(part: str) -> bool:
+    """Whether the address hides a part of the page, one of PARTS."""
+    if part not in PARTS:
+        raise KeyError(part)
+    return part in st.session_state.hide
+
+
+def _value(field: Field, given: dict[str, str], refused: list[str]) -> object:
+    text = given.get(field.key)
+    if text is None:
+        return field.default
     try:
-        return field.read(given[field.key][:MAX_LENGTH])
-    except (KeyError, ValueError, OverflowError):
+        return field.read(text[:MAX_LENGTH])
+    except (ValueError, OverflowError):
+        shown = text if len(text) <= 40 else text[:40] + "…"
+        refused.append(f"“{field.key}={shown}” in the address could not be read and is left out. {field.expected}")
         return field.default
 
 
 def _text(value: object) -> str:
     match value:
+        case list():
+            return ",".join(value)
         case bool():
             return str(value).lower()
         case float():

@@ -172,6 +172,11 @@ def activation_bytes(row: LayerAnalysis | NetworkAnalysis, batch_size: int) -> i
     return 4 * batch_size * row.activations
 
 
+def megabytes(count: int) -> str:
+    """2_400_000 -> "2.4 MB"."""
+    return f"{count / 1e6:,.1f} MB"
+
+
 def training_bytes(analysis: NetworkAnalysis, batch_size: int) -> int:
     """About how much memory a training step takes, in bytes, at 4 a number.
 

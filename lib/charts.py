@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from lib.analysis import interval95
-from lib.digits import Prediction
-from lib.training import EpochMetrics, StepMetrics
+from lib.analysis import MAX_PARAMS, NetworkAnalysis, interval95
+from lib.architecture import Architecture
+from lib.formulas import workings
+
+if TYPE_CHECKING:
+    from lib.digits import Prediction
+    from lib.training import EpochMetrics, StepMetrics
 
 PALETTE = ("#3B5BDB", "#D9480F", "#087F5B", "#862E9C", "#C2255C", "#0B7285", "#5C940D", "#868E96")
 MAX_POINTS = 600
@@ -63,6 +69,41 @@ def training_curves(
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         template=None,
     )
+    return figure
+
+
+def layer_costs(analysis: NetworkAnalysis, architecture: Architecture) -> go.Figure:
+    """Parameters and MACs a layer, each bar beginning where the one above it ends, so that the last ends at the total.
+
+    The budget of parameters is a line across the first; hovering says the sums.
+    """
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
+    names = [row.label for row in analysis.rows]
+    sums = workings(architecture)
+    for column, (title, numbers, formulas, colour) in enumerate(
+        (
+            ("Parameters", [row.num_params for row in analysis.rows], [w.parameters for w in sums], 0),
+            ("MACs", [row.macs for row in analysis.rows], [w.macs for w in sums], 2),
+        ),
+        start=1,
+    ):
+        figure.add_bar(
+            x=numbers, y=names, base=[0, *accumulate(numbers)][:-1], orientation="h", name=title, row=1, col=column,
+            marker={"color": PALETTE[colour]}, customdata=list(zip(numbers, formulas, strict=True)),
+            hovertemplate="%{y}<br><b>%{customdata[0]:,}</b> " + title.lower().replace("macs", "MACs")
+            + "<br>%{customdata[1]}<extra></extra>",
+        )  # fmt: skip
+        figure.update_xaxes(title_text=f"{title}, added up", rangemode="tozero", nticks=6, row=1, col=column)
+    figure.add_scatter(
+        x=[MAX_PARAMS] * len(names), y=names, mode="lines", name="Budget", row=1, col=1,
+        line={"color": PALETTE[1], "dash": "dash", "width": 2},
+        hovertemplate=f"The budget: under {MAX_PARAMS:,} parameters for 99.4 %<extra></extra>",
+    )  # fmt: skip
+    figure.update_yaxes(type="category", autorange="reversed", automargin=True, showgrid=False)
+    figure.update_layout(
+        margin={"l": 10, "r": 15, "t": 30, "b": 45}, bargap=0.25, template=None, hovermode="closest",
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0},
+    )  # fmt: skip
     return figure
 
 

@@ -68,11 +68,14 @@ def enter(page: str) -> None:
     if NAVIGATED not in st.session_state:
         navigation()
         st.rerun()
-    address.follow(page)
+    for sentence in address.follow(page):
+        st.warning(sentence, icon=":material/link_off:")
 
 
 def network_input(help_text: str) -> str:
-    """The network's text, in the address as `net`."""
+    """The network's text, in the address as `net`; hidden, it still counts."""
+    if address.hidden("network"):
+        return str(st.session_state.net)
     return st.text_input("The network in one line", key="net", max_chars=address.MAX_LENGTH, help=help_text)
 
 

@@ -8,7 +8,7 @@ import io
 from lib.analysis import NetworkAnalysis, analyse
 from lib.architecture import Architecture, Operation, notation, operations, shape_text
 
-HEADER = ("layer", "output", "parameters", "share", "macs", "receptive_field", "jump")
+HEADER = ("layer", "output", "parameters", "share", "macs", "activations", "receptive_field", "jump", "center")
 
 
 def pytorch_source(architecture: Architecture) -> str:
@@ -50,9 +50,19 @@ def table_csv(analysis: NetworkAnalysis) -> str:
 
 def table_markdown(analysis: NetworkAnalysis) -> str:
     """The table for a lesson or a README, the sums last."""
-    total = ["**Total**", "", f"**{analysis.num_params:,}**", "", f"**{analysis.macs:,}**", "", ""]
+    total = [
+        "**Total**",
+        "",
+        f"**{analysis.num_params:,}**",
+        "",
+        f"**{analysis.macs:,}**",
+        f"**{analysis.activations:,}**",
+        "",
+        "",
+        "",
+    ]
     shown = [[cell if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in _cells(analysis)]
-    marks = ["---", "---", *["---:"] * 5]
+    marks = ["---", "---", *["---:"] * 7]
     return "".join(f"| {' | '.join(row)} |\n" for row in [HEADER, marks, *shown, total])
 
 
@@ -64,8 +74,10 @@ def _cells(analysis: NetworkAnalysis) -> list[list[str | int]]:
             row.num_params,
             f"{row.share:.4f}",
             row.macs,
+            row.activations,
             row.receptive_field,
             row.jump,
+            f"{row.center:g}",
         ]
         for row in analysis.rows
     ]

@@ -36,9 +36,14 @@ function themed(figure, standard, style, height, revision) {
     }
   }
   const own = (c) => palette[standard.indexOf(c)] ?? c
-  const paint = (part) =>
-    part && { ...part, color: Array.isArray(part.color) ? part.color.map(own) : own(part.color) }
-  const traces = figure.data.map((trace) => ({ ...trace, line: paint(trace.line), marker: paint(trace.marker) }))
+  const painted = (trace, name) =>
+    trace[name] && {
+      [name]: {
+        ...trace[name],
+        color: Array.isArray(trace[name].color) ? trace[name].color.map(own) : own(trace[name].color),
+      },
+    }
+  const traces = figure.data.map((trace) => ({ ...trace, ...painted(trace, "line"), ...painted(trace, "marker") }))
   return { traces, layout }
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +17,13 @@ if TYPE_CHECKING:
 
     from lib.architecture import Architecture
     from lib.checkpoints import Summary
+    from lib.cost import MachineRate
     from lib.runs import RunManager
 
 STATIC_FOLDER = Path(__file__).resolve().parent.parent / "static"
 _manager_made = threading.Event()
+_rates: list[MachineRate] = []
+_measuring = threading.Lock()
 
 
 @st.cache_resource(show_spinner="Starting PyTorch…")
@@ -33,14 +38,28 @@ def run_manager() -> RunManager:
 
 @st.cache_resource(show_spinner=False)
 def warm_up() -> None:
-    """Import torch in the background while the first visitor designs: Train and Draw then open without a wait."""
+    """While the first visitor designs, in the background: import torch, so that Train and Draw open without a wait, and
+    measure what a training costs on this machine.
+    """
 
     def load() -> None:
         import torchvision.datasets  # noqa: F401
 
         import lib.runs  # noqa: F401
+        from lib import cost
 
-    threading.Thread(target=load, name="warm-up", daemon=True).start()
+        with _measuring:
+            if _rates:
+                return
+            # A training beside it would make the machine look slower than it is.
+            while _manager_made.is_set() and any(run.active for run in run_manager().runs()):
+                if not threading.main_thread().is_alive():
+                    return
+                time.sleep(1)
+            _rates.append(cost.measure())
+
+    # Not a daemon: a process that ends in the middle of torch's work aborts.
+    threading.Thread(target=load, name="warm-up").start()
 
 
 @st.cache_resource(show_spinner=False)
@@ -64,6 +83,33 @@ def checkpoint_summary(path: Path, modified: int) -> Summary:
     from lib import checkpoints
 
     return checkpoints.load_summary(path)
+
+
+def machine_rate() -> MachineRate | None:
+    """What a training costs on this machine; None until `warm_up` has measured it, some seconds after the start."""
+    return _rates[-1] if _rates else None
+
+
+def trained(architecture: Architecture) -> dict[str, Path]:
+    """Checkpoints of this very network, title -> file, shipped ones first. The Draw page names damaged ones."""
+    from lib import checkpoints
+
+    found = {}
+    for path in checkpoints.paths():
+        with suppress(checkpoints.CheckpointError, OSError):
+            summary = checkpoint_summary(path, path.stat().st_mtime_ns)
+            if summary.architecture == architecture:
+                found[summary.title if path.parent == checkpoints.FOLDER else path.stem] = path
+    return found
+
+
+def onnx_file(path: Path) -> bytes:
+    """A checkpoint as ONNX. Raises CheckpointError."""
+    from lib import checkpoints
+    from lib.onnx_file import onnx_bytes
+
+    checkpoint = checkpoints.load(path)
+    return onnx_bytes(checkpoint.summary.architecture, checkpoint.weights)
 
 
 def final_accuracy(architecture: Architecture) -> float | None:

@@ -29,13 +29,12 @@ from lib.architecture import Architecture
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
 from lib.recipe import Recipe
-from lib.training import DivergenceError, EpochMetrics, Event, MeasuringProgress, StepMetrics, fit
+from lib.training import DivergenceError, EpochMetrics, Event, MeasuringProgress, StepMetrics, fit, threads
 
 Status: TypeAlias = Literal["queued", "running", "stopping", "finished", "stopped", "failed"]
 ACTIVE: frozenset[Status] = frozenset({"queued", "running", "stopping"})
 PUBLISH_SECONDS = 0.25
 RATE_WINDOW = 50
-LARGE_MACS = 10_000_000
 LARGE_BATCH_MACS = 1_000_000_000
 
 log = logging.getLogger(__name__)
@@ -164,7 +163,7 @@ class Run:
 
     def _train(self, data: Dataset) -> None:
         # torch's thread count belongs to the calling thread and must be set before its first operation.
-        torch.set_num_threads(_threads(self.architecture))
+        torch.set_num_threads(threads(self.architecture))
         steps_per_epoch = -(-len(data.train_images) // self.recipe.batch_size)
         with self._lock:
             self._steps_total = steps_per_epoch * self.recipe.epochs
@@ -337,16 +336,6 @@ def _end_within_a_batch(network: nn.Module, stop: threading.Event) -> None:
     for module in network.children():
         module.register_forward_pre_hook(check)
         module.register_full_backward_pre_hook(check)
-
-
-def _threads(architecture: Architecture) -> int:
-    """Threads to train with: all cores for a large network, all but one for a small one.
-
-    On two cores a second thread makes a small network 1.2 times faster on its own, but slower than one thread while a
-    browser on the same machine draws the curves: the two threads wait for each other at every operation.
-    """
-    cores = os.cpu_count() or 1
-    return cores if analyse(architecture).macs > LARGE_MACS else max(1, cores - 1)
 
 
 def _in_words(error: Exception) -> str:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.analysis import analyse
+from lib.architecture import Architecture
 from lib.dataset import Dataset, normalise
 from lib.recipe import Augmentation, Recipe
 
 TEST_BATCH_SIZE = 250
 MOMENTUM = 0.9
+LARGE_MACS = 10_000_000
 
 
 class DivergenceError(RuntimeError):
@@ -109,6 +113,16 @@ def fit(network: nn.Module, recipe: Recipe, data: Dataset, device: str = "cpu") 
         yield EpochMetrics(
             epoch, step, loss_sum / count, correct / count, test_loss, test_accuracy, seconds, count / seconds
         )
+
+
+def threads(architecture: Architecture) -> int:
+    """Threads to train with: all cores for a large network, all but one for a small one.
+
+    On two cores a second thread makes a small network 1.2 times faster on its own, but slower than one thread while a
+    browser on the same machine draws the curves: the two threads wait for each other at every operation.
+    """
+    cores = os.cpu_count() or 1
+    return cores if analyse(architecture).macs > LARGE_MACS else max(1, cores - 1)
 
 
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> float:

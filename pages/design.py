@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import Literal
 
 import streamlit as st
@@ -9,7 +11,20 @@ from pandas import DataFrame
 from pandas.io.formats.style import Styler
 
 from lib import edits
-from lib.analysis import PARAMETER_LIMIT, NetworkAnalysis, Verdict, analyse, describe, fold, percent, verdicts
+from lib.address import MAX_LENGTH, PARTS, hidden, recipe
+from lib.analysis import (
+    PARAMETER_LIMIT,
+    LayerAnalysis,
+    NetworkAnalysis,
+    Verdict,
+    activation_bytes,
+    analyse,
+    describe,
+    fold,
+    megabytes,
+    percent,
+    verdicts,
+)
 from lib.architecture import (
     ASSIGNMENT_FIELDS,
     INPUT_SHAPE,
@@ -23,10 +38,14 @@ from lib.architecture import (
     parse,
     shape_text,
 )
-from lib.components import enter, network_input, network_view
+from lib.charts import layer_costs
+from lib.comparison import Pair, pairs
+from lib.components import enter, live_figure, network_input, network_view
+from lib.cost import estimate_text
 from lib.dataset import DatasetError
 from lib.export import pytorch_source, table_csv, table_markdown
-from lib.resources import example_digits, final_accuracy, warm_up
+from lib.recipe import RecipeError
+from lib.resources import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
 
 enter("design")
 
@@ -37,7 +56,9 @@ BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
     "unknown": (":material/help:", "gray"),
 }
 MAX_UNDO = 50
-GUESSED = ["Parameters", "Share", "Receptive field", "Jump"]
+GUESSED = ["Parameters", "Share", "Receptive field", "Jump", "Centre"]
+ROW_PIXELS = 26
+ESTIMATE_SECONDS = 1.0
 IMAGE_PIXELS = INPUT_SHAPE[1]
 PAST_THE_EDGE = f" :orange-badge[> {IMAGE_PIXELS}]"
 
@@ -98,20 +119,22 @@ def layer_row(architecture: Architecture, index: int) -> None:
         )
 
 
-def table(analysis: NetworkAnalysis, guessing: bool) -> Styler:
+def table(analysis: NetworkAnalysis, batch_size: int, guessing: bool) -> Styler:
     """The rows of the table, numbers as numbers so that they stand right; the sums last.
 
     While the class is `guessing`, without the columns that are asked for.
     """
     rows: list[dict[str, object]] = [
         {
-            "Layer": row.label + PAST_THE_EDGE * (row.receptive_field > IMAGE_PIXELS and not guessing),
+            "Layer": row.label + ("" if guessing else badges(row)),
             "Output": unbroken(shape_text(row.output_shape)),
             "Parameters": row.num_params,
             "Share": row.share,
             "MACs": row.macs,
+            "Memory": activation_bytes(row, batch_size),
             "Receptive field": row.receptive_field,
             "Jump": row.jump,
+            "Centre": row.center,
         }
         for row in analysis.rows
     ]
@@ -122,17 +145,26 @@ def table(analysis: NetworkAnalysis, guessing: bool) -> Styler:
             "Parameters": analysis.num_params,
             "Share": sum(row.share for row in analysis.rows),
             "MACs": analysis.macs,
+            "Memory": activation_bytes(analysis, batch_size),
         }
     )
     formats = {
         "Parameters": "{:,}",
         "Share": lambda share: unbroken(percent(share)),
         "MACs": "{:,}",
+        "Memory": lambda count: unbroken(megabytes(count)),
         "Receptive field": "{:.0f}",
         "Jump": "{:.0f}",
+        "Centre": "{:g}",
     }
     frame = DataFrame(rows).drop(columns=GUESSED if guessing else [])
     return frame.style.format({name: form for name, form in formats.items() if name in frame}, na_rep="")
+
+
+def badges(row: LayerAnalysis) -> str:
+    """What a row is marked with; the captions below the table say why."""
+    marks = PAST_THE_EDGE if row.receptive_field > IMAGE_PIXELS else ""
+    return marks + (f" :violet-badge[{row.unread}]" if row.unread else "")
 
 
 def unbroken(text: str) -> str:
@@ -152,6 +184,161 @@ def corrected(analysis: NetworkAnalysis) -> DataFrame:
     )
 
 
+def compared(found: tuple[Pair, ...]) -> Styler:
+    """Both designs layer by layer; rows in which they differ have their difference."""
+
+    def side(row: LayerAnalysis | None) -> tuple[str, str]:
+        return (row.label, unbroken(shape_text(row.output_shape))) if row else ("", "")
+
+    def field(row: LayerAnalysis | None) -> float | None:
+        return row.receptive_field if row else None
+
+    rows = [
+        {
+            "This design": side(pair.one)[0],
+            "Output": side(pair.one)[1],
+            "The other": side(pair.other)[0],
+            "Its output": side(pair.other)[1],
+            "Parameters": pair.one.num_params if pair.one else None,
+            "Its parameters": pair.other.num_params if pair.other else None,
+            "More or fewer": pair.num_params,
+            "MACs, more or fewer": pair.macs,
+            "Receptive field": field(pair.one),
+            "Its field": field(pair.other),
+        }
+        for pair in found
+    ]
+    rows.append(
+        {
+            "This design": "**Total**",
+            "Parameters": sum(pair.one.num_params for pair in found if pair.one),
+            "Its parameters": sum(pair.other.num_params for pair in found if pair.other),
+            "More or fewer": sum(pair.num_params for pair in found),
+            "MACs, more or fewer": sum(pair.macs for pair in found),
+        }
+    )
+    whole = dict.fromkeys(("Parameters", "Its parameters", "Receptive field", "Its field"), "{:,.0f}")
+    signed = dict.fromkeys(("More or fewer", "MACs, more or fewer"), signed_number)
+    return DataFrame(rows).style.format({**whole, **signed}, na_rep="")
+
+
+def signed_number(number: float) -> str:
+    return "=" if number == 0 else f"{number:+,.0f}".replace("-", "−")
+
+
+def comparison(architecture: Architecture, other: Architecture) -> None:
+    """The totals of the other design with their difference, then the layers."""
+    one, two = analyse(architecture), analyse(other)
+    batch_size = st.session_state.batch_size
+    with st.grid(4, min_column_width=180):
+        for label, mine, its, form in (
+            ("Parameters", one.num_params, two.num_params, "{:,}".format),
+            ("MACs", one.macs, two.macs, "{:,}".format),
+            ("Memory", activation_bytes(one, batch_size), activation_bytes(two, batch_size), megabytes),
+            ("Receptive field", one.receptive_field, two.receptive_field, "{:,}".format),
+        ):
+            less = f"−{form(mine - its)}" if its < mine else f"+{form(its - mine)}"
+            st.metric(
+                f"{label} of the other",
+                form(its),
+                "as this one" if its == mine else f"{less} against this one",
+                delta_color="off",
+                delta_arrow="off",
+                border=True,
+            )
+    for name, analysis, shape in (("This design", one, architecture), ("The other", two, other)):
+        for row in fold(analysis, shape).rows:
+            if row.unread:
+                st.caption(f"{name}, layer {row.label}: {row.unread} by the logits; the rest is worked out in vain.")
+    st.table(
+        compared(pairs(architecture, other)),
+        border="horizontal",
+        hide_index=True,
+        alt="Both designs layer by layer: outputs, parameters, MACs and receptive fields, and their differences",
+    )
+
+
+def compare_with(text: str) -> None:
+    st.session_state.compare = text
+
+
+def compare_with_preset() -> None:
+    chosen = st.session_state.compare_preset
+    compare_with(next((preset.text for preset in PRESETS if preset.title == chosen), ""))
+
+
+def compare_section(architecture: Architecture) -> None:
+    """Another design, typed or taken from the presets, beside this one."""
+    with st.expander("Compare with another design", expanded=bool(st.session_state.compare), icon=":material/compare:"):
+        chosen = next((preset.title for preset in PRESETS if preset.text == st.session_state.compare), None)
+        st.session_state.compare_preset = chosen
+        titles = [preset.title for preset in PRESETS]
+        st.pills("Compare with", titles, key="compare_preset", on_change=compare_with_preset)
+        text = st.text_input(
+            "The other network in one line",
+            key="compare",
+            max_chars=MAX_LENGTH,
+            placeholder="Choose one above, or type one: 4 8 M 16 10 A",
+        )
+        with st.container(horizontal=True):
+            st.button(
+                "Keep this design to compare with",
+                on_click=compare_with,
+                args=(notation(architecture),),
+                icon=":material/push_pin:",
+                help="Makes the design as it is now the other one; then change this one and see what it changes.",
+            )
+            st.button("Clear", on_click=compare_with, args=("",), disabled=not text, icon=":material/close:")
+        if not text.strip():
+            return
+        try:
+            other = parse(text)
+        except ArchitectureError as error:
+            st.error(f"The other network: {error}", icon=":material/error:")
+            return
+        comparison(architecture, other)
+
+
+def take_away(architecture: Architecture, shown: NetworkAnalysis) -> None:
+    """Source, tables, and the trained networks of this very architecture."""
+    with st.expander("Take it away", icon=":material/download:", on_change="rerun", key="take") as section:
+        source = pytorch_source(architecture)
+        with st.container(horizontal=True):
+            for label, content, name in (
+                ("PyTorch source", source, "network.py"),
+                ("Table as CSV", table_csv(shown), "network.csv"),
+                ("Table as Markdown", table_markdown(shown), "network.md"),
+            ):
+                st.download_button(label, content, name, on_click="ignore", icon=":material/download:")
+            # Reading checkpoints takes torch; nobody waits for it who does not look.
+            found = trained(architecture) if section.open else {}
+            for title, path in found.items():
+                st.download_button(
+                    f"ONNX: {title}",
+                    partial(onnx_file, path),
+                    f"{path.stem}.onnx",
+                    on_click="ignore",
+                    icon=":material/download:",
+                    help="The trained network for any other program; it takes pixels from 0 to 1, white on black.",
+                )
+        if not found:
+            st.caption("Train this network, and it can be taken away as an ONNX file too.")
+        st.code(source, language="python")
+
+
+def estimate(architecture: Architecture, ticking: bool) -> None:
+    """What a training will take here."""
+    rate = machine_rate()
+    if rate is None:
+        st.caption("Measuring how fast this machine trains…")
+        return
+    if ticking:
+        # It is known now: the page must stop this fragment's ticking.
+        st.rerun()
+    with suppress(RecipeError):
+        st.caption(estimate_text(rate, architecture, recipe()))
+
+
 def verdict_card(verdict: Verdict) -> None:
     icon, colour = BADGES[verdict.status]
     with st.container(border=True, height="stretch", gap="xxsmall"):
@@ -165,18 +352,20 @@ st.caption(
     "Choose how many channels each convolution has. The table says what every layer outputs, costs and sees: "
     "the receptive field is the square of input pixels that one value of the layer depends on."
 )
+guessing = st.session_state.guess
 presets = st.container()
 text = network_input(
     "16 is a 3×3 convolution with 16 channels. Suffixes: v no padding, p1 padding 1, k5 kernel 5×5, s2 stride 2, "
     "d2 dilation 2, n no batch norm, b batch norm before the activation. M: max-pool 2×2 (M3s2: 3×3, stride 2); "
     "A: global average pool (A3s2: 3×3, stride 2); D10: dropout 10 %; 64f: fully connected. The address holds it."
 )
-with presets:
-    preset = next((preset for preset in PRESETS if preset.text == text), None)
-    st.session_state.preset = preset.title if preset else None
-    st.pills("Start from", [preset.title for preset in PRESETS], key="preset", on_change=load_preset)
-    if not st.session_state.guess:
-        st.caption(preset.story if preset else "A network of your own.")
+preset = next((preset for preset in PRESETS if preset.text == text), None)
+if not hidden("presets"):
+    with presets:
+        st.session_state.preset = preset.title if preset else None
+        st.pills("Start from", [preset.title for preset in PRESETS], key="preset", on_change=load_preset)
+        if not guessing:
+            st.caption(preset.story if preset else "A network of your own.")
 
 mistaken = False
 try:
@@ -189,72 +378,121 @@ except ArchitectureError as error:
     st.caption(f"Shown below is the last network that could be built: `{notation(architecture)}`")
 
 analysis = analyse(architecture)
-epochs = st.session_state.epochs
-with st.grid(4, min_column_width=150):
-    for verdict in verdicts(analysis, architecture, epochs, final_accuracy(architecture)):
-        hidden = st.session_state.guess and verdict.limit == PARAMETER_LIMIT
-        verdict_card(Verdict(verdict.limit, "Guess", "unknown") if hidden else verdict)
+folded = fold(analysis, architecture)
+if not hidden("verdicts"):
+    with st.grid(4, min_column_width=150):
+        for verdict in verdicts(analysis, architecture, st.session_state.epochs, final_accuracy(architecture)):
+            unknown = guessing and verdict.limit == PARAMETER_LIMIT
+            verdict_card(Verdict(verdict.limit, "Guess", "unknown") if unknown else verdict)
 
-with st.container(horizontal=True):
+with st.container(horizontal=True, vertical_alignment="center"):
     if st.button("Train this network", type="primary", icon=":material/play_arrow:", disabled=mistaken):
         st.switch_page("pages/train.py")
     st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not st.session_state.get("undo"))
+    if not hidden("estimate"):
+        unmeasured = machine_rate() is None
+        st.fragment(estimate, run_every=ESTIMATE_SECONDS if unmeasured else None)(architecture, unmeasured)
 
-try:
-    network_view(architecture, example_digits(), guessing=st.session_state.guess)
-except DatasetError as error:
-    st.error(str(error), icon=":material/error:")
+if not hidden("drawing"):
+    try:
+        network_view(architecture, example_digits(), guessing=guessing)
+    except DatasetError as error:
+        st.error(str(error), icon=":material/error:")
 
-editor, results = st.columns([4, 8], gap="large")
-with editor:
-    st.subheader("Layers")
-    for index in range(len(architecture.layers)):
-        layer_row(architecture, index)
+if hidden("layers"):
+    editor, results = None, st.container()
+else:
+    editor, results = st.columns([4, 9], gap="large")
+if editor:
+    with editor:
+        st.subheader("Layers")
+        for index in range(len(architecture.layers)):
+            layer_row(architecture, index)
 
 with results:
-    st.subheader("What each layer outputs, costs and sees")
-    with st.container(horizontal=True):
-        every_module = st.toggle("One row for every nn layer", key="modules")
-        guessing = st.toggle(
-            "Let the class guess first",
-            key="guess",
-            help="Hides the parameters and receptive fields until you switch it off. The address keeps it.",
-        )
-    folded = fold(analysis, architecture)
+    every_module = st.session_state.modules
     shown = analysis if every_module else folded
-    st.table(
-        table(shown, guessing),
-        border="horizontal",
-        hide_index=True,
-        alt="One row a layer: output shape, parameters, their share, MACs, receptive field and jump; totals last",
-    )
-    st.caption(
-        f"{analysis.macs / 1e6:.2f} million multiply-accumulates (MACs) an image. Receptive field r and jump j follow "
-        "r′ = r + d · (k − 1) · j and j′ = j · s, with kernel k, dilation d (else 1) and stride s; a 2×2 pool "
-        "adds one jump to r, it does not double it."
-    )
-    if analysis.receptive_field > IMAGE_PIXELS and not guessing:
-        st.caption(
-            f"Marked{PAST_THE_EDGE}: the receptive field is wider than the image's {IMAGE_PIXELS} pixels. A layer that "
-            "already sees the whole image can find no wider pattern; what it adds is depth. Richter and others call "
-            "such layers unproductive."
+    batch_size = st.session_state.batch_size
+    if not hidden("table"):
+        st.subheader("What each layer outputs, costs and sees")
+        with st.container(horizontal=True):
+            st.toggle("One row for every nn layer", key="modules")
+            if not hidden("guess"):
+                st.toggle(
+                    "Let the class guess first",
+                    key="guess",
+                    help="Hides the parameters and receptive fields until you switch it off. The address keeps it.",
+                )
+        st.table(
+            table(shown, batch_size, guessing),
+            border="horizontal",
+            hide_index=True,
+            alt="One row a layer: output, parameters, share, MACs, memory, field, jump and centre; totals last",
         )
-    if text in (preset.text for preset in PRESETS[:2]) and not guessing:
+        st.caption(
+            f"{analysis.macs / 1e6:.2f} million multiply-accumulates (MACs) an image. Memory is what the outputs of a "
+            f"batch of {batch_size:,} images take. Receptive field r and jump j follow r′ = r + d · (k − 1) · j and "
+            "j′ = j · s, with kernel k, dilation d (else 1) and stride s; a 2×2 pool adds one jump to r, it does not "
+            "double it. Centre is the pixel around which the first output looks, 0 the first of the image."
+        )
+        if analysis.receptive_field > IMAGE_PIXELS and not guessing:
+            st.caption(
+                f"Marked{PAST_THE_EDGE}: the receptive field is wider than the image's {IMAGE_PIXELS} pixels. A layer "
+                "that already sees the whole image can find no wider pattern; what it adds is depth. Richter and "
+                "others call such layers unproductive."
+            )
+        if not guessing and any(row.unread for row in shown.rows):
+            st.caption(
+                "Marked “positions read”: the layers above step over the rest, which no logit ever depends on. Where a "
+                "size is not a multiple of the stride, the last rows and columns are left over."
+            )
+    if not guessing and not hidden("costs"):
+        st.subheader("Where the parameters and the work are")
+        live_figure(
+            layer_costs(folded, architecture),
+            key="costs",
+            height=110 + ROW_PIXELS * len(folded.rows),
+            revision=notation(architecture),
+            tools=False,
+            alt="Parameters and MACs of each layer, added up to the totals, beside the budget of 20,000 parameters",
+        )
+
+if not guessing:
+    if preset in PRESETS[:2] and not hidden("table"):
         with st.expander("The assignment's receptive fields, corrected", icon=":material/rule:"):
             st.table(corrected(folded), border="horizontal", hide_index=True, alt="Claimed and true receptive fields")
             st.caption(
                 "The comments double the field at every pool. A 2×2 pool with stride 2 adds one jump to the field and "
                 "doubles the jump: 7 becomes 8, not 14, and only the layers after it grow twice as fast."
             )
-    if not guessing:
-        with st.expander("Take it away", icon=":material/download:"):
-            source = pytorch_source(architecture)
-            with st.container(horizontal=True):
-                for label, content, name in (
-                    ("PyTorch source", source, "network.py"),
-                    ("Table as CSV", table_csv(shown), "network.csv"),
-                    ("Table as Markdown", table_markdown(shown), "network.md"),
-                ):
-                    st.download_button(label, content, name, on_click="ignore", icon=":material/download:")
-            st.code(source, language="python")
+            other = PRESETS[1 - PRESETS.index(preset)]
+            st.caption(
+                "The assignment's code and its summary table are two networks of 9,274 parameters: the code pads "
+                "convolution 6 and not 7, the table the other way round, and the table's last pool reads 9 of the 16 "
+                "positions below it."
+            )
+            st.button(
+                "See the two side by side",
+                on_click=compare_with,
+                args=(other.text,),
+                icon=":material/compare:",
+                disabled=hidden("compare"),
+            )
+    if not hidden("compare"):
+        compare_section(architecture)
+    if not hidden("take"):
+        take_away(architecture, shown)
+if not hidden("teacher"):
+    with st.expander("For the teacher", icon=":material/school:", expanded=bool(st.session_state.hide)):
+        st.multiselect(
+            "Hide from the pages",
+            list(PARTS),
+            key="hide",
+            format_func=PARTS.__getitem__,
+            placeholder="Nothing is hidden",
+        )
+        st.caption(
+            "The address keeps what is hidden, the network and every switch: copy it, and a class that opens it sees "
+            "the same. Hide this box too, and only the address can bring it back."
+        )
 warm_up()

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import streamlit as st
 
-from lib.address import recipe_values
+from lib import address
+from lib.address import hidden, recipe_values
 from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
 from lib.charts import training_curves
 from lib.components import enter, live_figure, network_input
+from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.recipe import (
     OPTIMISERS,
     RECIPES,
     SCHEDULES,
-    Augmentation,
-    Optimiser,
     Recipe,
     RecipeError,
-    Schedule,
 )
-from lib.resources import run_manager
+from lib.resources import machine_rate, run_manager
 from lib.runs import ACTIVE, Run, Snapshot, refusal
 from lib.training import EpochMetrics
 
@@ -38,32 +35,20 @@ def load_recipe() -> None:
         st.session_state.update(recipe_values(recipe))
 
 
-def recipe_inputs() -> Recipe:
-    """The recipe from its widgets. Raises RecipeError for a value that the address forced on one."""
+def recipe_inputs() -> None:
     with st.grid(4, min_column_width=150):
-        optimiser = st.selectbox("Optimiser", OPTIMISERS, key="optimiser")
-        learning_rate = st.number_input(
+        st.selectbox("Optimiser", OPTIMISERS, key="optimiser")
+        st.number_input(
             "Learning rate", step=0.001, format="%.4g", key="learning_rate", help="The peak of a one-cycle schedule."
         )
-        schedule = st.selectbox("Schedule", SCHEDULES, key="schedule")
-        epochs = st.number_input("Epochs", step=1, key="epochs", help="One epoch shows every image once.")
-        batch_size = st.number_input("Batch size", step=1, key="batch_size", help="Images a step.")
-        weight_decay = st.number_input("Weight decay", step=0.001, format="%.4g", key="weight_decay")
-        seed = st.number_input("Seed", step=1, key="seed", help="The same seed gives the same run.")
-        rotation = st.number_input("Rotation, ± degrees", step=1.0, format="%.4g", key="rotation")
-        shift = st.number_input("Shift, ± fraction", step=0.01, format="%.4g", key="shift")
-        zoom = st.number_input("Zoom, ± fraction", step=0.01, format="%.4g", key="zoom")
-    augmentation = Augmentation(rotation, shift, zoom)
-    return Recipe(
-        cast(Optimiser, optimiser),
-        learning_rate,
-        cast(Schedule, schedule),
-        epochs,
-        batch_size,
-        weight_decay,
-        augmentation,
-        seed,
-    )
+        st.selectbox("Schedule", SCHEDULES, key="schedule")
+        st.number_input("Epochs", step=1, key="epochs", help="One epoch shows every image once.")
+        st.number_input("Batch size", step=1, key="batch_size", help="Images a step.")
+        st.number_input("Weight decay", step=0.001, format="%.4g", key="weight_decay")
+        st.number_input("Seed", step=1, key="seed", help="The same seed gives the same run.")
+        st.number_input("Rotation, ± degrees", step=1.0, format="%.4g", key="rotation")
+        st.number_input("Shift, ± fraction", step=0.01, format="%.4g", key="shift")
+        st.number_input("Zoom, ± fraction", step=0.01, format="%.4g", key="zoom")
 
 
 def start(text: str, recipe: Recipe) -> None:
@@ -74,10 +59,6 @@ def stop(run: Run) -> None:
     """Stop, and give the batch a moment to end: what is drawn next then shows it."""
     run.stop()
     run.wait(STOP_SECONDS)
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def progress_text(run: Run, snapshot: Snapshot) -> str:
@@ -124,6 +105,10 @@ def outcome(run: Run, snapshot: Snapshot) -> None:
                 f"trained in {duration(seconds)}.",
                 icon=":material/check_circle:",
             )
+            rate = machine_rate()
+            if rate and not hidden("estimate"):
+                estimated = epoch_seconds(rate, run.architecture, run.recipe)
+                st.caption(hindsight_text(estimated, seconds / len(snapshot.epochs)))
     if snapshot.message and snapshot.status != "failed":
         st.warning(snapshot.message, icon=":material/save:")
 
@@ -185,9 +170,10 @@ def watch(run: Run, ticking: bool) -> None:
 
 st.title("Train it")
 text = network_input("The network from the Design page; it may be changed here too.")
-problem = analysis = None
+problem = architecture = analysis = None
 try:
-    analysis = analyse(parse(text))
+    architecture = parse(text)
+    analysis = analyse(architecture)
     st.caption(
         f"{analysis.num_params:,} parameters, {analysis.macs / 1e6:.2f} million multiply-accumulates an image, trained "
         "on all 60,000 images of MNIST. The accuracy is measured on its 10,000 test images after every epoch, as the "
@@ -197,19 +183,25 @@ except ArchitectureError as error:
     problem = str(error)
 
 presets = st.container()
+if not hidden("recipe"):
+    with st.expander("Recipe", icon=":material/tune:"):
+        recipe_inputs()
 recipe: Recipe | None = None
-with st.expander("Recipe", icon=":material/tune:"):
-    try:
-        recipe = recipe_inputs()
-    except RecipeError as error:
-        problem = f"{error} Open Recipe to set it, or choose a way to train above."
+try:
+    recipe = address.recipe()
+except RecipeError as error:
+    problem = f"{error} Open Recipe to set it, or choose a way to train above."
 if analysis and recipe:
     problem = refusal(analysis, recipe)
-with presets:
-    preset = next((preset for preset in RECIPES if preset.recipe == recipe), None)
-    st.session_state.recipe = preset.title if preset else None
-    st.pills("How to train", [preset.title for preset in RECIPES], key="recipe", on_change=load_recipe)
-    st.caption(preset.story if preset else "A recipe of your own.")
+if not hidden("recipe"):
+    with presets:
+        preset = next((preset for preset in RECIPES if preset.recipe == recipe), None)
+        st.session_state.recipe = preset.title if preset else None
+        st.pills("How to train", [preset.title for preset in RECIPES], key="recipe", on_change=load_recipe)
+        st.caption(preset.story if preset else "A recipe of your own.")
+rate = machine_rate()
+if architecture and recipe and rate and not hidden("estimate"):
+    st.caption(estimate_text(rate, architecture, recipe))
 if problem:
     st.error(problem, icon=":material/error:")
 

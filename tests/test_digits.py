@@ -82,8 +82,9 @@ def test_any_mark_fits_the_box_and_is_centred_as_mnists(
     mass = image.double()
     row = float((mass.sum(1) * torch.arange(28)).sum() / mass.sum())
     column = float((mass.sum(0) * torch.arange(28)).sum() / mass.sum())
-    assert abs(row - 14) <= 0.51
-    assert abs(column - 14) <= 0.51
+    # Half a pixel, the image being moved by whole ones, and what rounding to 256 greys adds.
+    assert abs(row - 14) <= 0.53
+    assert abs(column - 14) <= 0.53
 
 
 def test_mnist_is_centred_where_the_reduction_puts_it(mnist: Dataset) -> None:

@@ -51,5 +51,5 @@ def test_markdown_is_a_table_with_its_sums() -> None:
     architecture = parse(PRESETS[0].text)
     lines = table_markdown(fold(analyse(architecture), architecture)).splitlines()
     assert len(lines) == 2 + 11 + 1
-    assert {line.count("|") for line in lines} == {8}
+    assert {line.count("|") for line in lines} == {10}
     assert "| **9,274** |" in lines[-1]

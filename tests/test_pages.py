@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from lib import checkpoints, dataset, resources
-from lib.architecture import PRESETS
+from lib.address import PARTS
+from lib.architecture import PRESETS, ArchitectureError, parse
 from lib.recipe import RECIPES
 from lib.resources import run_manager
 from tests.drawings import SEVEN, canvas_state
@@ -85,8 +87,8 @@ def test_the_design_page_shows_the_answers_table_with_its_sums() -> None:
     table = rows(visit("design"))
     assert len(table) == 12
     ninth = table["9 · 3×3 convolution, no padding :orange-badge[> 28]"]
-    assert ninth == ["20 × 5 × 5", 2940, pytest.approx(2940 / 9274), 72_000, 30, 4]
-    assert table["**Total**"][:4] == ["", 9274, pytest.approx(1), 1_217_160]
+    assert ninth == ["20 × 5 × 5", 2940, pytest.approx(2940 / 9274), 72_000, 4 * 128 * 3 * 500, 30, 4, 5.5]
+    assert table["**Total**"][:5] == ["", 9274, pytest.approx(1), 1_217_160, 4 * 128 * 65_104]
 
 
 def test_a_slider_changes_the_table_the_text_and_the_verdict() -> None:
@@ -136,10 +138,112 @@ def test_wide_fields_are_marked_and_the_assignments_comments_corrected() -> None
     assert not [name for name in rows(at) if "> 28" in name]
 
 
+def test_positions_that_no_logit_reads_are_marked() -> None:
+    at = visit("design", net=PRESETS[1].text)
+    marked = [name for name in rows(at) if "positions read" in name]
+    assert [name.split(":violet-badge")[1] for name in marked] == [
+        "[25 of 36 positions read]",
+        "[9 of 16 positions read]",
+    ]
+    assert "the last rows and columns are left over" in words(at)
+    assert "positions read" not in words(visit("design"))
+
+
+def test_two_designs_are_compared_by_layer_and_in_total() -> None:
+    at = visit("design", compare="4 4 10 M 12 12 16 M 20v 10v A")
+    frame = at.table[2].value
+    assert frame["More or fewer"].tolist() == [0, 0, 2 * 36 + 2 + 4, 0, 2 * 108, *[0] * 6, 294]
+    metrics = {metric.label: (metric.value, metric.delta) for metric in at.metric}
+    assert metrics["Parameters of the other"] == ("9,568", "+294 against this one")
+    assert metrics["Receptive field of the other"] == ("46", "as this one")
+    next(button for button in at.button if button.label == "Clear").click().run()
+    assert len(at.table) == 2
+    next(button for button in at.button if button.label == "See the two side by side").click().run()
+    assert at.query_params["compare"] == PRESETS[1].text
+    assert "The other, layer 10 · 3×3 convolution, no padding: 9 of 16 positions read" in words(at)
+    at.text_input(key="compare").set_value("4 x").run()
+    assert "The other network: Token 2, “x”, is not a layer." in at.error[0].value
+    next(button for button in at.button if button.label.startswith("Keep this design")).click().run()
+    assert at.text_input(key="compare").value == PRESETS[0].text
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_teacher_hides_a_part_by_the_address(part: str) -> None:
+    at = visit("design", hide=part)
+    assert not at.exception
+    whole = visit("design")
+    checks: dict[str, Callable[[AppTest], bool]] = {
+        "presets": lambda at: not any(pills.key == "preset" for pills in at.pills),
+        "network": lambda at: not any(field.key == "net" for field in at.text_input),
+        "verdicts": lambda at: "No fully connected layer" not in words(at),
+        "estimate": lambda at: "training an epoch" not in words(at) and "Measuring how fast" not in words(at),
+        "drawing": lambda at: len(at.get("bidi_component")) == 1,
+        "layers": lambda at: not at.select_slider,
+        "table": lambda at: not at.table,
+        "costs": lambda at: "Where the parameters and the work are" not in words(at),
+        "compare": lambda at: not any(field.key == "compare" for field in at.text_input),
+        "take": lambda at: not at.get("download_button"),
+        "guess": lambda at: not any(toggle.key == "guess" for toggle in at.toggle),
+        "recipe": lambda at: not at.switch_page("pages/train.py").run().number_input,
+        "teacher": lambda at: not at.multiselect,
+    }
+    assert not checks[part](whole)
+    assert checks[part](at)
+
+
+def test_what_is_hidden_is_chosen_in_the_page_and_kept_by_the_address() -> None:
+    at = visit("design")
+    at.multiselect(key="hide").set_value(["presets", "verdicts"]).run()
+    assert at.query_params["hide"] == "presets,verdicts"
+    at.switch_page("pages/train.py").run()
+    assert at.query_params["hide"] == "presets,verdicts"
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"hide": "tabel"}, "“hide=tabel” in the address could not be read and is left out. It is a list"),
+        ({"guess": "maybe"}, "“guess=maybe” in the address"),
+        ({"layer": "999"}, "“layer=999”"),
+        ({"epochs": "many"}, "“epochs=many”"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_named(query: dict[str, str], says: str) -> None:
+    at = visit("design", **query)
+    assert says in words(at)
+    assert len(at.table) == 2
+
+
+def test_the_cost_is_estimated_before_training() -> None:
+    at = visit("design")
+    for _ in range(600):
+        if resources.machine_rate():
+            break
+        time.sleep(0.1)
+    assert "of training an epoch" in words(at.run())
+    assert "for the 19 that the budget allows" in words(visit("train"))
+
+
+def test_a_hundred_texts_of_junk_give_a_hundred_sentences() -> None:
+    chance = random.Random(0)
+    letters = "0123456789 kKsSdDpPvVbBnNmMaAfF,.-+*/;:<>{}[]()'\"\\\n\t\0é漢🙂"
+    at = visit("design")
+    sentences = 0
+    while sentences < 100:
+        text = "".join(chance.choices(letters, k=chance.randint(1, 60)))
+        try:
+            parse(text)
+        except ArchitectureError:
+            at.text_input(key="net").set_value(text).run()
+            assert not at.exception
+            assert [error.value.endswith(".") for error in at.error] == [True]
+            sentences += 1
+
+
 def test_nothing_is_told_while_the_class_guesses() -> None:
     at = visit("design", guess="true")
     frame = at.table[0].value
-    assert list(frame.columns) == ["Layer", "Output", "MACs"]
+    assert list(frame.columns) == ["Layer", "Output", "MACs", "Memory"]
     assert "9,274" not in words(at)
     assert "> 28" not in words(at)
     assert len(at.table) == 1

@@ -1,0 +1,61 @@
+"""The estimate of a training's time; how near it comes on this machine is for `make bench` to say."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+
+from lib import cost
+from lib.architecture import PRESETS, parse
+from lib.cost import MachineRate, duration, epoch_seconds, estimate_text, hindsight_text
+from lib.recipe import Augmentation, Recipe
+
+FREE = MachineRate(0, 0, 0, 0, 0, 0)
+
+
+def test_an_epoch_is_its_needs_times_their_prices() -> None:
+    network, recipe = parse("4 10 A"), Recipe(batch_size=100, augmentation=Augmentation(10))
+    # 4 and 10 channels of 28 x 28, the logits' convolution without ReLU and norm, and the pool's ten.
+    activations = 3 * 4 * 784 + 10 * 784 + 10
+    macs = 4 * 784 * 9 + 10 * 784 * 4 * 9
+    params = (4 * 9 + 4) + 2 * 4 + (10 * 4 * 9 + 10)
+    needs = {
+        "step": 600,
+        "parameter": 600 * params,
+        "image": 60_000,
+        "augmented_image": 60_000,
+        "activation": 60_000 * activations,
+        "mac": 60_000 * macs,
+    }
+    for price, need in needs.items():
+        rate = MachineRate(**{**dict.fromkeys(needs, 0.0), price: 1e-9})
+        assert epoch_seconds(rate, network, recipe) == pytest.approx(1e-9 * need)
+    assert epoch_seconds(FREE, network, recipe) == 0
+
+
+def test_prices_are_found_again_and_never_below_zero() -> None:
+    chance = np.random.default_rng(0)
+    needs = chance.uniform(1, 1000, (8, 6))
+    prices = np.array([3.0, 0.0, 2.0, 1.0, 0.5, 4.0])
+    assert cost._prices(needs, needs @ prices) == pytest.approx(prices, abs=1e-6)
+    assert min(cost._prices(needs, chance.uniform(1, 1000, 8))) >= 0
+
+
+def test_this_machine_has_prices() -> None:
+    rate = cost.measure()
+    assert all(0 <= price < 1 for price in astuple(rate))
+    seconds = [epoch_seconds(rate, parse(PRESETS[index].text), Recipe()) for index in (3, 0, 5)]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+
+
+def test_in_words() -> None:
+    rate = MachineRate(0, 0, 1e-4, 0, 0, 0)
+    text = estimate_text(rate, parse("10 A"), Recipe(epochs=1))
+    assert "6.0 s of training an epoch: 6.0 s for the recipe's 1 epoch, 1.9 min for the 19" in text
+    assert hindsight_text(8.0, 10.0) == "Estimated at 8.0 s of training an epoch, it took 10 s: 25 % more."
+    assert hindsight_text(8.0, 6.0).endswith("25 % less.")
+    assert hindsight_text(8.0, 8.01).endswith("as estimated.")
+    assert [duration(s) for s in (0.84, 24, 210, 7560)] == ["0.8 s", "24 s", "3.5 min", "2.1 h"]
