@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +77,15 @@ def network_input(help_text: str) -> str:
     if address.hidden("network"):
         return str(st.session_state.net)
     return st.text_input("The network in one line", key="net", max_chars=address.MAX_LENGTH, help=help_text)
+
+
+def preset_pills(label: str, titles: Sequence[str], *, key: str, on_change: Callable[[], None]) -> None:
+    """A row of presets, none or one of them chosen.
+
+    Streamlit writes the chosen one in the primary colour, which cannot be read both there and, dark, below the white of
+    a button; grey can.
+    """
+    st.pills(label, titles, key=key, on_change=on_change, format_func=":gray[{}]".format)
 
 
 def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision: str = "", tools: bool = True) -> None:

@@ -125,7 +125,7 @@ function drawField(host, layer, position, pixels, margin) {
     }
   }
   const [top, left] = position.map((p) => layer.center + p * layer.jump - (layer.receptive_field - 1) / 2)
-  square(top, left, "field", layer.receptive_field)
+  square(top, left, "extent", layer.receptive_field)
   const seen = count(rows) * count(columns)
   const field = layer.receptive_field ** 2
   const cut = field - overlap(top, layer) * overlap(left, layer)
@@ -171,7 +171,12 @@ function drawPositions(host, layer, position, move) {
     const place = (offset, length) => Math.min(side - 1, Math.max(0, Math.floor((offset / length) * side)))
     move([place(event.clientY - box.top, box.height), place(event.clientX - box.left, box.width)])
   }
-  svg.addEventListener("pointerdown", pick)
+  svg.addEventListener("pointerdown", (event) => {
+    pick(event)
+    // The grid was drawn anew under the pointer: the arrows go to the new one.
+    host.firstElementChild.focus()
+  })
+  host.onmousedown = (event) => event.preventDefault()
   svg.addEventListener("pointermove", (event) => event.buttons && pick(event))
   svg.addEventListener("keydown", (event) => {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key]

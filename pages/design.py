@@ -40,7 +40,7 @@ from lib.architecture import (
 )
 from lib.charts import layer_costs
 from lib.comparison import Pair, pairs
-from lib.components import enter, live_figure, network_input, network_view
+from lib.components import enter, live_figure, network_input, network_view, preset_pills
 from lib.cost import estimate_text
 from lib.dataset import DatasetError
 from lib.export import pytorch_source, table_csv, table_markdown
@@ -58,6 +58,8 @@ BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
 MAX_UNDO = 50
 GUESSED = ["Parameters", "Share", "Receptive field", "Jump", "Centre"]
 ROW_PIXELS = 26
+# Links, because a keyboard scrolls a table that is wider than its screen only where something in it can have the focus.
+LAYER, THIS_DESIGN = "[Layer](#layers)", "[This design](#layers)"
 ESTIMATE_SECONDS = 1.0
 IMAGE_PIXELS = INPUT_SHAPE[1]
 PAST_THE_EDGE = f" :orange-badge[> {IMAGE_PIXELS}]"
@@ -126,7 +128,7 @@ def table(analysis: NetworkAnalysis, batch_size: int, guessing: bool) -> Styler:
     """
     rows: list[dict[str, object]] = [
         {
-            "Layer": row.label + ("" if guessing else badges(row)),
+            LAYER: row.label + ("" if guessing else badges(row)),
             "Output": unbroken(shape_text(row.output_shape)),
             "Parameters": row.num_params,
             "Share": row.share,
@@ -140,7 +142,7 @@ def table(analysis: NetworkAnalysis, batch_size: int, guessing: bool) -> Styler:
     ]
     rows.append(
         {
-            "Layer": "**Total**",
+            LAYER: "**Total**",
             "Output": "",
             "Parameters": analysis.num_params,
             "Share": sum(row.share for row in analysis.rows),
@@ -195,7 +197,7 @@ def compared(found: tuple[Pair, ...]) -> Styler:
 
     rows = [
         {
-            "This design": side(pair.one)[0],
+            THIS_DESIGN: side(pair.one)[0],
             "Output": side(pair.one)[1],
             "The other": side(pair.other)[0],
             "Its output": side(pair.other)[1],
@@ -210,7 +212,7 @@ def compared(found: tuple[Pair, ...]) -> Styler:
     ]
     rows.append(
         {
-            "This design": "**Total**",
+            THIS_DESIGN: "**Total**",
             "Parameters": sum(pair.one.num_params for pair in found if pair.one),
             "Its parameters": sum(pair.other.num_params for pair in found if pair.other),
             "More or fewer": sum(pair.num_params for pair in found),
@@ -273,7 +275,7 @@ def compare_section(architecture: Architecture) -> None:
         chosen = next((preset.title for preset in PRESETS if preset.text == st.session_state.compare), None)
         st.session_state.compare_preset = chosen
         titles = [preset.title for preset in PRESETS]
-        st.pills("Compare with", titles, key="compare_preset", on_change=compare_with_preset)
+        preset_pills("Compare with", titles, key="compare_preset", on_change=compare_with_preset)
         text = st.text_input(
             "The other network in one line",
             key="compare",
@@ -343,7 +345,7 @@ def verdict_card(verdict: Verdict) -> None:
     icon, colour = BADGES[verdict.status]
     with st.container(border=True, height="stretch", gap="xxsmall"):
         st.caption(verdict.limit)
-        st.markdown(f"### {verdict.value}")
+        st.markdown(f"## {verdict.value}")
         st.badge(verdict.status, icon=icon, color=colour)
 
 
@@ -363,7 +365,7 @@ preset = next((preset for preset in PRESETS if preset.text == text), None)
 if not hidden("presets"):
     with presets:
         st.session_state.preset = preset.title if preset else None
-        st.pills("Start from", [preset.title for preset in PRESETS], key="preset", on_change=load_preset)
+        preset_pills("Start from", [preset.title for preset in PRESETS], key="preset", on_change=load_preset)
         if not guessing:
             st.caption(preset.story if preset else "A network of your own.")
 
@@ -375,7 +377,7 @@ except ArchitectureError as error:
     mistaken = True
     st.error(str(error), icon=":material/error:")
     architecture = st.session_state.get("last_valid", parse(PRESETS[0].text))
-    st.caption(f"Shown below is the last network that could be built: `{notation(architecture)}`")
+    st.markdown(f"Shown below is the last network that could be built: `{notation(architecture)}`")
 
 analysis = analyse(architecture)
 folded = fold(analysis, architecture)

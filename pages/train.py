@@ -9,7 +9,7 @@ from lib.address import hidden, recipe_values
 from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
 from lib.charts import training_curves
-from lib.components import enter, live_figure, network_input
+from lib.components import enter, live_figure, network_input, preset_pills
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.recipe import (
     OPTIMISERS,
@@ -197,7 +197,7 @@ if not hidden("recipe"):
     with presets:
         preset = next((preset for preset in RECIPES if preset.recipe == recipe), None)
         st.session_state.recipe = preset.title if preset else None
-        st.pills("How to train", [preset.title for preset in RECIPES], key="recipe", on_change=load_recipe)
+        preset_pills("How to train", [preset.title for preset in RECIPES], key="recipe", on_change=load_recipe)
         st.caption(preset.story if preset else "A recipe of your own.")
 rate = machine_rate()
 if architecture and recipe and rate and not hidden("estimate"):
@@ -218,14 +218,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         args=(text, recipe),
         disabled=problem is not None,
     )
-    chosen = st.selectbox(
-        "Run",
-        identities,
-        index=None,
-        key="run",
-        placeholder="No run chosen" if identities else "No run yet",
-        disabled=not identities,
-    )
+    chosen = st.selectbox("Run", identities, index=None, key="run", placeholder="No run chosen") if identities else None
 
 run = run_manager().get(chosen)
 if run:

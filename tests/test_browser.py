@@ -6,10 +6,15 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+import onnxruntime
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
 
+from lib.dataset import Dataset
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.chromium import LAUNCH_ARGUMENTS, install
 
@@ -171,6 +176,108 @@ def test_back_brings_the_network_before_and_a_change_of_page_loses_none(page: Pa
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[""])
     expect(net(page)).to_have_value("8 M 10 A")
+
+
+def test_a_layers_field_is_shown_over_a_digit_at_any_position(page: Page, url: str) -> None:
+    visit(page, url)
+    view = page.locator(".network-view")
+    expect(view.locator(".name")).to_have_text("7 · 3×3 convolution")
+    view.get_by_role("button", name="5 · 3×3 convolution, output 12 × 14 × 14").click()
+    expect(page).to_have_url(re.compile("layer=5"))
+    words = view.locator(".words")
+    expect(words).to_contain_text("12 × 12 = 144 pixels. All of it lies on the image.")
+    expect(view.locator(".formulas")).to_contain_text("8 + (3 − 1) · 2 = 12")
+
+    # The corner: rows and columns 0 to 6 are left of a field that begins at pixel -5.
+    view.locator(".positions").click(position={"x": 3, "y": 3})
+    expect(words).to_contain_text("Output at row 1, column 1 of 14 × 14")
+    expect(words).to_contain_text("95 of them lie outside the image, where padding puts zeros: it sees 49.")
+    seen = view.locator(".field .unseen")
+    expect(seen).to_have_count(28 * 28 - 49)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(words).to_contain_text("row 2, column 2 of 14 × 14")
+    expect(words).to_contain_text("it sees 81.")
+
+    view.get_by_role("button", name="Digit 7").click()
+    expect(view.get_by_role("button", name="Digit 7")).to_have_attribute("aria-pressed", "true")
+    expect(words).to_contain_text("row 2, column 2 of 14 × 14")
+    # Hovering another layer says its sums; leaving it brings the chosen one back.
+    view.get_by_role("button", name="9 · 3×3 convolution, no padding").hover()
+    expect(view.locator(".formulas")).to_contain_text("20 · 16 · 3² + 20 = 2,900; batch norm 2 · 20 = 40")
+    page.get_by_role("heading", level=1).hover()
+    expect(view.locator(".name")).to_have_text("5 · 3×3 convolution")
+
+    page.reload()
+    expect(view.locator(".name")).to_have_text("5 · 3×3 convolution", timeout=60_000)
+    page.get_by_text("Let the class guess first").click()
+    expect(words).to_have_text("What it sees and costs is shown when the class has guessed.")
+    expect(view.locator(".field")).to_be_hidden()
+    expect(view.locator(".formulas")).to_be_empty()
+
+
+def test_positions_that_no_logit_reads_are_dashed_and_a_layer_is_chosen_by_keyboard(page: Page, url: str) -> None:
+    visit(page, f"{url}/?net=4+4+8+M+12+12+16v+M+20+10v+A3s2")
+    view = page.locator(".network-view")
+    view.get_by_role("button", name="10 · 3×3 convolution, no padding").focus()
+    page.keyboard.press("Enter")
+    expect(view.locator(".words")).to_contain_text(
+        "The logits depend on 9 of its 16 positions; the dashed ones are lost."
+    )
+    expect(view.locator(".position.unread")).to_have_count(7)
+    expect(view.locator("[data-layer='10']")).to_be_focused()
+
+
+def test_bars_say_their_sums(page: Page, url: str) -> None:
+    visit(page, url)
+    # The page is drawn once more when the machine has been measured.
+    expect(page.get_by_text(re.compile("of training an epoch"))).to_be_visible(timeout=60_000)
+    settled(page)
+    chart = page.get_by_role("img", name=re.compile("^Parameters and MACs of each layer"))
+    chart.scroll_into_view_if_needed()
+    bars = chart.locator(".subplot.xy .bars .point path")
+    expect(bars).to_have_count(11)
+    box = bars.nth(8).bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=8)
+    expect(chart.locator(".hoverlayer")).to_contain_text("20 · 16 · 3² + 20 = 2,900")
+
+
+def test_the_shipped_network_is_taken_away_as_onnx(page: Page, url: str, tmp_path: Path, mnist: Dataset) -> None:
+    visit(page, url)
+    page.get_by_text("Take it away", exact=True).click()
+    with page.expect_download(timeout=60_000) as download:
+        page.get_by_role("button", name=re.compile("^ONNX: The assignment's network")).click()
+    download.value.save_as(tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    pixels = mnist.test_images[:200, None].numpy().astype(np.float32) / 255
+    digits = np.asarray(session.run(["logits"], {"pixels": pixels})[0]).argmax(1)
+    assert (digits == mnist.test_labels[:200].numpy()).mean() >= 0.98
+
+
+BUSY = "?compare=4+8+M+10+A&layer=2"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_stands_in_the_way_of_a_reader(
+    chromium: Browser, url: str, scheme: Literal["light", "dark"], width: int
+) -> None:
+    """axe-core finds no violation in a page, and no page is wider than its screen."""
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab = context.new_page()
+    for path in (BUSY, "?net=4+oops&hide=nonsense", "?guess=true&modules=true&net=8+M+16+32f+10f", "train", "draw"):
+        visit(tab, f"{url}/{path}")
+        if "draw" not in path and "train" not in path:
+            expect(tab.locator(".strip svg")).to_be_visible()
+        if path == "draw":
+            expect(tab.locator("canvas.upper-canvas")).to_be_visible()
+        found = Axe().run(tab).response["violations"]
+        assert [(v["impact"], v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found] == []
+        assert tab.evaluate("() => document.scrollingElement.scrollWidth") <= width
+        main = tab.get_by_test_id("stMain")
+        assert main.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
+    context.close()
 
 
 def test_layers_are_edited_by_their_menu_and_undone(page: Page, url: str) -> None:

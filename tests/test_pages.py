@@ -243,7 +243,7 @@ def test_a_hundred_texts_of_junk_give_a_hundred_sentences() -> None:
 def test_nothing_is_told_while_the_class_guesses() -> None:
     at = visit("design", guess="true")
     frame = at.table[0].value
-    assert list(frame.columns) == ["Layer", "Output", "MACs", "Memory"]
+    assert list(frame.columns) == ["[Layer](#layers)", "Output", "MACs", "Memory"]
     assert "9,274" not in words(at)
     assert "> 28" not in words(at)
     assert len(at.table) == 1
