@@ -5,6 +5,9 @@
 - `throughput_ratio`: the assignment's network trained by `lib.training.fit` and by the loop of the assignment's
   notebook (DataLoader, ToTensor, Normalize, batch 128, torch's own layers), in turns in one process, medians.
 - `stop_max_ms`: from the press of Stop to the word of it on the screen.
+- `parse_and_analyse_30_layers_ms`: text to analysis of a network of 30 layers, median.
+- `estimate_off_percent`: how much more or less time a batch took than `lib.cost` had said, for networks that it did not
+  measure itself.
 - `design_p95_ms`: from a slider's release to the new table on the screen, in Chromium, 95th percentile.
 
 Rates are ratios' raw material, not promises: they depend on the machine and on what else it does.
@@ -12,6 +15,7 @@ Rates are ratios' raw material, not promises: they depend on the machine and on 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -29,11 +33,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
+from lib import cost
+from lib.analysis import analyse
 from lib.architecture import PRESETS, parse
 from lib.dataset import FOLDER, MEAN, STD, load
 from lib.network import build
 from lib.recipe import Recipe
-from lib.training import StepMetrics, fit
+from lib.training import StepMetrics, fit, threads
 from tests.browser import copy_project, serving, visit
 from tests.chromium import LAUNCH_ARGUMENTS, install
 
@@ -44,6 +50,15 @@ ROUNDS = 9
 STEPS = 60
 SLIDES = 60
 STOPS = 9
+ANALYSES = 200
+ESTIMATED = (
+    PRESETS[1].text,
+    PRESETS[3].text,
+    PRESETS[4].text,
+    PRESETS[6].text,
+    "8 8 8 M 16 16 M 32 10 A",
+    "8k5 16k5 M 10 A",
+)
 
 
 def main() -> None:
@@ -58,10 +73,42 @@ def main() -> None:
         "images_per_second": round(ours),
         "notebook_images_per_second": round(notebook),
         "throughput_ratio": round(ours / notebook, 2),
+        "parse_and_analyse_30_layers_ms": _analysis_milliseconds(),
+        "estimate_off_percent": _estimates(),
         **_latencies(),
     }
     REPORT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
+
+
+def _analysis_milliseconds() -> float:
+    text = " ".join(["8", "8", "M", *["8"] * 12, "M", *["8", "D10", "8k5"] * 4, "10", "A"])
+    assert len(text.split()) == 30
+    analyse(parse(text))
+    times = []
+    for _ in range(ANALYSES):
+        started = time.perf_counter()
+        analyse(parse(text))
+        times.append(1000 * (time.perf_counter() - started))
+    return round(statistics.median(times), 2)
+
+
+def _estimates() -> dict[str, int]:
+    """By notation; the measured batches are the engine's own, with its own number of threads."""
+    rate = cost.measure()
+    recipe = Recipe(epochs=1, batch_size=BATCH_SIZE, seed=SEED)
+    off = {}
+    for text in ESTIMATED:
+        architecture = parse(text)
+        torch.set_num_threads(threads(architecture))
+        ends = []
+        for _ in fit(build(architecture, SEED), recipe, load()):
+            ends.append(time.perf_counter())
+            if len(ends) == STEPS:
+                break
+        measured = statistics.median(after - before for before, after in itertools.pairwise(ends[2:]))
+        off[text] = round(100 * (measured / cost.epoch_seconds(rate, architecture, recipe, BATCH_SIZE) - 1))
+    return off
 
 
 def _in_turns(*loops: Iterator[None]) -> list[float]:

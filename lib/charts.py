@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -72,39 +73,53 @@ def training_curves(
     return figure
 
 
-def layer_costs(analysis: NetworkAnalysis, architecture: Architecture) -> go.Figure:
+def layer_costs(analysis: NetworkAnalysis, architecture: Architecture) -> str:
     """Parameters and MACs a layer, each bar beginning where the one above it ends, so that the last ends at the total.
 
-    The budget of parameters is a line across the first; hovering says the sums.
+    The budget of parameters is a line across the first; hovering says the sums. The figure's JSON, written without
+    Plotly's objects: they would take longer than all the rest that a moved slider asks for.
     """
-    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
     names = [row.label for row in analysis.rows]
     sums = workings(architecture)
-    for column, (title, numbers, formulas, colour) in enumerate(
-        (
-            ("Parameters", [row.num_params for row in analysis.rows], [w.parameters for w in sums], 0),
-            ("MACs", [row.macs for row in analysis.rows], [w.macs for w in sums], 2),
-        ),
-        start=1,
-    ):
-        figure.add_bar(
-            x=numbers, y=names, base=[0, *accumulate(numbers)][:-1], orientation="h", name=title, row=1, col=column,
-            marker={"color": PALETTE[colour]}, customdata=list(zip(numbers, formulas, strict=True)),
-            hovertemplate="%{y}<br><b>%{customdata[0]:,}</b> " + title.lower().replace("macs", "MACs")
-            + "<br>%{customdata[1]}<extra></extra>",
-        )  # fmt: skip
-        figure.update_xaxes(title_text=f"{title}, added up", rangemode="tozero", nticks=6, row=1, col=column)
-    figure.add_scatter(
-        x=[MAX_PARAMS] * len(names), y=names, mode="lines", name="Budget", row=1, col=1,
-        line={"color": PALETTE[1], "dash": "dash", "width": 2},
-        hovertemplate=f"The budget: under {MAX_PARAMS:,} parameters for 99.4 %<extra></extra>",
-    )  # fmt: skip
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True, showgrid=False)
-    figure.update_layout(
-        margin={"l": 10, "r": 15, "t": 30, "b": 45}, bargap=0.25, template=None, hovermode="closest",
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0},
-    )  # fmt: skip
-    return figure
+    traces: list[dict[str, object]] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": title,
+            "x": numbers,
+            "y": names,
+            "base": [0, *accumulate(numbers)][:-1],
+            "customdata": list(zip(numbers, formulas, strict=True)),
+            "hovertemplate": f"%{{y}}<br><b>%{{customdata[0]:,}}</b> {unit}<br>%{{customdata[1]}}<extra></extra>",
+            "marker": {"color": PALETTE[colour]},
+            "xaxis": axis,
+            "yaxis": "y",
+        }
+        for title, unit, numbers, formulas, colour, axis in (
+            ("Parameters", "parameters", [r.num_params for r in analysis.rows], [w.parameters for w in sums], 0, "x"),
+            ("MACs", "MACs", [row.macs for row in analysis.rows], [w.macs for w in sums], 2, "x2"),
+        )
+    ]
+    budget = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "Budget",
+        "x": [MAX_PARAMS] * len(names),
+        "y": names,
+        "line": {"color": PALETTE[1], "dash": "dash", "width": 2},
+        "hovertemplate": f"The budget: under {MAX_PARAMS:,} parameters for 99.4 %<extra></extra>",
+    }
+    across = {"rangemode": "tozero", "nticks": 6, "anchor": "y"}
+    layout = {
+        "xaxis": {**across, "domain": [0, 0.48], "title": {"text": "Parameters, added up"}},
+        "xaxis2": {**across, "domain": [0.53, 1], "title": {"text": "MACs, added up"}},
+        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True, "showgrid": False},
+        "margin": {"l": 10, "r": 15, "t": 30, "b": 45},
+        "bargap": 0.25,
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0},
+    }
+    return json.dumps({"data": [*traces, budget], "layout": layout})
 
 
 def probability_bars(prediction: Prediction | None) -> go.Figure:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
 import streamlit as st
 from streamlit.navigation.page import Page as StreamlitPage
 
@@ -16,6 +15,7 @@ from lib import address
 from lib.network_view import telling, views
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from torch import Tensor
 
     from lib.architecture import Architecture
@@ -88,8 +88,10 @@ def preset_pills(label: str, titles: Sequence[str], *, key: str, on_change: Call
     st.pills(label, titles, key=key, on_change=on_change, format_func=":gray[{}]".format)
 
 
-def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision: str = "", tools: bool = True) -> None:
-    """Draw a Plotly figure that keeps its zoom, hover and hidden traces while its data grow.
+def live_figure(
+    figure: go.Figure | str, *, key: str, height: int, alt: str, revision: str = "", tools: bool = True
+) -> None:
+    """Draw a Plotly figure, or its JSON, that keeps its zoom, hover and hidden traces while its data grow.
 
     `revision` names what is shown: another name resets what the reader changed. `tools` shows the buttons that zoom and
     save. `st.plotly_chart` would mount a new chart at every change of the data.
@@ -108,7 +110,7 @@ def live_figure(figure: go.Figure, *, key: str, height: int, alt: str, revision:
         return
     _LIVE_FIGURE(
         data={
-            "figure": figure.to_json(),
+            "figure": figure if isinstance(figure, str) else figure.to_json(),
             "palette": PALETTE,
             "plotly": script,
             "height": height,

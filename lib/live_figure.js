@@ -1,5 +1,7 @@
 // Draws a Plotly figure with Plotly.react, so that zoom, hover and hidden traces outlive an update of the data.
 
+const PAUSE = 250 // milliseconds
+
 const color = (style, name) => style.getPropertyValue(name).trim()
 
 function loadPlotly(url) {
@@ -61,8 +63,11 @@ export default function ({ data, parentElement }) {
     displayModeBar: data.tools ? "hover" : false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud"],
   }
+  // The rest of the page is painted first; of figures that come in quick succession only the last is drawn.
+  host.receptive = () => window.Plotly.react(host, traces, layout, config)
+  const draw = host.receptive
   loadPlotly(data.plotly)
-    .then((plotly) => plotly.react(host, traces, layout, config))
+    .then(() => setTimeout(() => host.isConnected && host.receptive === draw && draw(), PAUSE))
     .catch((error) => (host.textContent = error.message))
   return () => window.Plotly?.purge(host)
 }

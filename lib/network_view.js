@@ -117,11 +117,17 @@ function drawField(host, layer, position, pixels, margin) {
     }),
   )
   const [rows, columns] = position.map((p) => layer.pixels[p])
-  const square = (row, column, kind, side = 1) =>
-    svg.append(element("rect", { class: kind, x: at(column), y: at(row), width: side * CELL, height: side * CELL }))
+  const square = (row, column, kind, width = 1, height = width) =>
+    svg.append(
+      element("rect", { class: kind, x: at(column), y: at(row), width: width * CELL, height: height * CELL }),
+    )
   for (let row = 0; row < IMAGE; row++) {
-    for (let column = 0; column < IMAGE; column++) {
-      if (!(has(rows, row) && has(columns, column))) square(row, column, "unseen")
+    // One rectangle a stretch of pixels that are not seen.
+    for (let column = 0, from = 0; column <= IMAGE; column++) {
+      const seen = column < IMAGE && has(rows, row) && has(columns, column)
+      if (column < IMAGE && !seen) continue
+      if (column > from) square(row, from, "unseen", column - from, 1)
+      from = column + 1
     }
   }
   const [top, left] = position.map((p) => layer.center + p * layer.jump - (layer.receptive_field - 1) / 2)
@@ -256,5 +262,7 @@ export default function ({ data, parentElement, setStateValue }) {
       return button
     }),
   )
-  render()
+  // The table beside it is painted first; of several networks that came meanwhile only the last is drawn.
+  root.receptiveDraw = render
+  requestAnimationFrame(() => setTimeout(() => root.receptiveDraw === render && render()))
 }

@@ -304,6 +304,9 @@ def compare_section(architecture: Architecture) -> None:
 def take_away(architecture: Architecture, shown: NetworkAnalysis) -> None:
     """Source, tables, and the trained networks of this very architecture."""
     with st.expander("Take it away", icon=":material/download:", on_change="rerun", key="take") as section:
+        # Nothing is written, highlighted or read from checkpoints for who does not look.
+        if not section.open:
+            return
         source = pytorch_source(architecture)
         with st.container(horizontal=True):
             for label, content, name in (
@@ -312,8 +315,7 @@ def take_away(architecture: Architecture, shown: NetworkAnalysis) -> None:
                 ("Table as Markdown", table_markdown(shown), "network.md"),
             ):
                 st.download_button(label, content, name, on_click="ignore", icon=":material/download:")
-            # Reading checkpoints takes torch; nobody waits for it who does not look.
-            found = trained(architecture) if section.open else {}
+            found = trained(architecture)
             for title, path in found.items():
                 st.download_button(
                     f"ONNX: {title}",
@@ -395,22 +397,11 @@ with st.container(horizontal=True, vertical_alignment="center"):
         unmeasured = machine_rate() is None
         st.fragment(estimate, run_every=ESTIMATE_SECONDS if unmeasured else None)(architecture, unmeasured)
 
-if not hidden("drawing"):
-    try:
-        network_view(architecture, example_digits(), guessing=guessing)
-    except DatasetError as error:
-        st.error(str(error), icon=":material/error:")
-
+drawing = st.container()
 if hidden("layers"):
     editor, results = None, st.container()
 else:
     editor, results = st.columns([4, 9], gap="large")
-if editor:
-    with editor:
-        st.subheader("Layers")
-        for index in range(len(architecture.layers)):
-            layer_row(architecture, index)
-
 with results:
     every_module = st.session_state.modules
     shown = analysis if every_module else folded
@@ -448,7 +439,22 @@ with results:
                 "Marked “positions read”: the layers above step over the rest, which no logit ever depends on. Where a "
                 "size is not a multiple of the stride, the last rows and columns are left over."
             )
-    if not guessing and not hidden("costs"):
+    chart = st.container()
+
+# All else is drawn after the table, which is what somebody who moves a slider looks at.
+if editor:
+    with editor:
+        st.subheader("Layers")
+        for index in range(len(architecture.layers)):
+            layer_row(architecture, index)
+if not hidden("drawing"):
+    with drawing:
+        try:
+            network_view(architecture, example_digits(), guessing=guessing)
+        except DatasetError as error:
+            st.error(str(error), icon=":material/error:")
+if not guessing and not hidden("costs"):
+    with chart:
         st.subheader("Where the parameters and the work are")
         live_figure(
             layer_costs(folded, architecture),

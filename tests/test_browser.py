@@ -169,11 +169,12 @@ def test_back_brings_the_network_before_and_a_change_of_page_loses_none(page: Pa
     go(page, "Train")
     expect(page).to_have_url(re.compile(r"/train\?net=8\+M\+10\+A"))
     expect(net(page)).to_have_value("8 M 10 A")
-    # A change of page is two entries of the browser's history: the page, then what it writes to its address.
+    # A change of page is one entry of the browser's history, or two: the page, then what it writes to its address.
     page.go_back()
-    expect(page).to_have_url(re.compile(r"/train$"))
+    expect(page).to_have_url(re.compile(r"/train$|/\?net=8\+M\+10\+A$"))
     settled(page)
-    page.go_back()
+    if page.url.endswith("/train"):
+        page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[""])
     expect(net(page)).to_have_value("8 M 10 A")
 
@@ -192,8 +193,8 @@ def test_a_layers_field_is_shown_over_a_digit_at_any_position(page: Page, url: s
     view.locator(".positions").click(position={"x": 3, "y": 3})
     expect(words).to_contain_text("Output at row 1, column 1 of 14 × 14")
     expect(words).to_contain_text("95 of them lie outside the image, where padding puts zeros: it sees 49.")
-    seen = view.locator(".field .unseen")
-    expect(seen).to_have_count(28 * 28 - 49)
+    shaded = "rects => rects.reduce((sum, rect) => sum + rect.width.baseVal.value * rect.height.baseVal.value, 0) / 36"
+    assert view.locator(".field .unseen").evaluate_all(shaded) == 28 * 28 - 49
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     expect(words).to_contain_text("row 2, column 2 of 14 × 14")

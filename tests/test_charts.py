@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lib.charts import MAX_POINTS, PALETTE, probability_bars, running_mean, thin, training_curves
+from lib.analysis import analyse, fold
+from lib.architecture import Architecture
+from lib.charts import MAX_POINTS, PALETTE, layer_costs, probability_bars, running_mean, thin, training_curves
 from lib.digits import Prediction
 from lib.training import EpochMetrics, StepMetrics
+from tests.architectures import architectures
 
 CONFIG = tomllib.loads((Path(__file__).parent.parent / ".streamlit" / "config.toml").read_text())
 values = arrays(np.float64, st.integers(0, 3000), elements=st.floats(-1e6, 1e6))
@@ -65,3 +70,16 @@ def test_bars_name_every_digit_and_mark_the_likeliest() -> None:
 def test_the_palette_is_the_light_themes_and_the_dark_one_is_as_long() -> None:
     assert CONFIG["theme"]["light"]["chartCategoricalColors"] == list(PALETTE)
     assert len(CONFIG["theme"]["dark"]["chartCategoricalColors"]) == len(PALETTE)
+
+
+@given(architectures())
+def test_bars_end_at_the_totals_and_plotly_takes_them(architecture: Architecture) -> None:
+    analysis = fold(analyse(architecture), architecture)
+    # Plotly's own validation refuses a name or a value that it does not know.
+    figure = go.Figure(json.loads(layer_costs(analysis, architecture)))
+    parameters, macs, budget = figure.data
+    for bars, total in ((parameters, analysis.num_params), (macs, analysis.macs)):
+        ends = [base + length for base, length in zip(bars.base, bars.x, strict=True)]
+        assert list(bars.base) == [0, *ends[:-1]]
+        assert ends[-1] == total
+    assert set(budget.x) == {20_000}

@@ -182,7 +182,7 @@ def test_a_teacher_hides_a_part_by_the_address(part: str) -> None:
         "table": lambda at: not at.table,
         "costs": lambda at: "Where the parameters and the work are" not in words(at),
         "compare": lambda at: not any(field.key == "compare" for field in at.text_input),
-        "take": lambda at: not at.get("download_button"),
+        "take": lambda at: all(expander.label != "Take it away" for expander in at.expander),
         "guess": lambda at: not any(toggle.key == "guess" for toggle in at.toggle),
         "recipe": lambda at: not at.switch_page("pages/train.py").run().number_input,
         "teacher": lambda at: not at.multiselect,
@@ -254,6 +254,9 @@ def test_nothing_is_told_while_the_class_guesses() -> None:
 
 def test_the_network_is_taken_away_as_source_and_tables() -> None:
     at = visit("design", net="4 M 10 A")
+    assert not at.code
+    at.session_state["take"] = True
+    at.run()
     buttons: list[Any] = list(at.get("download_button"))
     assert [button.label for button in buttons] == [
         "PyTorch source",

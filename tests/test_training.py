@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.architecture import parse
+from lib.architecture import PRESETS, Preset, parse
 from lib.dataset import Dataset, normalise
 from lib.network import build
 from lib.recipe import RECIPES, Augmentation, Recipe
@@ -54,6 +54,22 @@ def test_events_count_every_batch_and_every_image(small: Dataset) -> None:
     first = steps[:16]
     assert epochs[0].train_loss == pytest.approx(sum(s.train_loss * s.images for s in first) / 1000)
     assert epochs[0].train_accuracy == pytest.approx(sum(s.train_accuracy * s.images for s in first) / 1000)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
+def test_every_preset_trains(preset: Preset, small: Dataset) -> None:
+    network = build(parse(preset.text))
+    before = {name: tensor.clone() for name, tensor in network.named_parameters()}
+    recipe = Recipe("AdamW", 0.004, "constant", epochs=40, batch_size=32)
+    losses: list[float] = []
+    # A network without norm sits still for a while; all of them have begun to learn long before the last step.
+    for event in fit(network, recipe, small):
+        if isinstance(event, StepMetrics):
+            losses.append(event.train_loss)
+        if len(losses) > 20 and sum(losses[-10:]) < 0.8 * sum(losses[:10]):
+            break
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in network.named_parameters())
 
 
 def test_it_learns_and_reports_what_the_network_then_scores(small: Dataset) -> None:
