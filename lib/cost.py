@@ -125,7 +125,10 @@ def _prices(needs: np.ndarray, times: np.ndarray) -> list[float]:
 
 
 def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Augmentation) -> float:
-    """Median seconds of a batch, the engine's own way, after two that warm up."""
+    """Seconds of a batch, the engine's own way, after two that warm up.
+
+    The lower quartile of eight: what else the machine does, such as opening a page, makes batches slower, never faster.
+    """
     import torch
 
     from lib.dataset import Dataset
@@ -143,4 +146,4 @@ def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Au
         ends.append(time.perf_counter())
         if len(ends) == STEPS + 2:
             break
-    return statistics.median(after - before for before, after in itertools.pairwise(ends[1:]))
+    return statistics.quantiles((after - before for before, after in itertools.pairwise(ends[1:])), n=4)[0]

@@ -51,12 +51,14 @@ def warm_up() -> None:
         with _measuring:
             if _rates:
                 return
-            # A training beside it would make the machine look slower than it is.
-            while _manager_made.is_set() and any(run.active for run in run_manager().runs()):
-                if not threading.main_thread().is_alive():
-                    return
+            # A training beside it would make the machine look slower than it is: measured again when that has ended.
+            while threading.main_thread().is_alive():
+                if not _training():
+                    rate = cost.measure()
+                    if not _training():
+                        _rates.append(rate)
+                        return
                 time.sleep(1)
-            _rates.append(cost.measure())
 
     # Not a daemon: a process that ends in the middle of torch's work aborts.
     threading.Thread(target=load, name="warm-up").start()
@@ -83,6 +85,10 @@ def checkpoint_summary(path: Path, modified: int) -> Summary:
     from lib import checkpoints
 
     return checkpoints.load_summary(path)
+
+
+def _training() -> bool:
+    return _manager_made.is_set() and any(run.active for run in run_manager().runs())
 
 
 def machine_rate() -> MachineRate | None:

@@ -352,11 +352,15 @@ def test_the_verdict_on_accuracy_is_known_after_training_and_only_for_that_netwo
     (run,) = run_manager().runs()
     while run.active:
         time.sleep(0.05)
+    while resources.machine_rate() is None:
+        time.sleep(0.05)
     at.run()
     assert "Finished:" in words(at)
+    assert "Estimated at" in words(at)
+    assert "of training an epoch, it took" in words(at)
     accuracy = run.snapshot().epochs[-1].test_accuracy
-    assert f"### {100 * accuracy:.2f} %" in words(visit("design", net="4 M 10 A"))
-    assert "### Not trained yet" in words(visit("design", net="8 M 10 A"))
+    assert f"## {100 * accuracy:.2f} %" in words(visit("design", net="4 M 10 A"))
+    assert "## Not trained yet" in words(visit("design", net="8 M 10 A"))
 
 
 def test_an_unknown_run_in_the_address_is_said() -> None:
