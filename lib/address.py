@@ -8,6 +8,7 @@ at each run unless it is the default.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 import streamlit as st
@@ -186,13 +187,13 @@ def hidden(part: str) -> bool:
 def _value(field: Field, given: dict[str, str], refused: list[str]) -> object:
     text = given.get(field.key)
     if text is None:
-        return field.default
+        return copy(field.default)
     try:
         return field.read(text[:MAX_LENGTH])
     except (ValueError, OverflowError):
         shown = text if len(text) <= 40 else text[:40] + "…"
         refused.append(f"“{field.key}={shown}” in the address could not be read and is left out. {field.expected}")
-        return field.default
+        return copy(field.default)
 
 
 def _text(value: object) -> str:
