@@ -43,6 +43,14 @@ def warm_up() -> None:
     """
 
     def load() -> None:
+        try:
+            import_and_measure()
+        except Exception:
+            # What is imported while the process ends fails, and then nobody needs it.
+            if threading.main_thread().is_alive():
+                raise
+
+    def import_and_measure() -> None:
         import torchvision.datasets  # noqa: F401
 
         import lib.runs  # noqa: F401
@@ -60,8 +68,8 @@ def warm_up() -> None:
                         return
                 time.sleep(1)
 
-    # Not a daemon: a process that ends in the middle of torch's work aborts.
-    threading.Thread(target=load, name="warm-up").start()
+    # Not a daemon, as its parent is: a process that ends in the middle of torch's work aborts.
+    threading.Thread(target=load, name="warm-up", daemon=False).start()
 
 
 @st.cache_resource(show_spinner=False)
