@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from lib.architecture import MAX_LAYERS, PRESETS
-from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, Augmentation, Recipe
+from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe
 
 # A network of as many layers as are allowed, each with every suffix, fits.
 MAX_LENGTH = 1200
@@ -113,7 +113,13 @@ def recipe_values(recipe: Recipe) -> dict[str, object]:
         "rotation": recipe.augmentation.rotation,
         "shift": recipe.augmentation.shift,
         "zoom": recipe.augmentation.zoom,
+        "shear": recipe.augmentation.shear,
         "seed": recipe.seed,
+        "smoothing": recipe.label_smoothing,
+        "drop": recipe.drop,
+        "patience": recipe.patience,
+        "validation": recipe.validation,
+        "clean": recipe.clean_epochs,
     }
 
 
@@ -127,12 +133,21 @@ def recipe() -> Recipe:
         state.epochs,
         state.batch_size,
         state.weight_decay,
-        Augmentation(state.rotation, state.shift, state.zoom),
+        Augmentation(state.rotation, state.shift, state.zoom, state.shear),
         state.seed,
+        state.smoothing,
+        state.drop,
+        state.patience,
+        state.validation,
+        state.clean,
     )
 
 
-_READERS: dict[str, Callable[[str], object]] = {"optimiser": _one_of(OPTIMISERS), "schedule": _one_of(SCHEDULES)}
+_READERS: dict[str, Callable[[str], object]] = {
+    "optimiser": _one_of(OPTIMISERS),
+    "schedule": _one_of(SCHEDULES),
+    "validation": _one_of(VALIDATIONS),
+}
 FIELDS = (
     Field("net", PRESETS[0].text, str),
     Field("modules", False, _flag),
@@ -141,6 +156,7 @@ FIELDS = (
     Field("compare", "", str),
     Field("hide", [], _parts, f"It is a list, with commas, of: {', '.join(PARTS)}."),
     Field("run", None, str),
+    Field("ghost", None, str),
     *(
         Field(key, default, _READERS.get(key) or _number(type(default)))
         for key, default in recipe_values(RECIPES[0].recipe).items()

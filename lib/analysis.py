@@ -32,6 +32,8 @@ from lib.architecture import (
 MAX_PARAMS = 20_000
 MAX_EPOCHS = 20
 TARGET_ACCURACY = 0.994
+# Beyond these many MACs an image a network is wide enough for the kernels of torch.
+FUSABLE_MACS = 10_000_000
 PARAMETER_LIMIT = "Under 20,000 parameters"
 
 
@@ -88,6 +90,25 @@ class Verdict:
     limit: str
     value: str
     status: Status
+
+
+def fusable(architecture: Architecture) -> bool:
+    """Whether `lib.fused_network` has a faster training pass for it.
+
+    Small, of nothing but pools and 3x3 convolutions of stride 1, their norm after the activation or none, and one pixel
+    at its end.
+    """
+    plain = all(
+        isinstance(layer, MaxPool | AveragePool | GlobalAveragePool)
+        or (
+            isinstance(layer, Convolution)
+            and (layer.kernel_size, layer.stride, layer.dilation) == (3, 1, 1)
+            and layer.pixels_padded <= 2
+            and layer.norm != "before"
+        )
+        for layer in architecture.layers
+    )
+    return plain and sum(row.macs for row in analyse(architecture).rows) <= FUSABLE_MACS
 
 
 def analyse(architecture: Architecture) -> NetworkAnalysis:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
 from lib.analysis import MAX_PARAMS, NetworkAnalysis, interval95
 from lib.architecture import Architecture
@@ -18,59 +18,117 @@ from lib.formulas import workings
 
 if TYPE_CHECKING:
     from lib.digits import Prediction
-    from lib.training import EpochMetrics, StepMetrics
+    from lib.history import Curves
+    from lib.training import EpochMetrics
 
 PALETTE = ("#3B5BDB", "#D9480F", "#087F5B", "#862E9C", "#C2255C", "#0B7285", "#5C940D", "#868E96")
-MAX_POINTS = 600
+# Of each curve; all curves together stay below 2,000.
+RAW_POINTS, SMOOTH_POINTS, RATE_POINTS, GHOST_POINTS = 500, 250, 150, 150
 SMOOTHING = 50
 ACCURACY_FLOOR = 0.9
 
 
-def training_curves(
-    steps: Sequence[StepMetrics], epochs: Sequence[EpochMetrics], steps_total: int, test_count: int = 10_000
-) -> go.Figure:
-    """Loss, accuracy and learning rate over the steps, one below the other on one axis of steps."""
-    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.4, 0.4, 0.2])
-    number = np.array([step.step for step in steps])
-    losses = np.array([step.train_loss for step in steps])
-    rates = np.array([step.learning_rate for step in steps])
-    correct = running_mean(np.array([step.train_accuracy for step in steps]), SMOOTHING)
-    raw, smooth = thin(losses, MAX_POINTS), thin(correct, MAX_POINTS)
-    ends = [epoch.step for epoch in epochs]
+@dataclass(frozen=True, eq=False)
+class RunCurves:
+    """What is drawn of one run: its steps, its epochs, and the name that stands before its curves as a ghost."""
 
-    def add(row: int, name: str, x: object, y: object, colour: int, **options: object) -> None:
-        figure.add_scatter(
-            x=x, y=y, name=name, row=row, col=1, line={"color": PALETTE[colour]},
-            marker={"color": PALETTE[colour], "size": 9}, **{"mode": "lines", **options},
-        )  # fmt: skip
+    steps: Curves
+    epochs: Sequence[EpochMetrics]
+    validation: str
+    name: str = ""
 
-    add(1, "Batch loss", number[raw], losses[raw], 7, opacity=0.45)
-    mean_loss = running_mean(losses, SMOOTHING)
-    add(1, f"Mean loss of {SMOOTHING} batches", number[smooth], mean_loss[smooth], 0)
-    add(1, "Test loss", ends, [e.test_loss for e in epochs], 1, mode="lines+markers", cliponaxis=False)
-    add(2, f"Training accuracy, {SMOOTHING} batches", number[smooth], 100 * correct[smooth], 0)
-    add(
-        2, "Test accuracy, with its 95 % interval", ends, [100 * e.test_accuracy for e in epochs], 1,
-        mode="lines+markers", cliponaxis=False,
-        error_y={"type": "data", "array": [100 * interval95(e.test_accuracy, test_count) for e in epochs]},
-    )  # fmt: skip
-    add(3, "Learning rate", number[thin(rates, MAX_POINTS)], rates[thin(rates, MAX_POINTS)], 2)
-    figure.update_xaxes(range=[0, max(steps_total, 1)])
-    figure.update_xaxes(title_text="Step (one batch)", row=3, col=1)
-    figure.update_yaxes(title_standoff=8, automargin=True)
-    figure.update_yaxes(title_text="Loss", type="log", dtick="D2", row=1, col=1)
+
+def training_curves(run: RunCurves, steps_total: int, ghost: RunCurves | None = None) -> str:
+    """Loss, accuracy and learning rate over the steps, one below the other on one axis of steps; the figure's JSON.
+
+    The ghost is another run, dotted. Written without Plotly's objects: they would take longer than the rest of a tick.
+    """
+    steps = run.steps
+    losses, correct = running_mean(steps.train_loss, SMOOTHING), running_mean(steps.train_accuracy, SMOOTHING)
+    measured = "Test" if run.validation == "test" else "Held-out"
+    traces = [
+        *(_ghost(ghost) if ghost else []),
+        _curve(1, "Batch loss", steps, steps.train_loss, RAW_POINTS, 7, opacity=0.45),
+        _curve(1, f"Mean loss of {SMOOTHING} batches", steps, losses, SMOOTH_POINTS, 0),
+        _points(1, f"{measured} loss", run.epochs, [epoch.validation_loss for epoch in run.epochs], 1),
+        _curve(2, f"Training accuracy, {SMOOTHING} batches", steps, 100 * correct, SMOOTH_POINTS, 0),
+        {
+            **_points(2, f"{measured} accuracy, with its 95 % interval", run.epochs, _accuracies(run), 1),
+            "error_y": {
+                "type": "data",
+                "array": [100 * interval95(e.validation_accuracy, e.validation_images) for e in run.epochs],
+            },
+        },
+        _curve(3, "Learning rate", steps, steps.learning_rate, RATE_POINTS, 2),
+    ]
     # What a class looks at is above 90 %; a run that has not come there shows all of the axis.
     learnt = len(correct) > 0 and correct[-1] > ACCURACY_FLOOR
-    accuracy_range = [100 * ACCURACY_FLOOR if learnt else 0, 100.2]
-    figure.update_yaxes(title_text="Accuracy, %", range=accuracy_range, row=2, col=1)
-    figure.update_yaxes(title_text="Learning rate", rangemode="tozero", nticks=4, tickformat=".2g", row=3, col=1)
-    figure.update_layout(
-        hovermode="x",
-        margin={"l": 70, "r": 10, "t": 10, "b": 45},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
-        template=None,
-    )
-    return figure
+    rows: dict[str, dict[str, object]] = {
+        "yaxis": {"domain": [0.645, 1], "title": {"text": "Loss", "standoff": 8}, "type": "log", "dtick": "D2"},
+        "yaxis2": {
+            "domain": [0.245, 0.595],
+            "title": {"text": "Accuracy, %", "standoff": 8},
+            "range": [100 * ACCURACY_FLOOR if learnt else 0, 100.2],
+        },
+        "yaxis3": {
+            "domain": [0, 0.195], "title": {"text": "Learning rate", "standoff": 8}, "rangemode": "tozero", "nticks": 4,
+            "tickformat": ".2g",
+        },
+    }  # fmt: skip
+    layout: dict[str, object] = {
+        name: {**axis, "anchor": f"x{name.removeprefix('yaxis')}", "automargin": True} for name, axis in rows.items()
+    }
+    across = {"range": [0, max(steps_total, 1)], "domain": [0, 1]}
+    layout |= {
+        "xaxis": {**across, "anchor": "y", "matches": "x3", "showticklabels": False},
+        "xaxis2": {**across, "anchor": "y2", "matches": "x3", "showticklabels": False},
+        "xaxis3": {**across, "anchor": "y3", "title": {"text": "Step (one batch)"}},
+        "hovermode": "x",
+        "margin": {"l": 70, "r": 10, "t": 10, "b": 45},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+    }
+    return json.dumps({"data": traces, "layout": layout})
+
+
+def _accuracies(run: RunCurves) -> list[float]:
+    return [100 * epoch.validation_accuracy for epoch in run.epochs]
+
+
+def _ghost(run: RunCurves) -> list[dict[str, object]]:
+    steps, losses = run.steps, running_mean(run.steps.train_loss, SMOOTHING)
+    dotted = {"line": {"color": PALETTE[3], "dash": "dot"}, "opacity": 0.7}
+    return [
+        _curve(1, f"{run.name}: mean loss", steps, losses, GHOST_POINTS, 3) | dotted,
+        _points(2, f"{run.name}: accuracy", run.epochs, _accuracies(run), 3) | dotted,
+        _curve(3, f"{run.name}: learning rate", steps, steps.learning_rate, GHOST_POINTS, 3) | dotted,
+    ]
+
+
+def _curve(
+    row: int, name: str, steps: Curves, values: NDArray[np.float64], limit: int, colour: int, **options: object
+) -> dict[str, object]:
+    kept = thin(values, limit)
+    # JSON has no word for what is not a number; a gap shows it.
+    numbers = [float(f"{value:.6g}") if np.isfinite(value) else None for value in values[kept]]
+    return {**_trace(row, name, colour), "x": steps.steps[kept].tolist(), "y": numbers, "mode": "lines", **options}
+
+
+def _points(row: int, name: str, epochs: Sequence[EpochMetrics], values: list[float], colour: int) -> dict[str, object]:
+    return {
+        **_trace(row, name, colour),
+        "x": [epoch.step for epoch in epochs],
+        "y": [value if np.isfinite(value) else None for value in values],
+        "mode": "lines+markers",
+        "cliponaxis": False,
+        "marker": {"color": PALETTE[colour], "size": 9},
+    }
+
+
+def _trace(row: int, name: str, colour: int) -> dict[str, object]:
+    axis = "" if row == 1 else str(row)
+    return {
+        "type": "scatter", "name": name, "xaxis": f"x{axis}", "yaxis": f"y{axis}", "line": {"color": PALETTE[colour]}
+    }  # fmt: skip
 
 
 def layer_costs(analysis: NetworkAnalysis, architecture: Architecture) -> str:
@@ -147,7 +205,10 @@ def probability_bars(prediction: Prediction | None) -> go.Figure:
 
 
 def thin(values: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
-    """Indices, ascending, of at most `limit` (4 or more) of the values; each bin's least and greatest survive."""
+    """Indices, ascending, of at most `limit` (4 or more) of the values; each bin's least and greatest survive.
+
+    What is not a number survives as the greatest of its bin.
+    """
     count = len(values)
     if count <= limit:
         return np.arange(count)

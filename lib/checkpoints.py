@@ -1,16 +1,18 @@
-"""Trained networks as safetensors files, architecture and recipe inside.
+"""Trained networks as safetensors files, architecture and recipe inside, and whatever a training needs to go on.
 
 - Written whole or not at all: temporary file, fsync, rename, fsync of the folder.
 - Read without executing anything; whatever is wrong with a file is a `CheckpointError` in one sentence.
+- A file carries the sha256 of all it holds: what a disk or a person has changed is found.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,11 @@ from lib.recipe import Recipe, RecipeError, from_json, to_json
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SAVED_FOLDER = FOLDER / "saved"
 SUFFIX = ".safetensors"
-FORMAT = "receptive-1"
+ASIDE_FOLDER = FOLDER / "set-aside"
+# The first format had no digest and no more than the weights.
+FORMAT, FIRST_FORMAT = "receptive-2", "receptive-1"
+EXTRA = "extra/"
+_NAMES = "names of the tensors"
 MAX_BYTES = 256 * 2**20
 
 
@@ -37,7 +43,10 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Summary:
-    """What a checkpoint says of itself. `test_accuracy` is a fraction, measured at the end of epoch `epochs_done`."""
+    """What a checkpoint says of itself. `test_accuracy` is a fraction, measured at the end of epoch `epochs_done`.
+
+    Without weights it is a run that has learnt nothing yet.
+    """
 
     title: str
     architecture: Architecture
@@ -45,12 +54,19 @@ class Summary:
     epochs_done: int
     test_accuracy: float | None
     created: str
+    has_weights: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
+    """`weights` are the network's state, or none where it has learnt nothing; `extra` and `details`, which must be
+    JSON, are the writer's own.
+    """
+
     summary: Summary
     weights: Mapping[str, Tensor]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -64,8 +80,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "epochs_done": str(summary.epochs_done),
         "test_accuracy": "" if summary.test_accuracy is None else repr(summary.test_accuracy),
         "created": summary.created,
+        "details": json.dumps(dict(checkpoint.details), sort_keys=True),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+    named = {**checkpoint.weights, **{EXTRA + name: tensor for name, tensor in checkpoint.extra.items()}}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+    metadata["sha256"] = _digest(metadata, tensors)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,19 +104,35 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read and check a checkpoint: known format, the architecture's own tensors, finite. Raises CheckpointError."""
+    """Read and check a checkpoint: known format, its digest, the architecture's own tensors, finite.
+
+    Raises CheckpointError.
+    """
     content = _content(path)
-    summary = _summary(path, _header(path, content))
+    header = _header(path, content)
+    summary = _summary(path, header)
     try:
-        weights = load_tensors(content)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        tensors = load_tensors(content)
+        details = dict(json.loads(header.get("details", "{}")))
+        digest = _digest(header, tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise CheckpointError(f"The checkpoint {path.name} is damaged. Restore it or delete it.") from error
-    expected = build(summary.architecture).state_dict()
+    if (header["format"] != FIRST_FORMAT or "sha256" in header) and header.get("sha256") != digest:
+        raise CheckpointError(
+            f"The checkpoint {path.name} is damaged: its content is not what was saved. Restore it or delete it."
+        )
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(EXTRA)}
+    extra = {name.removeprefix(EXTRA): tensor for name, tensor in tensors.items() if name.startswith(EXTRA)}
+    if not weights:
+        return Checkpoint(summary, weights, extra, details)
+    # Without memory: a file may name a network that is larger than the machine.
+    with torch.device("meta"):
+        expected = build(summary.architecture).state_dict()
     if {k: (v.shape, v.dtype) for k, v in weights.items()} != {k: (v.shape, v.dtype) for k, v in expected.items()}:
         raise CheckpointError(f"The weights in {path.name} do not fit the network it names. Restore it or delete it.")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise CheckpointError(f"The weights in {path.name} are not all numbers. Restore it or delete it.")
-    return Checkpoint(summary, weights)
+    return Checkpoint(summary, weights, extra, details)
 
 
 def load_summary(path: Path) -> Summary:
@@ -111,8 +146,20 @@ def paths() -> list[Path]:
     return sorted(FOLDER.glob(f"*{SUFFIX}")) + newest_first
 
 
+def set_aside(path: Path, folder: Path = ASIDE_FOLDER) -> Path:
+    """Move a file that cannot be read out of the way, unread and unchanged; returns where it is. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number, target = 1, folder / path.name
+    while target.exists():
+        number, target = number + 1, folder / f"{path.stem}-{number}{path.suffix}"
+    path.rename(target)
+    return target
+
+
 def network(checkpoint: Checkpoint) -> nn.Sequential:
-    """The trained network in eval mode."""
+    """The trained network in eval mode. Raises CheckpointError for a checkpoint of a run that has learnt nothing."""
+    if not checkpoint.weights:
+        raise CheckpointError(f"The run {checkpoint.summary.title} has no weights: it ended before it had learnt.")
     trained = build(checkpoint.summary.architecture)
     trained.load_state_dict(dict(checkpoint.weights))
     return trained.eval()
@@ -128,16 +175,21 @@ def _content(path: Path) -> bytes:
 
 
 def _header(path: Path, content: bytes) -> dict[str, Any]:
-    """The string metadata of a safetensors file: 8 bytes of length, little endian, then JSON."""
+    """The string metadata of a safetensors file, and the names of its tensors: 8 bytes of length, little endian, then
+    JSON.
+    """
     try:
         (length,) = struct.unpack("<Q", content[:8])
-        return dict(json.loads(content[8 : 8 + length])["__metadata__"])
+        header = json.loads(content[8 : 8 + length])
+        metadata = dict(header.pop("__metadata__"))
+        metadata[_NAMES] = [str(name) for name in header]
+        return metadata
     except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is not a checkpoint of Receptive, or it is damaged. Delete it.") from error
 
 
 def _summary(path: Path, header: Mapping[str, Any]) -> Summary:
-    if header.get("format") != FORMAT:
+    if header.get("format") not in (FORMAT, FIRST_FORMAT):
         raise CheckpointError(f"{path.name} was not written by this version of Receptive. Save the network again.")
     try:
         accuracy = header["test_accuracy"]
@@ -148,9 +200,21 @@ def _summary(path: Path, header: Mapping[str, Any]) -> Summary:
             epochs_done=int(header["epochs_done"]),
             test_accuracy=float(accuracy) if accuracy else None,
             created=str(header["created"]),
+            has_weights=any(not name.startswith(EXTRA) for name in header[_NAMES]),
         )
-    except (KeyError, ValueError, AttributeError, ArchitectureError, RecipeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, ArchitectureError, RecipeError) as error:
         raise CheckpointError(f"The description in {path.name} is damaged. Restore it or delete it.") from error
+
+
+def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over all metadata but itself, and every tensor with its name, type and shape."""
+    stated = {key: value for key, value in metadata.items() if key not in ("sha256", _NAMES)}
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import streamlit as st
 from streamlit.navigation.page import Page as StreamlitPage
@@ -70,6 +71,11 @@ def enter(page: str) -> None:
         st.rerun()
     for sentence in address.follow(page):
         st.warning(sentence, icon=":material/link_off:")
+
+
+def tab() -> str:
+    """A name for this browser tab's session, which owns the runs that it starts. A reload makes it another."""
+    return str(st.session_state.setdefault("tab", uuid4().hex))
 
 
 def network_input(help_text: str) -> str:

@@ -11,11 +11,12 @@ import itertools
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from lib.analysis import MAX_EPOCHS, analyse
+from lib.analysis import MAX_EPOCHS, analyse, fusable
 from lib.architecture import PRESETS, Architecture, parse
 from lib.recipe import Augmentation, Recipe
 
@@ -23,12 +24,21 @@ TRAIN_IMAGES = 60_000
 STEPS = 8
 _PLAIN, _AUGMENTED = Augmentation(), Augmentation(10, 0.07, 0.1)
 # Little and much to multiply, few and many numbers kept, small and large batches: what tells the prices apart.
-_MEASURED = (
+_FUSED = (
     ("2 10 A", 32, _PLAIN),
     ("2 10 A", 512, _PLAIN),
     ("2 10 A", 128, _AUGMENTED),
     (PRESETS[0].text, 32, _PLAIN),
     (PRESETS[0].text, 128, _PLAIN),
+    ("8 M 32 64 M 64 10 A", 32, _PLAIN),
+    ("16 16 16 10 A", 64, _PLAIN),
+)
+_OTHERS = (
+    ("2b 10 A", 32, _PLAIN),
+    ("2b 10 A", 512, _PLAIN),
+    ("2b 10 A", 128, _AUGMENTED),
+    (PRESETS[0].text.replace("4 4", "4b 4"), 32, _PLAIN),
+    (PRESETS[0].text.replace("4 4", "4b 4"), 128, _PLAIN),
     (PRESETS[5].text, 32, _PLAIN),
     ("32n 64n M 128n 10 A", 64, _PLAIN),
     ("1024f 1024f 10f", 16, _PLAIN),
@@ -36,7 +46,7 @@ _MEASURED = (
 
 
 @dataclass(frozen=True)
-class MachineRate:
+class Prices:
     """Seconds of training for each: a step, an image, augmenting it, a number put out, a multiply-accumulate.
 
     `parameter` is the price of updating one in a step.
@@ -50,11 +60,19 @@ class MachineRate:
     mac: float
 
 
+@dataclass(frozen=True)
+class MachineRate:
+    """What training costs on this machine: a network that `lib.fused_network` trains, and any other."""
+
+    fused: Prices
+    other: Prices
+
+
 def epoch_seconds(rate: MachineRate, architecture: Architecture, recipe: Recipe, images: int = TRAIN_IMAGES) -> float:
     """Estimated seconds of training an epoch of `images`, the measuring on the test images left out."""
-    prices = (rate.step, rate.parameter, rate.image, rate.augmented_image, rate.activation, rate.mac)
+    prices = astuple(rate.fused if fusable(architecture) else rate.other)
     needs = _needs(architecture, recipe.batch_size, recipe.augmentation, images)
-    return sum(price * need for price, need in zip(prices, needs, strict=True))
+    return float(sum(price * need for price, need in zip(prices, needs, strict=True)))
 
 
 def estimate_text(rate: MachineRate, architecture: Architecture, recipe: Recipe) -> str:
@@ -85,15 +103,20 @@ def duration(seconds: float) -> str:
 
 
 def measure() -> MachineRate:
-    """Train a few networks on noise for about two seconds; the prices that explain their times best."""
-    needs, times = [], []
+    """Train a few networks on noise for about three seconds; the prices that explain their times best."""
     # The first training of a process is slower than all that follow.
-    _batch_seconds(parse(PRESETS[0].text), 128, _PLAIN)
-    for text, batch_size, augmentation in _MEASURED:
+    for text in (_FUSED[0][0], _OTHERS[0][0]):
+        _batch_seconds(parse(text), 128, _PLAIN)
+    return MachineRate(_measured(_FUSED), _measured(_OTHERS))
+
+
+def _measured(trainings: Sequence[tuple[str, int, Augmentation]]) -> Prices:
+    needs, times = [], []
+    for text, batch_size, augmentation in trainings:
         architecture = parse(text)
         needs.append(_needs(architecture, batch_size, augmentation, batch_size))
         times.append(_batch_seconds(architecture, batch_size, augmentation))
-    return MachineRate(*_prices(np.array(needs), np.array(times)))
+    return Prices(*_prices(np.array(needs), np.array(times)))
 
 
 def _needs(architecture: Architecture, batch_size: int, augmentation: Augmentation, images: int) -> tuple[float, ...]:
@@ -132,8 +155,7 @@ def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Au
     import torch
 
     from lib.dataset import Dataset
-    from lib.network import build
-    from lib.training import fit, threads
+    from lib.training import Training, threads
 
     torch.set_num_threads(threads(architecture))
     chance = torch.Generator().manual_seed(0)
@@ -142,7 +164,7 @@ def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Au
     data = Dataset(images, labels, images[:1], labels[:1])
     recipe = Recipe(epochs=1, batch_size=batch_size, augmentation=augmentation)
     ends = []
-    for _ in fit(build(architecture), recipe, data):
+    for _ in Training(architecture, recipe, data):
         ends.append(time.perf_counter())
         if len(ends) == STEPS + 2:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -32,8 +33,11 @@ def run_manager() -> RunManager:
     from lib import checkpoints, dataset
     from lib.runs import RunManager
 
+    manager = RunManager(dataset.load, checkpoints.SAVED_FOLDER)
     _manager_made.set()
-    return RunManager(dataset.load, checkpoints.SAVED_FOLDER)
+    # What trains when the server is stopped is saved at its last batch.
+    atexit.register(manager.close)
+    return manager
 
 
 @st.cache_resource(show_spinner=False)
@@ -112,7 +116,7 @@ def trained(architecture: Architecture) -> dict[str, Path]:
     for path in checkpoints.paths():
         with suppress(checkpoints.CheckpointError, OSError):
             summary = checkpoint_summary(path, path.stat().st_mtime_ns)
-            if summary.architecture == architecture:
+            if summary.architecture == architecture and summary.has_weights:
                 found[summary.title if path.parent == checkpoints.FOLDER else path.stem] = path
     return found
 

@@ -1,31 +1,37 @@
-"""`fit`: a generator that trains a network and yields frozen events. No threads, no screen.
+"""`Training`: iterate over it, and a network is trained; between two events it can be kept, changed or left.
 
 - The caller paces it: between two events nothing runs, so whoever stops iterating has stopped the training.
 - The whole data set is two tensors and a batch is an index; there is no DataLoader.
-- Two generators of its own, one for the order and one for the augmentation: same seed, same run, in any thread.
+- What chance decides in an epoch or a step depends on the seed and on its number alone: a training that goes on from a
+  `TrainingState` makes the same steps, bit by bit, as one that was never interrupted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.analysis import analyse
+from lib.analysis import analyse, fusable
 from lib.architecture import Architecture
 from lib.dataset import Dataset, normalise
-from lib.recipe import Augmentation, Recipe
+from lib.fused_network import fused
+from lib.network import Dropout, build
+from lib.recipe import Augmentation, Recipe, learning_rate
 
 TEST_BATCH_SIZE = 250
 MOMENTUM = 0.9
 LARGE_MACS = 10_000_000
+HELD_OUT = 5_000
 
 
 class DivergenceError(RuntimeError):
@@ -46,7 +52,7 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class MeasuringProgress:
-    """`seen` of `total` test images measured; lets a caller stop within the measuring too."""
+    """`seen` of `total` images measured; lets a caller stop within the measuring too."""
 
     epoch: int
     seen: int
@@ -55,14 +61,20 @@ class MeasuringProgress:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """The network at the end of an epoch. Accuracies are fractions; `seconds` and the rate count training alone."""
+    """The network at the end of an epoch. Accuracies are fractions; `seconds` and the rate count training alone.
+
+    `validation_accuracy` was measured on `validation_images` images, those that the recipe names. `test_accuracy` is
+    that of the test images: the same number, or None until the final epoch where other images were held out.
+    """
 
     epoch: int
     step: int
     train_loss: float
     train_accuracy: float
-    test_loss: float
-    test_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    validation_images: int
+    test_accuracy: float | None
     seconds: float
     images_per_second: float
 
@@ -70,59 +82,250 @@ class EpochMetrics:
 Event: TypeAlias = StepMetrics | MeasuringProgress | EpochMetrics
 
 
-def fit(network: nn.Module, recipe: Recipe, data: Dataset, device: str = "cpu") -> Generator[Event, None, None]:
-    """Train `network` in place, a StepMetrics a batch and an EpochMetrics an epoch.
+@dataclass(frozen=True)
+class EpochSums:
+    """What an epoch that is not yet over has added up; `correct` counts images."""
 
-    The incomplete last batch is used too. Raises DivergenceError when the loss is not finite.
+    loss: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """All that a training needs to go on after `step` batches; nobody writes to its tensors.
+
+    `losses` are the validation losses of the epochs measured so far; `network` is the state of the network, `optimiser`
+    that of the optimiser as "<number of the parameter>.<name>".
     """
-    network.to(device).to(memory_format=torch.channels_last)
-    images, labels = data.train_images.to(device), data.train_labels.to(device)
-    count = len(images)
-    steps_per_epoch = math.ceil(count / recipe.batch_size)
-    optimiser = _optimiser(network, recipe)
-    schedule = _schedule(optimiser, recipe, steps_per_epoch * recipe.epochs)
-    order = torch.Generator().manual_seed(recipe.seed)
-    chance = torch.Generator().manual_seed(recipe.seed + 1)
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
-        network.train()
-        loss_sum, correct, seconds = 0.0, 0, 0.0
-        for batch in torch.split(torch.randperm(count, generator=order), recipe.batch_size):
+
+    step: int
+    losses: tuple[float, ...]
+    sums: EpochSums
+    learning_rate_factor: float
+    network: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor]
+
+
+class Training(Iterator[Event]):
+    """One training: a StepMetrics a batch, an EpochMetrics an epoch. The incomplete last batch is used too.
+
+    With a `state`, it goes on from there; the state must be of the same architecture, recipe and number of images.
+    `learning_rate_factor`, 1 unless it is set, multiplies what the schedule asks for from the next batch on. Iterating
+    raises DivergenceError when the loss is not finite.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        recipe: Recipe,
+        data: Dataset,
+        state: TrainingState | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.architecture, self.recipe = architecture, recipe
+        self.network = build(architecture, recipe.seed)
+        self._device = device
+        self._data = split(data, recipe).to(device)
+        self.steps_per_epoch = math.ceil(len(self._data.train_images) / recipe.batch_size)
+        self.step = 0
+        self.learning_rate_factor = 1.0
+        self._losses: list[float] = []
+        self._sums = EpochSums()
+        self.network.to(device).to(memory_format=torch.channels_last)
+        self._optimiser = _optimiser(self.network, recipe)
+        if state:
+            self._restore(state)
+        self._forward = _training_pass(self.network, architecture, device)
+        self._events = self._run()
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self._losses)
+
+    @property
+    def steps_total(self) -> int:
+        return self.steps_per_epoch * self.recipe.epochs
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """No event comes after this."""
+        self._events.close()
+
+    def state(self) -> TrainingState:
+        """A copy of all that going on needs, on the CPU. To be taken between two events."""
+        slots = {
+            f"{number}.{name}": value
+            for number, values in self._optimiser.state_dict()["state"].items()
+            for name, value in values.items()
+            if value is not None
+        }
+        return TrainingState(
+            self.step, tuple(self._losses), self._sums, self.learning_rate_factor, self.weights(), _copies(slots)
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the network's state, on the CPU."""
+        return _copies(self.network.state_dict())
+
+    def _restore(self, state: TrainingState) -> None:
+        self.step, self._losses, self._sums = state.step, list(state.losses), state.sums
+        self.learning_rate_factor = state.learning_rate_factor
+        self.network.load_state_dict(dict(state.network))
+        slots: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.network.parameters())
+        for key, tensor in state.optimiser.items():
+            number, name = key.split(".", 1)
+            parameter = parameters[int(number)]
+            # The optimisers walk through parameter and moments in memory side by side: their layouts must be one.
+            like = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+            slots.setdefault(int(number), {})[name] = like.detach().copy_(tensor)
+        if slots:
+            self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": slots})
+
+    def _run(self) -> Generator[Event, None, None]:
+        while self.epochs_done < self.recipe.epochs:
+            yield from self._train_epoch(self.epochs_done + 1)
+            yield from self._measure_epoch(self.epochs_done + 1)
+
+    def _train_epoch(self, epoch: int) -> Generator[Event, None, None]:
+        recipe, images, labels = self.recipe, self._data.train_images, self._data.train_labels
+        order = torch.randperm(len(images), generator=_chance(recipe.seed, "order", epoch))
+        batches = torch.split(order, recipe.batch_size)
+        for batch in batches[self.step - (epoch - 1) * self.steps_per_epoch :]:
             started = time.perf_counter()
-            step += 1
-            x, y = augment(normalise(images[batch]), recipe.augmentation, chance), labels[batch]
-            learning_rate = float(optimiser.param_groups[0]["lr"])
-            logits = network(x)
-            loss = F.cross_entropy(logits, y)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            train_loss = loss.item()
-            hits = int((logits.argmax(1) == y).sum())
-            loss_sum += train_loss * len(batch)
-            correct += hits
-            seconds += time.perf_counter() - started
-            yield StepMetrics(step, epoch, train_loss, hits / len(batch), learning_rate, len(batch))
+            self.network.train()
+            rate = self.learning_rate_factor * learning_rate(recipe, self.step, self.steps_per_epoch, self._losses)
+            for group in self._optimiser.param_groups:
+                group["lr"] = rate
+            for module in self.network:
+                if isinstance(module, Dropout):
+                    module.generator.manual_seed(_number(recipe.seed, "dropout", self.step))
+            batch = batch.to(self._device)
+            x, y = normalise(images[batch]), labels[batch]
+            if epoch <= recipe.epochs - recipe.clean_epochs:
+                x = augment(x, recipe.augmentation, _chance(recipe.seed, "augmentation", self.step))
+            with self._whole_batch():
+                logits = self._forward(x)
+                loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+                self._optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+            self._optimiser.step()
+            self.step += 1
+            train_loss, hits = loss.item(), int((logits.argmax(1) == y).sum())
+            self._sums = EpochSums(
+                self._sums.loss + train_loss * len(batch),
+                self._sums.correct + hits,
+                self._sums.seconds + time.perf_counter() - started,
+            )
+            yield StepMetrics(self.step, epoch, train_loss, hits / len(batch), rate, len(batch))
             if not math.isfinite(train_loss):
                 raise DivergenceError(
-                    f"The loss was no longer a number at step {step} of epoch {epoch}. "
-                    f"The learning rate of {recipe.learning_rate:g} is too high for this network: try a tenth of it."
+                    f"The loss was no longer a number at step {self.step} of epoch {epoch}. "
+                    f"The learning rate of {rate:.3g} is too high for this network: try a tenth of it."
                 )
-        test_loss, test_accuracy = yield from _measure(network, data, epoch, device)
+
+    @contextmanager
+    def _whole_batch(self) -> Iterator[None]:
+        """Whoever leaves in the middle of a batch, by an exception from a hook, leaves no trace of it."""
+        buffers = [] if self._forward is not self.network else list(self.network.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            yield
+        except BaseException:
+            for buffer, old in zip(buffers, before, strict=True):
+                buffer.copy_(old)
+            raise
+
+    def _measure_epoch(self, epoch: int) -> Generator[Event, None, None]:
+        """The validation images, and after the final epoch the test images too where others were held out."""
+        data, count = self._data, len(self._data.train_images)
+        loss, accuracy = yield from self._measure(data.validation_images, data.validation_labels, epoch)
+        test_accuracy = accuracy if self.recipe.validation == "test" else None
+        if test_accuracy is None and epoch == self.recipe.epochs:
+            _, test_accuracy = yield from self._measure(data.test_images, data.test_labels, epoch)
+        sums, self._sums = self._sums, EpochSums()
+        self._losses.append(loss)
         yield EpochMetrics(
-            epoch, step, loss_sum / count, correct / count, test_loss, test_accuracy, seconds, count / seconds
+            epoch,
+            self.step,
+            sums.loss / count,
+            sums.correct / count,
+            loss,
+            accuracy,
+            len(data.validation_images),
+            test_accuracy,
+            sums.seconds,
+            count / sums.seconds,
         )
+
+    def _measure(
+        self, images: Tensor, labels: Tensor, epoch: int
+    ) -> Generator[MeasuringProgress, None, tuple[float, float]]:
+        """Yields progress, returns (mean loss, accuracy)."""
+        self.network.eval()
+        loss_sum, correct, seen = 0.0, 0, 0
+        for some, truth in _batches(images, labels):
+            # A generator must not stay inside inference_mode while it is suspended: the mode is the thread's.
+            with torch.inference_mode():
+                logits = self.network(normalise(some))
+                loss_sum += F.cross_entropy(logits, truth, reduction="sum").item()
+                correct += int((logits.argmax(1) == truth).sum())
+            seen += len(some)
+            yield MeasuringProgress(epoch, seen, len(images))
+        return loss_sum / len(images), correct / len(images)
+
+
+@dataclass(frozen=True, eq=False)
+class SplitDataset:
+    """What is trained on, what every epoch is measured on, and the test images; shapes as in Dataset."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+    def to(self, device: str) -> SplitDataset:
+        return SplitDataset(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def split(data: Dataset, recipe: Recipe) -> SplitDataset:
+    """The training images, less those held out where the recipe says so: the same ones for every seed."""
+    images, labels = data.train_images, data.train_labels
+    if recipe.validation == "test":
+        return SplitDataset(images, labels, data.test_images, data.test_labels, data.test_images, data.test_labels)
+    order = torch.randperm(len(images), generator=_chance(0, "held out", 0))
+    out, kept = order[: held_out(len(images))].sort().values, order[held_out(len(images)) :].sort().values
+    return SplitDataset(images[kept], labels[kept], images[out], labels[out], data.test_images, data.test_labels)
+
+
+def held_out(images: int) -> int:
+    """How many of so many training images are held out: 5,000 of MNIST's, a twelfth of fewer."""
+    return min(HELD_OUT, images // 12)
 
 
 def threads(architecture: Architecture) -> int:
-    """Threads to train with: all cores for a large network, all but one for a small one.
+    """Threads for torch's own operations: one beside the fused kernels, which bring their own; all cores for a large
+    network, all but one for a small one.
 
     On two cores a second thread makes a small network 1.2 times faster on its own, but slower than one thread while a
     browser on the same machine draws the curves: the two threads wait for each other at every operation.
     """
     cores = os.cpu_count() or 1
+    if fusable(architecture):
+        return 1
     return cores if analyse(architecture).macs > LARGE_MACS else max(1, cores - 1)
+
+
+def best_device() -> str:
+    """Where to train: "cuda" or "mps" where torch has one, else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -138,35 +341,47 @@ def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -
     if not augmentation.active:
         return x
     count = len(x)
-    turn, across, down, zoom = (2 * torch.rand(4, count, generator=generator) - 1).to(x.device)
+    turn, across, down, zoom, slant = (2 * torch.rand(5, count, generator=generator) - 1).to(x.device)
     angle = turn * math.radians(augmentation.rotation)
     scale = 1 / (1 + zoom * augmentation.zoom)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    lean = torch.tan(slant * math.radians(augmentation.shear))
     # affine_grid counts from -1 to 1 over the image: a shift by its whole width is 2.
     across, down = 2 * augmentation.shift * across, 2 * augmentation.shift * down
-    maps = torch.stack([torch.stack([cos, -sin, across], 1), torch.stack([sin, cos, down], 1)], 1)
+    maps = torch.stack(
+        [torch.stack([cos, cos * lean - sin, across], 1), torch.stack([sin, sin * lean + cos, down], 1)], 1
+    )
     grid = F.affine_grid(maps, list(x.shape), align_corners=False)
     # grid_sample fills with 0; the background is the darkest pixel of the image.
     background = x.amin((1, 2, 3), keepdim=True)
     return F.grid_sample(x - background, grid, align_corners=False) + background
 
 
-def _measure(
-    network: nn.Module, data: Dataset, epoch: int, device: str
-) -> Generator[MeasuringProgress, None, tuple[float, float]]:
-    """Yields progress, returns (mean loss, accuracy) over the test images."""
-    network.eval()
-    loss_sum, correct, seen, total = 0.0, 0, 0, len(data.test_images)
-    for images, labels in _batches(data.test_images, data.test_labels):
-        # A generator must not stay inside inference_mode while it is suspended: the mode is the thread's.
-        with torch.inference_mode():
-            labels = labels.to(device)
-            logits = network(normalise(images.to(device)))
-            loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == labels).sum())
-        seen += len(images)
-        yield MeasuringProgress(epoch, seen, total)
-    return loss_sum / total, correct / total
+def preview(images: Tensor, augmentation: Augmentation, rows: int, seed: int = 0) -> Tensor:
+    """uint8 (N, 28, 28) -> uint8 (28 (1 + rows), 28 N): the images, and below each `rows` of what training may make."""
+    pictures = [images]
+    for row in range(rows):
+        x = augment(images.unsqueeze(1).float(), augmentation, _chance(seed, "preview", row))
+        pictures.append(x.round().clamp(0, 255).to(torch.uint8).squeeze(1))
+    return torch.cat([picture.permute(1, 0, 2).reshape(28, -1) for picture in pictures])
+
+
+def _training_pass(network: nn.Sequential, architecture: Architecture, device: str) -> Callable[[Tensor], Tensor]:
+    """The network itself, or what does the same faster on a CPU."""
+    return (fused(network) if device == "cpu" and fusable(architecture) else None) or network
+
+
+def _chance(seed: int, purpose: str, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_number(seed, purpose, number))
+
+
+def _number(seed: int, purpose: str, number: int) -> int:
+    """A seed of 32 bits, all that torch's generator takes, for one purpose at one time."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {purpose} {number}".encode(), digest_size=4).digest(), "little")
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _batches(images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
@@ -182,14 +397,3 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
         case "AdamW":
             return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
-
-
-def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    match recipe.schedule:
-        case "constant":
-            return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
-        case "one-cycle":
-            # One step more than there are: the schedule is also stepped after the last batch.
-            return torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, recipe.learning_rate, total_steps=steps + 1, cycle_momentum=False
-            )

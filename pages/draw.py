@@ -23,15 +23,19 @@ TICK_SECONDS = 0.5
 def networks() -> dict[str, str]:
     """What may be chosen, name -> title: runs in training first, then the checkpoints by their file's name."""
     titles = {
-        run.identity: f"{run.identity}, in training · {notation(run.architecture)}"
+        run.identity: f"{run.name}, in training · {notation(run.architecture)}"
         for run in run_manager().runs()
         if run.active
     }
     for path in checkpoints.paths():
+        if path.stem in titles:
+            continue
         try:
             summary = checkpoint_summary(path, path.stat().st_mtime_ns)
         except (checkpoints.CheckpointError, OSError) as error:
             damaged.append(str(error))
+            continue
+        if not summary.has_weights:
             continue
         accuracy = "not measured" if summary.test_accuracy is None else percent(summary.test_accuracy, 2)
         titles[path.stem] = f"{summary.title} · {notation(summary.architecture)} · {accuracy}"
@@ -89,7 +93,8 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
 
 
 st.title("Draw a digit")
-damaged: list[str] = []
+# What was set aside when Receptive began, and what has become unreadable since.
+damaged = list(run_manager().set_aside)
 titles = networks()
 if not titles:
     st.error("There is no network to ask: checkpoints/ is empty. Restore it from the project, or train one.")

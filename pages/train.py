@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import streamlit as st
+import torch
 
 from lib import address
 from lib.address import hidden, recipe_values
 from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
-from lib.charts import training_curves
-from lib.components import enter, live_figure, network_input, preset_pills
+from lib.charts import RunCurves, training_curves
+from lib.checkpoints import SAVED_FOLDER
+from lib.components import enter, live_figure, network_input, preset_pills, tab
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
-from lib.recipe import (
-    OPTIMISERS,
-    RECIPES,
-    SCHEDULES,
-    Recipe,
-    RecipeError,
-)
-from lib.resources import machine_rate, run_manager
-from lib.runs import ACTIVE, Run, Snapshot, refusal
-from lib.training import EpochMetrics
+from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Recipe, RecipeError, differences
+from lib.resources import example_digits, machine_rate, run_manager
+from lib.run_files import ACTIVE
+from lib.runs import Run, RunError, Snapshot, refusal
+from lib.training import EpochMetrics, preview
 
 enter("train")
 
 TICK_SECONDS = 0.5
-STOP_SECONDS = 0.4
-TEST_IMAGES = 10_000
+ACT_SECONDS = 0.4
+TEST_IMAGES, TRAIN_IMAGES = 10_000, 60_000
+FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+VALIDATION_TITLES = {"test": "The 10,000 test images", "held-out": "5,000 held out of training"}
+STATUS_ICONS = {"finished": ":material/check_circle:", "failed": ":material/error:"}
 
 
-def load_recipe() -> None:
-    recipe = next((preset.recipe for preset in RECIPES if preset.title == st.session_state.recipe), None)
-    if recipe:
-        st.session_state.update(recipe_values(recipe))
+def load_preset() -> None:
+    preset = next((preset for preset in RECIPES if preset.title == st.session_state.recipe), None)
+    if preset:
+        st.session_state.update(recipe_values(preset.recipe))
+        if preset.network:
+            st.session_state.net = preset.network
 
 
 def recipe_inputs() -> None:
@@ -41,67 +43,220 @@ def recipe_inputs() -> None:
         st.number_input(
             "Learning rate", step=0.001, format="%.4g", key="learning_rate", help="The peak of a one-cycle schedule."
         )
-        st.selectbox("Schedule", SCHEDULES, key="schedule")
+        st.selectbox(
+            "Schedule",
+            SCHEDULES,
+            key="schedule",
+            help="How the learning rate changes: not at all; dropped every few epochs; dropped when the loss stands "
+            "still; or up to a peak and down to nothing.",
+        )
         st.number_input("Epochs", step=1, key="epochs", help="One epoch shows every image once.")
         st.number_input("Batch size", step=1, key="batch_size", help="Images a step.")
         st.number_input("Weight decay", step=0.001, format="%.4g", key="weight_decay")
+        st.number_input(
+            "Label smoothing",
+            step=0.01,
+            format="%.4g",
+            key="smoothing",
+            help="The share of the truth that is spread over all ten digits; it makes the training loss larger.",
+        )
         st.number_input("Seed", step=1, key="seed", help="The same seed gives the same run.")
+        drops = st.session_state.schedule in ("step", "plateau")
+        st.number_input(
+            "Drop, factor",
+            step=0.1,
+            format="%.4g",
+            key="drop",
+            disabled=not drops,
+            help="For the schedules “step” and “plateau”: the learning rate is multiplied by it.",
+        )
+        st.number_input(
+            "Patience, epochs",
+            step=1,
+            key="patience",
+            disabled=not drops,
+            help="“step” drops after so many epochs, “plateau” when the loss has not fallen for more than so many.",
+        )
+        st.selectbox(
+            "Measured on",
+            VALIDATIONS,
+            key="validation",
+            format_func=VALIDATION_TITLES.__getitem__,
+            help="The assignment measures every epoch on the test images, and whoever then picks the best epoch fools "
+            "themselves a little. Images held out of training leave the test images for the end.",
+        )
+    st.markdown("**Augmentation**: every image is turned, shifted, zoomed and sheared at random, each time anew.")
+    with st.grid(5, min_column_width=130):
         st.number_input("Rotation, ± degrees", step=1.0, format="%.4g", key="rotation")
         st.number_input("Shift, ± fraction", step=0.01, format="%.4g", key="shift")
         st.number_input("Zoom, ± fraction", step=0.01, format="%.4g", key="zoom")
+        st.number_input("Shear, ± degrees", step=1.0, format="%.4g", key="shear")
+        st.number_input(
+            "Clean last epochs",
+            step=1,
+            key="clean",
+            help="In the last epochs the images stay as they are, as those are that the network will be measured on.",
+        )
+
+
+def augmentation_preview(recipe: Recipe) -> None:
+    if not recipe.augmentation.active:
+        st.caption("All are 0: the network sees every image as it is.")
+        return
+    digits = torch.frombuffer(bytearray(b"".join(example_digits())), dtype=torch.uint8).view(-1, 28, 28)
+    picture = preview(digits, recipe.augmentation, rows=3)
+    st.image(
+        picture.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy(),
+        caption="Ten digits as they are (first row), and as the network may see them.",
+    )
 
 
 def start(text: str, recipe: Recipe) -> None:
-    st.session_state.run = run_manager().start(parse(text), recipe).identity
+    parent = st.session_state.get("fork")
+    try:
+        run = run_manager().start(parse(text), recipe, owner=tab(), parent=parent)
+    except RunError as error:
+        st.session_state.refused = str(error)
+        return
+    st.session_state.run = run.identity
+    st.session_state.ghost = parent
+    st.session_state.fork = None
 
 
-def stop(run: Run) -> None:
-    """Stop, and give the batch a moment to end: what is drawn next then shows it."""
-    run.stop()
-    run.wait(STOP_SECONDS)
+def act(run: Run, action: str) -> None:
+    """Ask for it, and give the batch a moment to end: what is drawn next then shows it."""
+    try:
+        match action:
+            case "pause":
+                run.pause()
+            case "stop":
+                run.stop()
+            case "resume":
+                run_manager().resume(run)
+            case "step":
+                run_manager().resume(run, steps=1)
+            case "epoch":
+                run_manager().resume(run, epochs=1)
+    except RunError as error:
+        st.session_state.refused = str(error)
+        return
+    if action != "resume" and action != "epoch":
+        run.wait(ACT_SECONDS)
+
+
+def set_factor(run: Run) -> None:
+    run.set_learning_rate_factor(st.session_state.factor)
+
+
+def fork(run: Run) -> None:
+    """The run's network and recipe into the controls; the next start is compared with it."""
+    st.session_state.update(recipe_values(run.recipe))
+    st.session_state.net = notation(run.architecture)
+    st.session_state.fork = run.identity
+
+
+def forget_fork() -> None:
+    st.session_state.fork = None
+
+
+def rename(run: Run) -> None:
+    try:
+        run.rename(st.session_state.new_name)
+    except RunError as error:
+        st.session_state.refused = str(error)
+
+
+def delete(run: Run) -> None:
+    try:
+        run_manager().delete(run)
+    except RunError as error:
+        st.session_state.refused = str(error)
+        return
+    st.session_state.run = None
+    st.session_state.deleted = (run.identity, run.name)
+
+
+def undelete(identity: str) -> None:
+    try:
+        st.session_state.run = run_manager().undelete(identity).identity
+    except RunError as error:
+        st.session_state.refused = str(error)
+    st.session_state.deleted = None
+
+
+def seconds_before(run: Run) -> float | None:
+    """Estimated seconds until a queued run begins; None while the machine's rate is not known."""
+    rate = machine_rate()
+    if rate is None:
+        return None
+    seconds = 0.0
+    for other in run_manager().ahead_of(run):
+        snapshot = other.snapshot()
+        all_of_it = other.recipe.epochs * epoch_seconds(rate, other.architecture, other.recipe)
+        share = 1 - snapshot.step / snapshot.steps_total if snapshot.steps_total else 1.0
+        seconds += all_of_it * share if snapshot.seconds_left is None else snapshot.seconds_left
+    return seconds
 
 
 def progress_text(run: Run, snapshot: Snapshot) -> str:
     """Where the run is, in one line."""
     if snapshot.status == "queued":
-        ahead = run_manager().ahead_of(run)
-        return f"Waiting for {ahead} run{'s' * (ahead != 1)} to end. It starts by itself."
+        ahead, seconds = len(run_manager().ahead_of(run)), seconds_before(run)
+        about = f", about {duration(seconds)}" if seconds else ""
+        return f"Waiting for {ahead} run{'s' * (ahead != 1)} to end{about}. It starts by itself."
     if not snapshot.step:
         return "Loading the images and building the network…"
     rate, left = snapshot.images_per_second, snapshot.seconds_left
-    parts = [
-        f"Epoch {snapshot.steps[-1].epoch} of {run.recipe.epochs}",
-        f"step {snapshot.step:,} of {snapshot.steps_total:,}",
-    ]
-    if snapshot.status == "stopping":
-        parts.append("stopping after this batch")
+    parts = [f"Epoch {snapshot.epoch} of {run.recipe.epochs}", f"step {snapshot.step:,} of {snapshot.steps_total:,}"]
+    if snapshot.status in ("stopping", "pausing"):
+        parts.append(f"{snapshot.status} after this batch")
+    elif snapshot.status == "paused":
+        parts.append("paused")
     elif snapshot.measuring is not None:
-        parts.append("measuring on the test images")
+        parts.append("measuring on the test images" if run.recipe.validation == "test" else "measuring")
     elif rate and left is not None:
         parts += [f"{rate:,.0f} images/s", f"{duration(left)} left"]
     return " · ".join(parts)
 
 
-def accuracy_text(epoch: EpochMetrics) -> str:
-    return f"{percent(epoch.test_accuracy, 2)} ± {100 * interval95(epoch.test_accuracy, TEST_IMAGES):.2f}"
+def with_interval(accuracy: float, images: int) -> str:
+    return f"{percent(accuracy, 2)} ± {100 * interval95(accuracy, images):.2f}"
+
+
+def final_text(epoch: EpochMetrics) -> str:
+    """The accuracy to report: on the test images where they were measured."""
+    if epoch.test_accuracy is not None:
+        return with_interval(epoch.test_accuracy, TEST_IMAGES)
+    return with_interval(epoch.validation_accuracy, epoch.validation_images)
 
 
 def outcome(run: Run, snapshot: Snapshot) -> None:
-    """How the run ended, in a sentence."""
+    """How the run ended or stands still, in a sentence."""
     match snapshot.status:
         case "failed":
             st.error(f"{snapshot.message} The curves up to that point are kept below.", icon=":material/error:")
-        case "stopped" if not snapshot.steps:
+        case "paused":
+            st.info(
+                "Paused. Resume it, or go on by one step or one epoch. Another run may use the time.",
+                icon=":material/pause_circle:",
+            )
+        case "interrupted":
+            st.warning(
+                f"Receptive was closed while this run was in training. It was saved at step {snapshot.step:,}: resume "
+                "it, and it goes on from there as if nothing had happened.",
+                icon=":material/power_settings_new:",
+            )
+        case "stopped" if not snapshot.step:
             st.info("Stopped before the first batch.", icon=":material/stop_circle:")
         case "stopped":
             st.info(
-                f"Stopped at step {snapshot.step:,}. The network as it was is on the Draw page.",
+                f"Stopped at step {snapshot.step:,}. The network as it was is on the Draw page; the run may go on.",
                 icon=":material/stop_circle:",
             )
-        case "finished":
+        case "finished" if snapshot.epochs:
             seconds = sum(epoch.seconds for epoch in snapshot.epochs)
             st.success(
-                f"Finished: {accuracy_text(snapshot.epochs[-1])} on the test images after the final epoch, "
+                f"Finished: {final_text(snapshot.epochs[-1])} on the test images after the final epoch, "
                 f"trained in {duration(seconds)}.",
                 icon=":material/check_circle:",
             )
@@ -109,63 +264,132 @@ def outcome(run: Run, snapshot: Snapshot) -> None:
             if rate and not hidden("estimate"):
                 estimated = epoch_seconds(rate, run.architecture, run.recipe)
                 st.caption(hindsight_text(estimated, seconds / len(snapshot.epochs)))
-    if snapshot.message and snapshot.status != "failed":
-        st.warning(snapshot.message, icon=":material/save:")
 
 
 def figures(run: Run, snapshot: Snapshot) -> None:
     """The numbers of the last epoch, and the best one marked as chosen."""
     if not snapshot.epochs:
-        st.caption("The first test accuracy appears at the end of the first epoch.")
+        st.caption("The first accuracy appears at the end of the first epoch.")
         return
-    last, best = snapshot.epochs[-1], max(snapshot.epochs, key=lambda epoch: epoch.test_accuracy)
-    final = last.epoch == run.recipe.epochs
+    last = snapshot.epochs[-1]
+    best = max(snapshot.epochs, key=lambda epoch: epoch.validation_accuracy)
+    final, on_test = last.epoch == run.recipe.epochs, run.recipe.validation == "test"
+    measured = "Test" if on_test or last.test_accuracy is not None else "Held-out"
     with st.grid(4, min_column_width=200):
         st.metric(
-            "Test accuracy, final epoch" if final else f"Test accuracy, epoch {last.epoch}",
-            accuracy_text(last),
+            f"{measured} accuracy, final epoch" if final else f"{measured} accuracy, epoch {last.epoch}",
+            final_text(last),
             border=True,
-            help="With the 95 % interval of a measurement on 10,000 images, in points.",
+            help="The one to report. ± is the 95 % interval of a measurement on so many images, in points.",
         )
         st.metric(
             "Training accuracy",
-            percent(last.train_accuracy, 2),
+            with_interval(last.train_accuracy, TRAIN_IMAGES),
             border=True,
             help="Over the last epoch's batches, each measured before its update.",
         )
         st.metric(
             f"Best epoch: {best.epoch}",
-            percent(best.test_accuracy, 2),
+            with_interval(best.validation_accuracy, best.validation_images),
             border=True,
-            help="Chosen by the test images it is measured on, so it is optimistic. Report the final epoch.",
+            help=f"Chosen by the {'test' if on_test else 'held-out'} images it is measured on, so it is optimistic. "
+            "Report the final epoch.",
         )
         st.metric("Images a second", f"{last.images_per_second:,.0f}", border=True)
 
 
-def watch(run: Run, ticking: bool) -> None:
+def controls(run: Run, snapshot: Snapshot) -> None:
+    """What can be done with the run now."""
+    active, waiting = snapshot.status in ACTIVE, snapshot.status == "queued"
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if active:
+            leaving = snapshot.status in ("stopping", "pausing")
+            st.button("Pause", icon=":material/pause:", on_click=act, args=(run, "pause"), disabled=leaving)
+            st.button("Stop", icon=":material/stop:", on_click=act, args=(run, "stop"), disabled=leaving)
+        elif run.resumable:
+            st.button("Resume", icon=":material/play_arrow:", on_click=act, args=(run, "resume"))
+            st.button("One step", icon=":material/skip_next:", on_click=act, args=(run, "step"))
+            st.button("One epoch", icon=":material/fast_forward:", on_click=act, args=(run, "epoch"))
+            if snapshot.status == "paused":
+                st.button("Stop", icon=":material/stop:", on_click=act, args=(run, "stop"))
+        if (active and not waiting) or run.resumable:
+            st.session_state.factor = min(FACTORS, key=lambda factor: abs(factor - snapshot.factor))
+            st.select_slider(
+                "Learning rate, times",
+                FACTORS,
+                key="factor",
+                format_func="{:g}".format,
+                on_change=set_factor,
+                args=(run,),
+                width=220,
+                help="In flight: what the schedule asks for is multiplied by this from the next batch on.",
+            )
+
+
+def watch(run: Run, ghost: Run | None, ticking: bool) -> None:
     """Progress, numbers and curves of one run."""
     snapshot = run.snapshot()
-    if ticking and snapshot.status not in ACTIVE:
-        # The run has just ended: the whole page must know, and this fragment must stop ticking.
+    if ticking != (snapshot.status in ACTIVE):
+        # It has just ended, or goes on again: the whole page must know, and this fragment stop or begin to tick.
         st.rerun()
-    st.subheader(f"{run.identity}: `{notation(run.architecture)}`")
-    if snapshot.status in ACTIVE:
-        total = max(snapshot.steps_total, 1)
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.progress(min(snapshot.step / total, 1.0), text=progress_text(run, snapshot))
-            st.button(
-                "Stop", icon=":material/stop:", on_click=stop, args=(run,), disabled=snapshot.status == "stopping"
-            )
-    else:
+    st.subheader(f"{run.name}: `{notation(run.architecture)}`")
+    if snapshot.status in ACTIVE or snapshot.status == "paused":
+        st.progress(min(snapshot.step / max(snapshot.steps_total, 1), 1.0), text=progress_text(run, snapshot))
+    if snapshot.status not in ACTIVE:
         outcome(run, snapshot)
+    controls(run, snapshot)
+    if snapshot.trouble:
+        st.warning(snapshot.trouble, icon=":material/save:")
     figures(run, snapshot)
+    behind = ghost.snapshot() if ghost else None
     live_figure(
-        training_curves(snapshot.steps, snapshot.epochs, snapshot.steps_total),
+        training_curves(
+            RunCurves(snapshot.curves, snapshot.epochs, run.recipe.validation),
+            max(snapshot.steps_total, behind.step if behind else 0),
+            RunCurves(behind.curves, behind.epochs, ghost.recipe.validation, ghost.name) if ghost and behind else None,
+        ),
         key="curves",
         height=640,
         revision=run.identity,
         alt="Loss, accuracy and learning rate of the run over its steps",
     )
+
+
+def fork_text(parent: Run, text: str, recipe: Recipe | None) -> str:
+    """What the next run will differ in from the one it is forked from."""
+    changes = differences(parent.recipe, recipe) if recipe else []
+    if text != notation(parent.architecture):
+        changes.append("the network")
+    if not changes:
+        return (
+            f"Forked from {parent.name}: same initial weights, same order of the images. Change one thing above and "
+            "press Start training; its curves stay behind the new ones as a ghost."
+        )
+    same = (
+        "Its initial weights are others." if "the network" in changes or parent.recipe.seed != (recipe or Recipe()).seed
+        else "Initial weights and the order of the images are the same."
+    )  # fmt: skip
+    return f"Forked from {parent.name}. Changed: {', '.join(changes)}. {same}"
+
+
+def run_table(runs: list[Run]) -> None:
+    """All runs with their state and what they reached."""
+    rows = []
+    for run in runs:
+        snapshot = run.snapshot()
+        last = snapshot.epochs[-1] if snapshot.epochs else None
+        rows.append(
+            {
+                "Run": f"[{run.name}](/train?run={run.identity})",
+                "State": snapshot.status,
+                "Accuracy, last epoch": final_text(last) if last else "–",
+                "Epochs": f"{len(snapshot.epochs)} of {run.recipe.epochs}",
+                "Network": f"`{notation(run.architecture)}`",
+                "Started": run.created.replace("T", " ")[:16],
+                "By": "this tab" if run.owner == tab() else "another tab",
+            }
+        )
+    st.table(rows)
 
 
 st.title("Train it")
@@ -174,41 +398,74 @@ problem = architecture = analysis = None
 try:
     architecture = parse(text)
     analysis = analyse(architecture)
-    st.caption(
-        f"{analysis.num_params:,} parameters, {analysis.macs / 1e6:.2f} million multiply-accumulates an image, trained "
-        "on all 60,000 images of MNIST. The accuracy is measured on its 10,000 test images after every epoch, as the "
-        "assignment does: whoever picks the best epoch by it fools themselves a little, so the final one counts."
-    )
 except ArchitectureError as error:
     problem = str(error)
+facts = st.container()
 
 presets = st.container()
-if not hidden("recipe"):
-    with st.expander("Recipe", icon=":material/tune:"):
-        recipe_inputs()
 recipe: Recipe | None = None
+panel = None if hidden("recipe") else st.expander("Recipe", icon=":material/tune:")
+if panel:
+    with panel:
+        recipe_inputs()
 try:
     recipe = address.recipe()
 except RecipeError as error:
     problem = f"{error} Open Recipe to set it, or choose a way to train above."
-if analysis and recipe:
-    problem = refusal(analysis, recipe)
-if not hidden("recipe"):
+if architecture and recipe:
+    problem = problem or refusal(architecture, recipe, SAVED_FOLDER)
+if panel:
+    if recipe:
+        with panel:
+            augmentation_preview(recipe)
     with presets:
-        preset = next((preset for preset in RECIPES if preset.recipe == recipe), None)
+        preset = next((p for p in RECIPES if p.recipe == recipe and p.network in (None, text)), None)
         st.session_state.recipe = preset.title if preset else None
-        preset_pills("How to train", [preset.title for preset in RECIPES], key="recipe", on_change=load_recipe)
+        preset_pills("How to train", [preset.title for preset in RECIPES], key="recipe", on_change=load_preset)
         st.caption(preset.story if preset else "A recipe of your own.")
+if analysis:
+    measured = (
+        "The accuracy is measured on the 10,000 test images after every epoch, as the assignment does: whoever picks "
+        "the best epoch by it fools themselves a little, so the final one counts."
+        if recipe is None or recipe.validation == "test"
+        else "5,000 of them are held out: every epoch is measured on those, and the test images wait for the final one."
+    )
+    facts.caption(
+        f"{analysis.num_params:,} parameters, {analysis.macs / 1e6:.2f} million multiply-accumulates an image, trained "
+        f"on the 60,000 images of MNIST. {measured}"
+    )
 rate = machine_rate()
 if architecture and recipe and rate and not hidden("estimate"):
     st.caption(estimate_text(rate, architecture, recipe))
 if problem:
     st.error(problem, icon=":material/error:")
 
-identities = [run.identity for run in run_manager().runs()]
+manager = run_manager()
+parent = manager.get(st.session_state.get("fork"))
+if parent:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.info(fork_text(parent, text, recipe), icon=":material/fork_right:")
+        st.button("Not a fork", on_click=forget_fork)
+refused = st.session_state.pop("refused", None)
+if refused:
+    st.error(refused, icon=":material/error:")
+deleted = st.session_state.get("deleted")
+if deleted:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.info(f"{deleted[1]} was deleted.", icon=":material/delete:")
+        st.button("Undo", icon=":material/undo:", on_click=undelete, args=(deleted[0],))
+for sentence in manager.set_aside[:3]:
+    st.warning(sentence, icon=":material/broken_image:")
+if len(manager.set_aside) > 3:
+    st.warning(f"{len(manager.set_aside) - 3} more files of runs were set aside.", icon=":material/broken_image:")
+
+runs = manager.runs()
+names = {run.identity: run.name for run in runs}
 asked = st.session_state.run
-if asked not in identities:
+if asked not in names:
     st.session_state.run = None
+if st.session_state.ghost not in names:
+    st.session_state.ghost = None
 with st.container(horizontal=True, vertical_alignment="bottom"):
     st.button(
         "Start training",
@@ -218,20 +475,43 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         args=(text, recipe),
         disabled=problem is not None,
     )
-    chosen = st.selectbox("Run", identities, index=None, key="run", placeholder="No run chosen") if identities else None
+    chosen = ghost = None
+    if runs:
+        chosen = st.selectbox(
+            "Run", names, index=None, key="run", format_func=names.__getitem__, placeholder="No run chosen"
+        )
+        ghost = st.selectbox(
+            "Behind it, as a ghost", names, index=None, key="ghost", format_func=names.__getitem__, placeholder="None"
+        )
 
-run = run_manager().get(chosen)
+run = manager.get(chosen)
 if run:
+    with st.container(horizontal=True):
+        st.button(
+            "Fork",
+            icon=":material/fork_right:",
+            on_click=fork,
+            args=(run,),
+            help="A new run from the same initial weights, in the same order of images, with one thing changed.",
+        )
+        with st.popover("Name", icon=":material/edit:"):
+            st.session_state.new_name = run.name
+            st.text_input("Name of the run", key="new_name", max_chars=60, on_change=rename, args=(run,))
+        st.button("Delete", icon=":material/delete:", on_click=delete, args=(run,), disabled=run.active)
     active = run.active
-    st.fragment(watch, run_every=TICK_SECONDS if active else None)(run, active)
+    behind = manager.get(ghost) if ghost != chosen else None
+    st.fragment(watch, run_every=TICK_SECONDS if active else None)(run, behind, active)
 else:
-    if asked is not None:
+    if asked is not None and not deleted:
         st.warning(
-            f"The run {asked} is not known: Receptive was started anew since. If it had ended, what it learnt is among "
-            "the networks of the Draw page.",
+            f"The run {asked} is not known here: it was deleted, or belongs to another installation.",
             icon=":material/history:",
         )
     st.info(
         "Press Start training. It goes on in the background: you may close this tab, or draw while it learns.",
         icon=":material/info:",
     )
+if runs:
+    with st.expander(f"All runs ({len(runs)})", icon=":material/list:", key="all_runs", on_change="rerun") as listed:
+        if listed.open:
+            run_table(runs)

@@ -21,12 +21,15 @@ START_SECONDS = 60
 
 
 def copy_project(folder: Path) -> Path:
-    """What a clone holds and a run needs, without what this machine has made of it."""
+    """What a clone holds and a run needs, without what this machine has made of it but the compiled kernels."""
     for part in PARTS:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=UNCLONED)
         else:
             shutil.copy(ROOT / part, folder / part)
+    # numba finds a compiled kernel by its source's time, which a copy keeps.
+    if (ROOT / "lib" / "__pycache__").is_dir():
+        shutil.copytree(ROOT / "lib" / "__pycache__", folder / "lib" / "__pycache__")
     return folder
 
 

@@ -351,6 +351,52 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page,
     second.context.close()
 
 
+def test_each_control_takes_effect_within_a_batch_and_is_seen_within_a_second(page: Page, fresh: str) -> None:
+    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
+    start(page)
+    step(page)
+
+    def press(name: str, seen: str) -> int:
+        page.get_by_role("button", name=name, exact=True).click()
+        asked = time.monotonic()
+        expect(page.get_by_text(re.compile(seen)).first).to_be_visible(timeout=10_000)
+        print(f"{name} was on the screen after {time.monotonic() - asked:.2f} s")
+        return step(page)
+
+    paused = press("Pause", "· paused$")
+    page.wait_for_timeout(1500)
+    assert step(page) == paused
+    assert press("One step", f"step {paused + 1:,} of .* · paused$") == paused + 1
+    # The learning rate of the next batch is a tenth of what the schedule asks for.
+    slider = page.get_by_role("slider", name=re.compile("Learning rate, times"))
+    slider.focus()
+    slider.press("ArrowLeft")
+    slider.press("ArrowLeft")
+    settled(page)
+    press("One step", f"step {paused + 2:,} of .* · paused$")
+    rates = "() => document.querySelector('.live-figure')._fullData.at(-1).y"
+    page.wait_for_function(f"() => ({rates})().at(-1) < 0.2 * ({rates})().at(-2)")
+    press("Resume", "left$")
+    while step(page) <= paused + 30:
+        page.wait_for_timeout(100)
+
+    page.get_by_role("button", name="Fork").click()
+    expect(page.get_by_text(re.compile("same initial weights, same order of the images"))).to_be_visible()
+    page.get_by_text("Recipe", exact=True).click()
+    page.get_by_label("Learning rate", exact=True).fill("0.002")
+    page.get_by_label("Learning rate", exact=True).press("Enter")
+    expect(page.get_by_text("Changed: learning rate 0.02 → 0.002.")).to_be_visible()
+    first = re.search(r"run=([\w-]+)", page.url)
+    assert first
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
+    page.get_by_role("button", name="Start training").click()
+    names = "() => document.querySelector('.live-figure')?._fullData?.map(trace => trace.name) ?? []"
+    page.wait_for_function(f"() => ({names})().includes('{first[1]}: mean loss')")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text(re.compile("^Stopped"))).to_be_visible(timeout=10_000)
+
+
 def test_a_digit_is_read_while_the_network_learns(page: Page, fresh: str) -> None:
     visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
     start(page)

@@ -15,9 +15,19 @@ from hypothesis.extra.numpy import arrays
 
 from lib.analysis import analyse, fold
 from lib.architecture import Architecture
-from lib.charts import MAX_POINTS, PALETTE, layer_costs, probability_bars, running_mean, thin, training_curves
+from lib.charts import (
+    PALETTE,
+    RAW_POINTS,
+    RunCurves,
+    layer_costs,
+    probability_bars,
+    running_mean,
+    thin,
+    training_curves,
+)
 from lib.digits import Prediction
-from lib.training import EpochMetrics, StepMetrics
+from lib.history import Curves
+from lib.training import EpochMetrics
 from tests.architectures import architectures
 
 CONFIG = tomllib.loads((Path(__file__).parent.parent / ".streamlit" / "config.toml").read_text())
@@ -44,18 +54,44 @@ def test_running_mean_is_the_mean_of_the_last_few(curve: np.ndarray, width: int)
         assert means[index] == pytest.approx(curve[max(0, index - width + 1) : index + 1].mean(), abs=1e-3)
 
 
-def test_a_long_run_sends_few_points_and_every_epoch() -> None:
-    steps = [StepMetrics(i, 1 + i // 469, 1 / i, 0.5, 0.01, 128) for i in range(1, 9000)]
-    epochs = [EpochMetrics(i, 469 * i, 0.1, 0.9, 0.1, 0.99, 10, 5000) for i in range(1, 20)]
-    figure = training_curves(steps, epochs, 8911)
+def run_curves(steps: int, epochs: int, name: str = "", validation: str = "test") -> RunCurves:
+    losses = 1 / np.arange(1.0, steps + 1)
+    return RunCurves(
+        Curves(1, losses, 1 - losses, np.full(steps, 0.01)),
+        [EpochMetrics(i, i * 1000, 0.1, 0.9, 0.1, 0.99, 10_000, 0.99, 10.0, 5000.0) for i in range(1, epochs + 1)],
+        validation,
+        name,
+    )
+
+
+def test_a_long_run_and_its_ghost_send_at_most_two_thousand_points() -> None:
+    run = run_curves(100_000, 100)
+    spike = 54_321
+    run.steps.train_loss[spike] = 99.0
+    # Plotly's own validation refuses a name or a value that it does not know.
+    figure = go.Figure(json.loads(training_curves(run, 100_000, run_curves(90_000, 100, "run-7"))))
     sizes = {trace.name: len(trace.x) for trace in figure.data}
-    assert sum(sizes.values()) <= 2500
-    assert max(sizes.values()) <= MAX_POINTS
-    assert sizes["Test loss"] == 19
+    assert sum(sizes.values()) <= 2000
+    assert sizes["Test loss"] == sizes["run-7: accuracy"] == 100
+    raw = next(trace for trace in figure.data if trace.name == "Batch loss")
+    assert max(raw.y) == 99.0
+    assert raw.x[list(raw.y).index(99.0)] == spike + 1
+    assert len(raw.x) <= RAW_POINTS
 
 
-def test_a_run_without_a_step_is_an_empty_figure() -> None:
-    assert all(len(trace.x) == 0 for trace in training_curves([], [], 0).data)
+def test_what_is_not_a_number_is_a_gap_and_valid_json() -> None:
+    run = run_curves(3000, 1)
+    run.steps.train_loss[-1] = np.nan
+    text = training_curves(run, 3000)
+    assert "NaN" not in text
+    raw = next(trace for trace in json.loads(text)["data"] if trace["name"] == "Batch loss")
+    assert raw["y"][-1] is None
+
+
+def test_a_run_without_a_step_is_an_empty_figure_that_names_what_it_is_measured_on() -> None:
+    traces = json.loads(training_curves(run_curves(0, 0, validation="held-out"), 0))["data"]
+    assert all(trace["x"] == [] for trace in traces)
+    assert "Held-out loss" in {trace["name"] for trace in traces}
 
 
 def test_bars_name_every_digit_and_mark_the_likeliest() -> None:

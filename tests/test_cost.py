@@ -9,10 +9,10 @@ import pytest
 
 from lib import cost
 from lib.architecture import PRESETS, parse
-from lib.cost import MachineRate, duration, epoch_seconds, estimate_text, hindsight_text
+from lib.cost import MachineRate, Prices, duration, epoch_seconds, estimate_text, hindsight_text
 from lib.recipe import Augmentation, Recipe
 
-FREE = MachineRate(0, 0, 0, 0, 0, 0)
+FREE = Prices(0, 0, 0, 0, 0, 0)
 
 
 def test_an_epoch_is_its_needs_times_their_prices() -> None:
@@ -30,9 +30,12 @@ def test_an_epoch_is_its_needs_times_their_prices() -> None:
         "mac": 60_000 * macs,
     }
     for price, need in needs.items():
-        rate = MachineRate(**{**dict.fromkeys(needs, 0.0), price: 1e-9})
-        assert epoch_seconds(rate, network, recipe) == pytest.approx(1e-9 * need)
-    assert epoch_seconds(FREE, network, recipe) == 0
+        prices = Prices(**{**dict.fromkeys(needs, 0.0), price: 1e-9})
+        assert epoch_seconds(MachineRate(prices, FREE), network, recipe) == pytest.approx(1e-9 * need)
+    assert epoch_seconds(MachineRate(FREE, prices), network, recipe) == 0
+    # Its norm before the activation: what is fast does not know it, and its needs are the same.
+    other = epoch_seconds(MachineRate(FREE, prices), parse("4b 10 A"), recipe)
+    assert other == pytest.approx(epoch_seconds(MachineRate(prices, FREE), network, recipe))
 
 
 def test_prices_are_found_again_and_never_below_zero() -> None:
@@ -45,14 +48,14 @@ def test_prices_are_found_again_and_never_below_zero() -> None:
 
 def test_this_machine_has_prices() -> None:
     rate = cost.measure()
-    assert all(0 <= price < 1 for price in astuple(rate))
+    assert all(0 <= price < 1 for price in astuple(rate.fused) + astuple(rate.other))
     seconds = [epoch_seconds(rate, parse(PRESETS[index].text), Recipe()) for index in (3, 0, 5)]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0
 
 
 def test_in_words() -> None:
-    rate = MachineRate(0, 0, 1e-4, 0, 0, 0)
+    rate = MachineRate(Prices(0, 0, 1e-4, 0, 0, 0), FREE)
     text = estimate_text(rate, parse("10 A"), Recipe(epochs=1))
     assert "6.0 s of training an epoch: 6.0 s for the recipe's 1 epoch, 1.9 min for the 19" in text
     assert hindsight_text(8.0, 10.0) == "Estimated at 8.0 s of training an epoch, it took 10 s: 25 % more."

@@ -320,7 +320,7 @@ def test_a_network_that_does_not_fit_into_memory_is_not_trained() -> None:
 def test_a_recipe_preset_fills_every_field() -> None:
     at = visit("train")
     at.pills(key="recipe").set_value("Thorough").run()
-    assert at.selectbox(key="optimiser").value == "SGD"
+    assert at.selectbox(key="optimiser").value == "AdamW"
     assert at.number_input(key="epochs").value == 19
     assert at.number_input(key="rotation").value == 10
     assert at.pills(key="recipe").value == "Thorough"
@@ -346,6 +346,139 @@ def test_a_run_is_started_watched_from_a_second_tab_and_stopped() -> None:
         assert "Stopped at step" in words(tab)
 
 
+def press(at: AppTest, label: str) -> AppTest:
+    next(button for button in at.button if button.label == label).click().run()
+    assert not at.exception
+    return at
+
+
+def labels(at: AppTest) -> set[str]:
+    return {button.label for button in at.button}
+
+
+def test_a_run_is_paused_stepped_forked_and_goes_on() -> None:
+    at = visit("train", net="4 M 8 M 10 A", epochs="2", batch_size="1000")
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    while run.snapshot().step < 3:
+        time.sleep(0.01)
+    press(at, "Pause")
+    assert run.wait(20)
+    at.run()
+    assert "Paused." in words(at)
+    assert {"Resume", "One step", "One epoch", "Stop", "Fork"} <= labels(at)
+    before = run.snapshot().step
+    press(at, "One step")
+    assert run.wait(20)
+    assert run.snapshot().step == before + 1
+    at.select_slider(key="factor").set_value(0.1).run()
+    assert run.snapshot().factor == 0.1
+    press(at, "Fork")
+    assert "same initial weights, same order of the images" in words(at)
+    at.number_input(key="learning_rate").set_value(0.05).run()
+    assert "Changed: learning rate 0.02 → 0.05. Initial weights and the order of the images are the same." in words(at)
+    press(at, "Start training")
+    forked = run_manager().runs()[0]
+    assert (forked.parent, forked.recipe.learning_rate) == (run.identity, 0.05)
+    assert at.selectbox(key="ghost").value == run.identity
+    assert forked.wait(60) or forked.active
+    at.selectbox(key="run").set_value(run.identity).run()
+    press(at, "Resume")
+    assert run.wait(60) or run.active
+    while run.active or forked.active:
+        time.sleep(0.05)
+    at.run()
+    assert run.status == forked.status == "finished"
+    assert "Finished:" in words(at)
+    # Each accuracy with its interval; the best one says by what it was chosen.
+    assert [metric.label for metric in at.metric][:3] == [
+        "Test accuracy, final epoch",
+        "Training accuracy",
+        "Best epoch: 2",
+    ]
+    assert all("±" in metric.value for metric in at.metric[:3])
+    assert "Chosen by the test images" in str(at.metric[2].help)
+
+
+def test_a_run_is_named_deleted_and_brought_back() -> None:
+    at = visit("train", net="4 10 A", epochs="1", batch_size="4096")
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    press(at, "Stop")
+    while run.active:
+        time.sleep(0.01)
+    at.run()
+    at.text_input(key="new_name").set_value("  Monday's   first ").run()
+    assert run.name == "Monday's first"
+    press(at, "Delete")
+    assert run_manager().runs() == []
+    assert "Monday's first was deleted." in words(at)
+    press(at, "Undo")
+    (again,) = run_manager().runs()
+    assert (again.identity, again.name) == (run.identity, "Monday's first")
+    at.session_state["all_runs"] = True
+    at.run()
+    assert "Monday's first" in str(at.table[-1].value)
+    assert "this tab" in str(at.table[-1].value)
+
+
+def test_a_tab_waits_with_three_runs_at_most() -> None:
+    at = visit("train", net="4 10 A", epochs="50")
+    for _ in range(4):
+        press(at, "Start training")
+    assert len(run_manager().runs()) == 4
+    press(at, "Start training")
+    assert "3 of your runs are waiting already" in words(at)
+    assert len(run_manager().runs()) == 4
+
+
+def test_held_out_images_leave_the_test_images_for_the_end() -> None:
+    at = visit("train", validation="held-out", net="2 10 A", epochs="1", batch_size="4096")
+    assert "5,000 of them are held out" in words(at)
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    assert run.wait(60)
+    while run.active:
+        time.sleep(0.01)
+    at.run()
+    assert at.metric[0].label == "Test accuracy, final epoch"
+    assert "held-out images" in str(at.metric[2].help)
+
+
+def test_augmented_digits_are_shown() -> None:
+    at = visit("train")
+    assert "All are 0" in words(at)
+    at.number_input(key="rotation").set_value(20.0).run()
+    assert not at.exception
+    assert "All are 0" not in words(at)
+    assert len(at.get("image")) == 1
+
+
+def test_the_assignments_recipe_without_norm_brings_its_network() -> None:
+    at = visit("train")
+    at.pills(key="recipe").set_value("No batch norm").run()
+    assert at.text_input(key="net").value == "4n 4n 8n M 12n 12n 16n M 20vn 10v A"
+    assert at.pills(key="recipe").value == "No batch norm"
+    at.pills(key="recipe").set_value("The assignment").run()
+    assert at.text_input(key="net").value == PRESETS[0].text
+    assert (at.selectbox(key="schedule").value, at.number_input(key="epochs").value) == ("plateau", 19)
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"batch_size": "0"}, "batch size must be from 1 to 4096"),
+        ({"learning_rate": "1000000000"}, "learning rate must be from"),
+        ({"net": "4 M 4 M 4 M 4 M 4 M 10 A"}, "but only 1×1 reach it"),
+        ({"net": "4 M 8 M 12v 12v 12v 10 A", "batch_size": "1"}, "cannot normalise a single value"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_begins(query: dict[str, str], says: str) -> None:
+    at = visit("train", **query)
+    assert says in words(at)
+    assert next(button for button in at.button if button.label == "Start training").disabled
+
+
 def test_the_verdict_on_accuracy_is_known_after_training_and_only_for_that_network() -> None:
     at = visit("train", net="4 M 10 A", epochs="1", batch_size="1000")
     next(button for button in at.button if button.label == "Start training").click().run()
@@ -359,6 +492,7 @@ def test_the_verdict_on_accuracy_is_known_after_training_and_only_for_that_netwo
     assert "Estimated at" in words(at)
     assert "of training an epoch, it took" in words(at)
     accuracy = run.snapshot().epochs[-1].test_accuracy
+    assert accuracy is not None
     assert f"## {100 * accuracy:.2f} %" in words(visit("design", net="4 M 10 A"))
     assert "## Not trained yet" in words(visit("design", net="8 M 10 A"))
 
@@ -444,6 +578,7 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_sentence() -> None:
     at = visit("draw")
     assert not at.exception
     assert "broken.safetensors is not a checkpoint" in words(at)
+    assert (checkpoints.SAVED_FOLDER / "set-aside" / "broken.safetensors").read_bytes() == b"not a checkpoint"
     assert len(at.selectbox(key="reader").options) == 1
 
 

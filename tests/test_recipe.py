@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, Augmentation, Recipe, RecipeError, from_json, to_json
+from lib.recipe import (
+    OPTIMISERS,
+    RECIPES,
+    SCHEDULES,
+    VALIDATIONS,
+    Augmentation,
+    Recipe,
+    RecipeError,
+    differences,
+    from_json,
+    learning_rate,
+    to_json,
+)
 
 recipes = st.builds(
     Recipe,
@@ -18,8 +32,12 @@ recipes = st.builds(
     epochs=st.integers(1, 100),
     batch_size=st.integers(1, 4096),
     weight_decay=st.floats(0, 1),
-    augmentation=st.builds(Augmentation, st.floats(0, 180), st.floats(0, 0.5), st.floats(0, 0.5)),
+    augmentation=st.builds(Augmentation, st.floats(0, 180), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 45)),
     seed=st.integers(0, 2**31 - 1),
+    label_smoothing=st.floats(0, 0.9),
+    drop=st.floats(0.001, 1),
+    patience=st.integers(1, 100),
+    validation=st.sampled_from(VALIDATIONS),
 )
 
 
@@ -39,6 +57,10 @@ def test_json_round_trips(recipe: Recipe) -> None:
         ({"optimiser": "Lion"}, "one of SGD, Adam, AdamW"),
         ({"augmentation": Augmentation(rotation=181)}, "rotation"),
         ({"seed": -1}, "seed"),
+        ({"label_smoothing": 1.0}, "label smoothing must be from 0 to 0.9"),
+        ({"drop": 0}, "drop must be from 0.001 to 1"),
+        ({"patience": 0}, "patience must be from 1"),
+        ({"validation": "training"}, "validation must be one of test, held-out"),
     ],
 )
 def test_an_impossible_recipe_gets_a_sentence(values: dict[str, object], names: str) -> None:
@@ -54,5 +76,62 @@ def test_junk_in_a_file_is_refused_in_words(text: str) -> None:
         assert str(error).endswith(".")
 
 
+def torch_rates(recipe: Recipe, steps_per_epoch: int, losses: list[float]) -> list[float]:
+    """What torch's own schedulers do, stepped as their manual says: by batch or by epoch."""
+    schedulers = torch.optim.lr_scheduler
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], recipe.learning_rate)
+    per_step = per_epoch = None
+    if recipe.schedule == "one-cycle":
+        per_step = schedulers.OneCycleLR(optimiser, recipe.learning_rate, steps_per_epoch * recipe.epochs + 1)
+    elif recipe.schedule == "step":
+        per_epoch = schedulers.StepLR(optimiser, recipe.patience, recipe.drop)
+    elif recipe.schedule == "plateau":
+        plateau = schedulers.ReduceLROnPlateau(optimiser, factor=recipe.drop, patience=recipe.patience, eps=0)
+    rates = []
+    for loss in losses:
+        for _ in range(steps_per_epoch):
+            rates.append(float(optimiser.param_groups[0]["lr"]))
+            optimiser.step()
+            if per_step:
+                per_step.step()
+        if per_epoch:
+            per_epoch.step()
+        elif recipe.schedule == "plateau":
+            plateau.step(loss)
+    return rates
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(SCHEDULES),
+    st.integers(1, 9),
+    st.integers(2, 30),
+    st.integers(1, 4),
+    st.floats(0.05, 0.9),
+    st.data(),
+)
+def test_schedules_are_those_of_torch(
+    schedule: Any, epochs: int, steps_per_epoch: int, patience: int, drop: float, data: st.DataObject
+) -> None:
+    recipe = Recipe(schedule=schedule, epochs=epochs, patience=patience, drop=drop)
+    losses = data.draw(st.lists(st.sampled_from([0.1, 0.2, 0.20001, 0.3]), min_size=epochs, max_size=epochs))
+    ours = [
+        learning_rate(recipe, step, steps_per_epoch, losses[: step // steps_per_epoch])
+        for step in range(epochs * steps_per_epoch)
+    ]
+    assert ours == pytest.approx(torch_rates(recipe, steps_per_epoch, losses), rel=1e-9)
+
+
 def test_preset_titles_differ() -> None:
-    assert len({preset.title for preset in RECIPES}) == len({preset.recipe for preset in RECIPES}) == len(RECIPES)
+    assert len({preset.title for preset in RECIPES}) == len(RECIPES)
+    assert len({(preset.recipe, preset.network) for preset in RECIPES}) == len(RECIPES)
+
+
+def test_differences_are_named_as_a_reader_would() -> None:
+    recipe = Recipe(learning_rate=0.1, augmentation=Augmentation(rotation=7.5), schedule="step")
+    assert differences(Recipe(), Recipe()) == []
+    assert differences(Recipe(), recipe) == [
+        "learning rate 0.02 → 0.1",
+        "schedule one-cycle → step",
+        "rotation 0 → 7.5",
+    ]

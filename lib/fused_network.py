@@ -1,0 +1,215 @@
+"""A small convolutional network's training pass by the kernels of `lib.kernels`: the maths of its own modules, faster.
+
+`fused` looks at an `nn.Sequential` and returns what may be called in its place, or None where the kernels have no
+answer. The modules keep their parameters, gradients and running statistics as if they had been called themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib import kernels
+from lib.kernels import AVERAGE_POOL, CONVOLUTION, FIELDS, LANES, MAX_POOL
+
+# More threads than this find no block to work on in a batch of 128.
+MAX_THREADS = 4
+
+
+def fused(network: nn.Sequential, in_size: int = 28, threads: int | None = None) -> Callable[[Tensor], Tensor] | None:
+    """Images (N, 1, in_size, in_size) float on the CPU -> logits (N, 10), in training mode.
+
+    None for a network that has anything but pools and 3x3 convolutions of stride 1, each followed by ReLU, by ReLU and
+    norm, or by neither, and one pixel at its end. `threads` counts the calling one and its helpers, by default one a
+    core; the numbers that come out do not depend on it. A backward pass belongs to the last forward pass before it.
+    """
+    try:
+        return _FusedNetwork(network, in_size, min(threads or os.cpu_count() or 1, MAX_THREADS))
+    except _UnsupportedError:
+        return None
+
+
+class _UnsupportedError(ValueError):
+    pass
+
+
+class _FusedNetwork:
+    def __init__(self, network: nn.Sequential, in_size: int, threads: int) -> None:
+        self._stages: list[dict[str, int]] = []
+        self._norms: list[tuple[nn.BatchNorm2d, slice, int]] = []
+        self._params: list[Tensor] = []
+        self._threads = threads
+        self._eps: float | None = None
+        self._count = 0
+        # The images themselves are slot 0, with nothing to normalise.
+        self._channels, self._size, self._slot = 1, in_size, 0
+        self._images = 0
+        modules = list(network)
+        while modules:
+            self._take(modules)
+        if self._size != 1 or not self._params:
+            raise _UnsupportedError
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return cast(Tensor, _Pass.apply(x, self, *self._params))
+
+    def _take(self, modules: list[nn.Module]) -> None:
+        """The next stage: a pool, or a convolution with its ReLU and norm."""
+        module = modules.pop(0)
+        stage = dict.fromkeys(FIELDS, 0)
+        stage["in_channels"], stage["in_size"], stage["in_channel"] = self._channels, self._size, self._slot
+        slot = self._slot + self._channels
+        match module:
+            case nn.Conv2d(kernel_size=(3, 3), stride=(1, 1), dilation=(1, 1), bias=nn.Parameter()):
+                padding = module.padding[0]
+                if not isinstance(padding, int) or padding > 2:
+                    raise _UnsupportedError
+                stage["kind"], stage["padding"] = CONVOLUTION, padding
+                self._channels, self._size = module.out_channels, self._size + 2 * padding - 2
+                stage["weight"], stage["bias"] = self._place(module.weight), self._place(cast(Tensor, module.bias))
+                if modules and isinstance(modules[0], nn.ReLU):
+                    modules.pop(0)
+                    stage["relu"] = 1
+                if modules and isinstance(modules[0], nn.BatchNorm2d):
+                    norm = cast(nn.BatchNorm2d, modules.pop(0))
+                    if self._eps not in (None, norm.eps):
+                        raise _UnsupportedError
+                    self._eps = norm.eps
+                    stage["norm"] = 1
+                    stage["gamma"], stage["beta"] = self._place(norm.weight), self._place(norm.bias)
+                    self._norms.append((norm, slice(slot, slot + self._channels), self._size**2))
+            case nn.MaxPool2d(padding=0, dilation=1) | nn.AvgPool2d(padding=0):
+                stage["kind"] = MAX_POOL if isinstance(module, nn.MaxPool2d) else AVERAGE_POOL
+                stage["kernel_size"], stage["stride"] = cast(int, module.kernel_size), cast(int, module.stride)
+                self._size = (self._size - stage["kernel_size"]) // stage["stride"] + 1
+            case nn.AdaptiveAvgPool2d(output_size=1):
+                stage["kind"], stage["kernel_size"], stage["stride"] = AVERAGE_POOL, self._size, 1
+                self._size = 1
+            case nn.Flatten() if self._size == 1 and not modules:
+                return
+            case _:
+                raise _UnsupportedError
+        self._slot = slot
+        stage["out_channels"], stage["out_size"], stage["out_channel"] = self._channels, self._size, slot
+        self._stages.append(stage)
+
+    def _place(self, parameter: Tensor) -> int:
+        """Where it begins among the flat parameters."""
+        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+            raise _UnsupportedError
+        place, self._count = self._count, self._count + parameter.numel()
+        self._params.append(parameter)
+        return place
+
+    def _make_room(self, images: int) -> None:
+        """Work space for a batch of this size."""
+        blocks = -(-images // LANES)
+        before, end, choices, largest = 0, blocks * LANES * self._stages[0]["in_size"] ** 2, 0, 0
+        for stage in self._stages:
+            numbers = blocks * LANES * stage["out_size"] ** 2 * stage["out_channels"]
+            stage["input"], stage["output"] = before, end
+            before, end = end, end + numbers
+            if stage["kind"] == MAX_POOL:
+                stage["choice"], choices = choices, choices + numbers
+            largest = max(largest, numbers)
+        self._images = images
+        self._plan = np.array([[stage[name] for name in FIELDS] for stage in self._stages], np.int64)
+        self._activations, self._choices = kernels.zeros(end), np.zeros(max(choices, 1), np.int32)
+        self._above, self._below = kernels.zeros(largest), kernels.zeros(largest)
+        sizes = kernels.scratch_sizes(self._plan)
+        self._own = [tuple(kernels.zeros(size) for size in sizes) for _ in range(self._threads)]
+        slots = self._slot + self._channels
+        self._stats, self._slopes = np.zeros((blocks, slots, 2)), np.zeros((slots, 3), np.float32)
+        self._scale, self._shift = np.ones(slots, np.float32), np.zeros(slots, np.float32)
+        self._mean, self._variance, self._inverse = np.zeros(slots), np.zeros(slots), np.zeros(slots)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = len(x)
+        if images != self._images:
+            self._make_room(images)
+        blocks, pixels, whole = -(-images // LANES), x[0].numel(), images // LANES
+        entry = torch.from_numpy(self._activations[: blocks * pixels * LANES]).view(blocks, pixels, LANES)
+        entry[:whole] = x[: whole * LANES].reshape(whole, LANES, pixels).transpose(1, 2)
+        if whole < blocks:
+            entry[whole] = 0
+            entry[whole, :, : images - whole * LANES] = x[whole * LANES :].reshape(-1, pixels).t()
+        self._flat = torch.cat([parameter.detach().reshape(-1) for parameter in self._params]).numpy()
+        counters = np.zeros(2 * len(self._plan), np.int64)
+        shared = (
+            self._plan, self._flat, images, self._activations, self._choices, self._scale, self._shift, self._mean,
+            self._variance, self._inverse, self._stats, self._eps or 0.0, counters,
+        )  # fmt: skip
+        _together(kernels.forward, [(*shared, scratch, out) for scratch, out, _ in self._own])
+        self._update_running_statistics()
+        end = len(self._activations)
+        logits = torch.from_numpy(self._activations[end - blocks * self._channels * LANES :])
+        return logits.view(blocks, self._channels, LANES).transpose(1, 2).reshape(-1, self._channels)[:images]
+
+    def backward(self, gradient: Tensor) -> list[Tensor]:
+        images, classes = gradient.shape
+        blocks = -(-images // LANES)
+        filled = torch.zeros(blocks * LANES, classes)
+        filled[:images] = gradient
+        above = torch.from_numpy(self._above[: filled.numel()]).view(blocks, classes, LANES)
+        above.copy_(filled.view(blocks, LANES, classes).transpose(1, 2))
+        gradients = np.zeros((blocks, self._count), np.float32)
+        counters = np.zeros(4 * len(self._plan), np.int64)
+        shared = (
+            self._plan, self._flat, images, self._activations, self._choices, self._scale, self._shift, self._mean,
+            self._inverse, gradients, self._above, self._below, self._slopes, counters,
+        )  # fmt: skip
+        _together(kernels.backward, [(*shared, *own) for own in self._own])
+        pieces = torch.split(torch.from_numpy(gradients).sum(0), [parameter.numel() for parameter in self._params])
+        return [piece.view_as(parameter) for piece, parameter in zip(pieces, self._params, strict=True)]
+
+    def _update_running_statistics(self) -> None:
+        mean, variance = torch.from_numpy(self._mean).float(), torch.from_numpy(self._variance).float()
+        for norm, slots, places in self._norms:
+            count = self._images * places
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            assert norm.num_batches_tracked is not None
+            assert norm.momentum is not None
+            norm.running_mean.lerp_(mean[slots], norm.momentum)
+            norm.running_var.lerp_(variance[slots] * (count / (count - 1)), norm.momentum)
+            norm.num_batches_tracked.add_(1)
+
+
+class _Pass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, network: _FusedNetwork, *params: Tensor) -> Tensor:
+        ctx.network = network
+        return network.forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *ctx.network.backward(gradients[0]))
+
+
+_waiting: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
+_helpers: list[threading.Thread] = []
+
+
+def _together(kernel: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+    """Call the kernel here and in helper threads, each with its own arguments. Late helpers find nothing left to do."""
+    while len(_helpers) < len(arguments) - 1:
+        _helpers.append(threading.Thread(target=_help, name="training-helper", daemon=True))
+        _helpers[-1].start()
+    for own in arguments[1:]:
+        _waiting.put((kernel, own))
+    kernel(*arguments[0])
+
+
+def _help() -> None:
+    while True:
+        kernel, arguments = _waiting.get()
+        kernel(*arguments)
+        # Held until the next call, they would keep a finished network's work space in memory.
+        del kernel, arguments

@@ -1,0 +1,312 @@
+"""A run as a file: all that its thread knew when it was saved, so that it can be listed, drawn with and taken up again.
+
+One checkpoint a run: the weights to use, the training's state, the curves. It is written whole or not at all, so the
+curves and the weights in it are those of the same batch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+
+from lib import checkpoints, history
+from lib.architecture import Architecture
+from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
+from lib.history import History
+from lib.network import build
+from lib.recipe import Recipe
+from lib.training import EpochSums, TrainingState
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+Status: TypeAlias = Literal[
+    "queued", "running", "pausing", "stopping", "paused", "finished", "stopped", "failed", "interrupted"
+]
+STATUSES: tuple[str, ...] = get_args(Status)
+ACTIVE: frozenset[Status] = frozenset({"queued", "running", "pausing", "stopping"})
+DELETED = "deleted"
+LOCK = ".process-"
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """A run at one moment. `owner` names the tab that started it, `parent` the run it was forked from, `process` the
+    process that trained it; `factor` multiplies the schedule's learning rate; `steps_total` is 0 until it is known.
+    """
+
+    identity: str
+    name: str
+    owner: str
+    parent: str | None
+    architecture: Architecture
+    recipe: Recipe
+    status: Status
+    created: str
+    message: str | None
+    steps_total: int
+    factor: float
+    process: str
+    history: History
+    state: TrainingState | None
+
+
+def path_of(identity: str, folder: Path) -> Path:
+    return folder / f"{identity}{SUFFIX}"
+
+
+def save(record: RunRecord, folder: Path) -> Path:
+    """Write the run's file. Raises CheckpointError; the one before it then still stands."""
+    state, epochs = record.state, record.history.epochs
+    extra: dict[str, Tensor] = {f"history.{name}": tensor for name, tensor in record.history.tensors().items()}
+    if state:
+        extra |= {f"optimiser.{name}": tensor for name, tensor in state.optimiser.items()}
+    # An accuracy measured before the last batch is not that of these weights.
+    measured = bool(state and epochs and epochs[-1].step == state.step)
+    summary = checkpoints.Summary(
+        title=record.name,
+        architecture=record.architecture,
+        recipe=record.recipe,
+        epochs_done=len(epochs),
+        test_accuracy=epochs[-1].test_accuracy if measured else None,
+        created=record.created,
+    )
+    details = {
+        "identity": record.identity,
+        "owner": record.owner,
+        "parent": record.parent,
+        "status": record.status,
+        "message": record.message,
+        "steps_total": record.steps_total,
+        "factor": record.factor,
+        "process": record.process,
+        "epochs": record.history.epoch_values(),
+        "state": None
+        if state is None
+        else {
+            "step": state.step,
+            "losses": list(state.losses),
+            "sums": asdict(state.sums),
+            "factor": state.learning_rate_factor,
+        },
+    }
+    path = path_of(record.identity, folder)
+    checkpoints.save(Checkpoint(summary, state.network if state else {}, extra, details), path)
+    return path
+
+
+def load(path: Path) -> RunRecord:
+    """Read a run's file. Raises CheckpointError, in one sentence, for whatever is wrong with it."""
+    return _checked(path, checkpoints.load(path))
+
+
+def _checked(path: Path, checkpoint: Checkpoint) -> RunRecord:
+    try:
+        record = _record(checkpoint)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"{path.name} does not hold a run that can be read.") from error
+    # An identity with a folder in it would have its run saved elsewhere: the name alone must be the whole of it.
+    if path.name != f"{record.identity}{SUFFIX}":
+        raise CheckpointError(f"{path.name} holds the run {record.identity}: give it back its name.")
+    return record
+
+
+def _record(checkpoint: Checkpoint) -> RunRecord:
+    details, summary = checkpoint.details, checkpoint.summary
+    if details["status"] not in STATUSES:
+        raise ValueError(details["status"])
+    state = _state(checkpoint, details["state"]) if details["state"] else None
+    past = history.restore(_part(checkpoint, "history."), details["epochs"])
+    if state and (state.step != past.steps or len(state.losses) != len(past.epochs)):
+        raise ValueError("the curves are not those of the weights")
+    steps_total, factor = int(details["steps_total"]), float(details["factor"])
+    if past.steps > steps_total or len(past.epochs) > summary.recipe.epochs or not 0 < factor < math.inf:
+        raise ValueError("no training comes there")
+    return RunRecord(
+        identity=str(details["identity"]),
+        name=summary.title,
+        owner=str(details["owner"]),
+        parent=None if details["parent"] is None else str(details["parent"]),
+        architecture=summary.architecture,
+        recipe=summary.recipe,
+        status=details["status"],
+        created=summary.created,
+        message=None if details["message"] is None else str(details["message"]),
+        steps_total=steps_total,
+        factor=factor,
+        process=str(details["process"]),
+        history=past,
+        state=state,
+    )
+
+
+def _state(checkpoint: Checkpoint, values: Mapping[str, Any]) -> TrainingState:
+    step, optimiser, sums = int(values["step"]), _part(checkpoint, "optimiser."), EpochSums(**values["sums"])
+    expected = _optimiser_shapes(checkpoint) if step else {}
+    if {name: (tensor.shape, tensor.dtype) for name, tensor in optimiser.items()} != expected:
+        raise ValueError("the optimiser's state is not that of the network")
+    losses = tuple(float(loss) for loss in values["losses"])
+    state = TrainingState(step, losses, sums, float(values["factor"]), checkpoint.weights, optimiser)
+    if not checkpoint.weights or not is_sound(state):
+        raise ValueError("no training goes on from that")
+    return state
+
+
+def is_sound(state: TrainingState) -> bool:
+    """Whether a training may go on from it: all its values are numbers; a second moment of Adam may be infinite."""
+    return (
+        all(bool(torch.isfinite(tensor).all()) for tensor in state.network.values())
+        and not any(bool(torch.isnan(tensor).any()) for tensor in state.optimiser.values())
+        and all(math.isfinite(value) for value in (state.sums.loss, state.sums.correct, state.sums.seconds))
+    )
+
+
+def _optimiser_shapes(checkpoint: Checkpoint) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """What the recipe's optimiser keeps after a step, by the names of TrainingState."""
+    moments = ("momentum_buffer",) if checkpoint.summary.recipe.optimiser == "SGD" else ("exp_avg", "exp_avg_sq")
+    shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
+    with torch.device("meta"):
+        parameters = list(build(checkpoint.summary.architecture).parameters())
+    for number, parameter in enumerate(parameters):
+        shapes |= {f"{number}.{name}": (parameter.shape, parameter.dtype) for name in moments}
+        if "exp_avg" in moments:
+            shapes[f"{number}.step"] = (torch.Size(), torch.float32)
+    return shapes
+
+
+def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in checkpoint.extra.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder of runs holds: the readable ones, oldest first, and a sentence for each file that was set aside."""
+
+    records: tuple[RunRecord, ...]
+    set_aside: tuple[str, ...]
+
+
+def scan(folder: Path, process: Process) -> Found:
+    """Read all runs of a folder. What cannot be read is moved to its folder "set-aside", never deleted.
+
+    A run whose process has ended without a word is "interrupted"; one that another process trains is left out.
+    """
+    records, sentences = [], []
+    for path in sorted(folder.glob(f"*{SUFFIX}"), key=_age):
+        try:
+            checkpoint = checkpoints.load(path)
+            if "identity" not in checkpoint.details:
+                # A network that was saved without its run, as the first version did: the Draw page lists it.
+                continue
+            record = _checked(path, checkpoint)
+        except CheckpointError as error:
+            if not path.exists():
+                continue
+            sentences.append(_set_aside(path, str(error)))
+            continue
+        if record.status in ACTIVE and process.others_alive(record.process):
+            continue
+        records.append(_left(record))
+    return Found(tuple(records), tuple(sentences))
+
+
+def _age(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_mtime_ns, path.name
+    except OSError:
+        return 0, path.name
+
+
+def _set_aside(path: Path, reason: str) -> str:
+    try:
+        target = checkpoints.set_aside(path, path.parent / "set-aside")
+    except OSError as error:
+        return f"{reason} It could not be set aside ({error.strerror})."
+    return f"{reason} It was set aside as {target.parent.name}/{target.name}, unchanged."
+
+
+def delete(identity: str, folder: Path) -> None:
+    """Move a run's file where `undelete` finds it. Raises OSError."""
+    bin_folder = folder / DELETED
+    bin_folder.mkdir(parents=True, exist_ok=True)
+    path = path_of(identity, folder)
+    if path.exists():
+        path.replace(path_of(identity, bin_folder))
+
+
+def undelete(identity: str, folder: Path) -> RunRecord:
+    """Bring a deleted run's file back; nobody trains it. Raises CheckpointError or OSError."""
+    path_of(identity, folder / DELETED).replace(path_of(identity, folder))
+    return _left(load(path_of(identity, folder)))
+
+
+def _left(record: RunRecord) -> RunRecord:
+    """The run as its process left it, without a word where its status says that it trains."""
+    return replace(record, status="interrupted") if record.status in ACTIVE else record
+
+
+class Process:
+    """This process's sign of life in a folder of runs: a locked file, which the system unlocks when the process ends,
+    in whatever way. Without locks (Windows) every other process counts as ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.token = uuid4().hex
+        self._folder = folder
+        self._file = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._remove_remains()
+            self._file = (folder / f"{LOCK}{self.token}").open("w")
+            if fcntl:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # A folder that cannot be written holds no runs of others either, or only ended ones.
+            pass
+
+    def others_alive(self, token: str) -> bool:
+        """Whether another process of that token still runs."""
+        if token == self.token or not fcntl or not token.isalnum():
+            return False
+        try:
+            with (self._folder / f"{LOCK}{token}").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return False
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def _remove_remains(self) -> None:
+        """What killed processes left: their signs, and files that they had begun to write."""
+        for path in self._folder.glob(f"{LOCK}*"):
+            # One of another process that has opened it and not locked it yet is younger than this.
+            if time.time() - path.stat().st_mtime > 5 and not self.others_alive(path.name.removeprefix(LOCK)):
+                path.unlink(missing_ok=True)
+        for path in self._folder.glob(f".*{SUFFIX}.*"):
+            if not _alive(path.suffix[1:]):
+                path.unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    """Whether another process has this number; the own one's was used before it began."""
+    if not pid.isdecimal() or int(pid) == os.getpid() or os.name == "nt":
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
