@@ -169,12 +169,16 @@ class RecipePreset:
 
 _ASSIGNMENT = Recipe("Adam", 0.001, "plateau", 19, 128, 0.0)
 RECIPES = (
-    RecipePreset("Quick", Recipe(), "AdamW, one-cycle, 5 epochs: a good network while the class watches."),
+    RecipePreset(
+        "Quick",
+        Recipe("AdamW", 0.015, "one-cycle", 5, 64, 0.01, Augmentation(5, 0.04, 0.04), clean_epochs=1),
+        "AdamW, one-cycle, 5 epochs, every image moved a little but in the last: good while the class watches.",
+    ),
     RecipePreset("One epoch", Recipe(epochs=1), "One pass over the 60,000 images: the shortest honest training."),
     RecipePreset(
         "Thorough",
-        Recipe("AdamW", 0.015, "one-cycle", 19, 64, 0.01, Augmentation(10, 0.07, 0.1)),
-        "AdamW, one-cycle, 19 epochs, batches of 64, every image turned, shifted and zoomed a little.",
+        Recipe("AdamW", 0.02, "one-cycle", 19, 128, 0.01, Augmentation(10, 0.07, 0.1, 10)),
+        "AdamW, one-cycle, 19 epochs, every image turned, shifted, zoomed and sheared a little.",
     ),
     RecipePreset(
         "Thorough, small network",

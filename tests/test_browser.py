@@ -385,7 +385,7 @@ def test_each_control_takes_effect_within_a_batch_and_is_seen_within_a_second(pa
     page.get_by_text("Recipe", exact=True).click()
     page.get_by_label("Learning rate", exact=True).fill("0.002")
     page.get_by_label("Learning rate", exact=True).press("Enter")
-    expect(page.get_by_text("Changed: learning rate 0.02 → 0.002.")).to_be_visible()
+    expect(page.get_by_text("Changed: learning rate 0.015 → 0.002.")).to_be_visible()
     first = re.search(r"run=([\w-]+)", page.url)
     assert first
     page.get_by_role("button", name="Stop").click()
