@@ -2,7 +2,7 @@ PYTHON ?= python3
 PORT ?= 8501
 BIN := .venv/bin
 
-.PHONY: run test format bench screenshots accuracy clean
+.PHONY: run test soak format bench screenshots accuracy checkpoints clean
 
 run: .venv/installed
 	$(BIN)/streamlit run app.py --server.port $(PORT)
@@ -14,21 +14,30 @@ test: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# Fifty kills, a full disk, thirty tabs at once: a quarter of an hour.
+soak: .venv/installed-dev
+	$(BIN)/python -m pytest soak
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # Measures on this machine; writes benchmarks/report.json. Leave the machine alone meanwhile.
 bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.report
 
 # docs/*.png, from the running app.
 screenshots: .venv/installed-dev
 	$(BIN)/python -m docs.screenshots
 
-# Trains the shipped checkpoints anew, three seeds of each: some fifteen minutes; writes benchmarks/accuracy.json.
+# Three seeds of each shipped recipe, some fifteen minutes; writes benchmarks/accuracy.json.
 accuracy: .venv/installed
 	$(BIN)/python -m benchmarks.accuracy
+
+# The same, and writes the checkpoints that are shipped.
+checkpoints: .venv/installed
+	$(BIN)/python -m benchmarks.accuracy --ship
 
 clean:
 	rm -rf .venv .cache static/plotly-* data/MNIST

@@ -8,6 +8,7 @@
 - `stop_max_ms`: from the press of Stop to the word of it on the screen.
 - `ui_p95_ms`: while a run trains at full speed, from a slider to the new table and from the pen's lift to the
   prediction, in Chromium, 95th percentiles; `ui_p95_ms` itself is the larger.
+- `seconds_to_99_4`, `epochs_to_99_4`, `tables`: what `benchmarks.accuracy` has just found.
 - `train_slowdown`: how many fewer images a second a run trains with a Train page open and ticking than with the page
   closed, in turns in one run, medians.
 - `parse_and_analyse_30_layers_ms`: text to analysis of a network of 30 layers, median.
@@ -38,6 +39,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
+from benchmarks import accuracy
 from lib import cost, run_files
 from lib.analysis import analyse
 from lib.architecture import PRESETS, parse
@@ -83,6 +85,7 @@ def main() -> None:
         "parse_and_analyse_30_layers_ms": _analysis_milliseconds(),
         "estimate_off_percent": _estimates(),
         **_latencies(),
+        **json.loads(accuracy.RESULT.read_text(encoding="utf-8")),
     }
     REPORT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))

@@ -1,33 +1,86 @@
-"""The lab without a screen: `python -m lib describe "4 8 M 10 A"`. Needs no torch, so it answers at once."""
+"""The lab without a screen.
+
+- `python -m lib describe "4 8 M 10 A"` prints what each layer outputs, costs and sees. It needs no torch, so it answers
+  at once.
+- `python -m lib train "4 8 M 10 A"` trains with the app's own engine and into its folder of runs: the app lists the run
+  from its next start on.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import math
+import os
+import re
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lib.analysis import NetworkAnalysis, analyse, fold, percent
+from lib.analysis import NetworkAnalysis, analyse, fold, interval95, percent
 from lib.architecture import Architecture, ArchitectureError, notation, parse, shape_text
+from lib.recipe import RECIPES, Recipe, RecipeError, differences, from_json
+
+if TYPE_CHECKING:
+    from lib.runs import Run, RunManager, Snapshot
 
 COLUMNS = ("Layer", "Output", "Parameters", "Share", "MACs", "Activations", "Receptive field", "Jump", "Centre")
+TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
+POLL_SECONDS = 0.1
+# What a shell reports of a process that this signal has ended; Windows has no such signal.
+SIGPIPE = 13
+
+Event: TypeAlias = dict[str, Any]
+
+
+class UnusableError(ValueError):
+    """Arguments that cannot be used, in a sentence with the remedy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 where the network cannot be built."""
+    """Returns the exit status: the command's own, or 2, with a sentence, for arguments that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m lib", description="Receptive without a screen.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    describe = commands.add_parser("describe", help="what each layer of a network outputs, costs and sees")
-    describe.add_argument("network", help='in the notation, such as "4 4 8 M 12 12 16 M 20v 10v A"')
-    describe.add_argument("--modules", action="store_true", help="one row for every nn module instead of every layer")
-    describe.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    _add_describe(commands.add_parser("describe", help="what each layer of a network outputs, costs and sees"))
+    _add_train(commands.add_parser("train", help="train a network on MNIST; the app lists the run"))
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that a terminal does not have must not end a training.
+        sys.stdout.reconfigure(errors="replace")
+    command: Callable[[argparse.Namespace], int] = options.command
     try:
-        architecture = parse(options.network)
-    except ArchitectureError as error:
-        print(error, file=sys.stderr)
+        return command(options)
+    except (ArchitectureError, RecipeError, UnusableError) as error:
+        _complain(str(error))
         return 2
+
+
+def _complain(sentence: str) -> None:
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+
+
+# describe
+
+
+def _add_describe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("network", help='in the notation, such as "4 4 8 M 12 12 16 M 20v 10v A"')
+    parser.add_argument("--modules", action="store_true", help="one row for every nn module instead of every layer")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.set_defaults(command=describe)
+
+
+def describe(options: argparse.Namespace) -> int:
+    """Print the analysis. Raises ArchitectureError."""
+    architecture = parse(options.network)
     analysis = analyse(architecture)
     if not options.modules:
         analysis = fold(analysis, architecture)
@@ -77,6 +130,368 @@ def as_table(analysis: NetworkAnalysis) -> str:
         return "  ".join(left + right).rstrip()
 
     return "\n".join([line(COLUMNS), line(["─" * width for width in widths]), *map(line, rows)])
+
+
+# train
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    titles = ", ".join(f"“{preset.title}”" for preset in RECIPES)
+    parser.description = (
+        "Ctrl-C and SIGTERM stop the training within a batch; --resume goes on from there as if nothing had happened. "
+        "Exit status: 0 finished, 1 failed, 2 arguments that cannot be used, 128 + the signal's number stopped."
+    )
+    parser.add_argument("network", nargs="?", help='in the notation, such as "4 4 8 M 12 12 16 M 20v 10v A"')
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME|JSON",
+        help=f"one of {titles}, or a JSON object, or @file.json; what the object leaves out is as in “Quick”, "
+        "which is also what there is without this option",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line for every step and every epoch")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run that was stopped or interrupted: its identity, or its file; it keeps its network and "
+        "recipe",
+    )
+    parser.add_argument("--folder", type=Path, metavar="PATH", help="a folder of runs other than the app's")
+    parser.add_argument("--name", help="what the app calls the run")
+    parser.set_defaults(command=train)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train to the end, or until a signal comes or nobody reads the output any more; SIGINT and SIGTERM are taken for
+    the rest of the process.
+
+    Returns 0 for a run that has finished, 1 for one that has failed or could not be saved, and for one that was stopped
+    128 + the number of the signal, that of SIGPIPE for a closed output. Raises ArchitectureError, RecipeError and
+    UnusableError.
+    """
+    architecture = parse(options.network) if options.network is not None else None
+    recipe = chosen_recipe(options, RECIPES[0].recipe)
+    if architecture is None and options.resume is None:
+        raise UnusableError('Name a network, such as "4 8 M 10 A", or a run to go on with (--resume).')
+    signals = _Signals()
+
+    from lib import dataset
+    from lib.checkpoints import SAVED_FOLDER
+    from lib.runs import RunError, RunManager
+
+    if signals.number:
+        return 128 + signals.number
+    folder: Path = (options.folder or SAVED_FOLDER).absolute()
+    identity = None
+    if options.resume is not None:
+        folder, identity, architecture, recipe = _found(options, folder)
+    assert architecture is not None
+    _refuse(architecture, recipe, folder)
+    manager = RunManager(dataset.load, folder)
+    for sentence in manager.set_aside:
+        _complain(sentence)
+    try:
+        run, steps, epochs = _begin(manager, architecture, recipe, identity, options.name)
+        return _follow(run, steps, epochs, signals, options.json)
+    except RunError as error:
+        raise UnusableError(str(error)) from error
+    finally:
+        # Nothing may be in the middle of torch's work when the interpreter ends.
+        manager.close()
+
+
+def chosen_recipe(options: argparse.Namespace, otherwise: Recipe) -> Recipe:
+    """What --recipe names, `otherwise` without it, with --seed and --epochs in place of its own.
+
+    Raises RecipeError and UnusableError.
+    """
+    recipe = otherwise if options.recipe is None else read_recipe(options.recipe)
+    changes = {"seed": options.seed, "epochs": options.epochs}
+    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+
+
+def read_recipe(text: str) -> Recipe:
+    """A preset's title in any case, with spaces or hyphens; a JSON object; or @ and the name of a file that has one.
+
+    Raises RecipeError and UnusableError.
+    """
+    if text.startswith("@"):
+        try:
+            return from_json(Path(text[1:]).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UnusableError(f"The recipe {text[1:]} cannot be read ({error.strerror}).") from error
+        except UnicodeDecodeError as error:
+            raise UnusableError(f"The recipe {text[1:]} is not a text file.") from error
+    if text.lstrip().startswith("{"):
+        return from_json(text)
+    for preset in RECIPES:
+        if _words(preset.title) == _words(text):
+            return preset.recipe
+    titles = ", ".join(f"“{preset.title}”" for preset in RECIPES)
+    raise UnusableError(f"There is no recipe “{text}”: name one of {titles}, or give a JSON object or @file.json.")
+
+
+def _words(title: str) -> list[str]:
+    return re.findall(r"\w+", title.casefold())
+
+
+def _found(options: argparse.Namespace, folder: Path) -> tuple[Path, str, Architecture, Recipe]:
+    """The run that --resume means: its folder, identity, network and recipe. Raises RecipeError and UnusableError."""
+    from lib import run_files
+    from lib.checkpoints import SUFFIX, CheckpointError
+
+    identity: str = options.resume
+    if identity.endswith(SUFFIX):
+        path = Path(identity).absolute()
+        folder, identity = path.parent, path.stem
+    path = run_files.path_of(identity, folder)
+    if not os.path.isfile(path):
+        raise UnusableError(f"There is no run {identity} in {folder}: name it as the file there, or another --folder.")
+    try:
+        record = run_files.load(path)
+    except CheckpointError as error:
+        raise UnusableError(str(error)) from error
+    if options.network is not None and parse(options.network) != record.architecture:
+        raise UnusableError(f"{record.name} trains {notation(record.architecture)}: leave the network out.")
+    changed = differences(record.recipe, chosen_recipe(options, record.recipe))
+    if changed:
+        raise UnusableError(
+            f"{record.name} keeps its recipe ({', '.join(changed)} was asked for): leave --recipe, --seed and --epochs "
+            "out, or start a new run."
+        )
+    return path.parent, record.identity, record.architecture, record.recipe
+
+
+def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
+    """Make the folder. Raises UnusableError where the run cannot be trained, or not be kept there."""
+    from lib import checkpoints, run_files
+    from lib.checkpoints import SAVED_FOLDER, SUFFIX, CheckpointError
+    from lib.runs import refusal
+    from lib.training import held_out
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableError(f"The folder {folder} cannot be made ({error.strerror}). Name another one.") from error
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise UnusableError(f"The folder {folder} cannot be written to. Name another one.")
+    if folder.resolve() != SAVED_FOLDER.resolve():
+        # A manager sets aside whatever is no run in its folder: meant for the app's own, not for one that was typed.
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            try:
+                if "identity" in checkpoints.load(path).details:
+                    run_files.load(path)
+            except CheckpointError as error:
+                raise UnusableError(
+                    f"The folder {folder} holds {path.name}, which cannot be read as a run. Name another folder."
+                ) from error
+    images = TRAIN_IMAGES - (held_out(TRAIN_IMAGES) if recipe.validation == "held-out" else 0)
+    problem = refusal(architecture, recipe, folder, images)
+    if problem:
+        raise UnusableError(problem)
+
+
+def _begin(
+    manager: RunManager, architecture: Architecture, recipe: Recipe, identity: str | None, name: str | None
+) -> tuple[Run, int, int]:
+    """The run, queued or in training by now, and the steps and epochs that it had before.
+
+    Raises RunError and UnusableError.
+    """
+    from lib.runs import MAX_NAME
+
+    name = " ".join((name or "").split())
+    if len(name) > MAX_NAME:
+        raise UnusableError(f"A name has at most {MAX_NAME} characters; this one has {len(name)}.")
+    steps = epochs = 0
+    if identity is None:
+        run = manager.start(architecture, recipe)
+    else:
+        found = manager.get(identity)
+        if found is None:
+            raise UnusableError(f"{identity} is in training in another process: stop it there first.")
+        run, before = found, found.snapshot()
+        steps, epochs = before.step, len(before.epochs)
+        manager.resume(run)
+    if name:
+        run.rename(name)
+    return run, steps, epochs
+
+
+def _follow(run: Run, steps: int, epochs: int, signals: _Signals, as_json: bool) -> int:
+    """Print what happens after so many steps and epochs, to the end of the run; returns the exit status."""
+    signals.stop(run)
+    trouble = None
+    try:
+        for event in _events(run, steps, epochs):
+            text = as_line(event) if as_json else as_sentence(event, run.recipe)
+            if text:
+                print(text, flush=True)
+    except OSError as error:
+        run.stop()
+        while not _ended(run):
+            pass
+        _close_output()
+        if not isinstance(error, BrokenPipeError):
+            trouble = f"The training was stopped: its output could not be written ({error.strerror})."
+    signals.settle()
+    snapshot = run.snapshot()
+    sentences = [sentence for sentence in (trouble, snapshot.message, snapshot.trouble) if sentence]
+    for sentence in sentences:
+        _complain(sentence)
+    if snapshot.status == "failed" or sentences:
+        return 1
+    return 0 if snapshot.status == "finished" else 128 + (signals.number or SIGPIPE)
+
+
+def _ended(run: Run) -> bool:
+    """Wait a little; says whether the run has ended and is saved."""
+    # A run that is queued still has no thread to wait for, and one that has just ended is not saved yet.
+    return run.wait(POLL_SECONDS) and not run.active
+
+
+def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
+    """The start; every step and every epoch after so many, in the order they came; the end."""
+    yield {
+        "event": "start",
+        "run": run.identity,
+        "network": notation(run.architecture),
+        "num_params": analyse(run.architecture).num_params,
+        "recipe": asdict(run.recipe),
+        "step": steps,
+    }
+    while True:
+        ended = _ended(run)
+        snapshot = run.snapshot(steps, epochs)
+        # An epoch comes after the step of its number.
+        yield from sorted([*_steps(run, snapshot), *_epochs(snapshot)], key=lambda event: int(event["step"]))
+        steps, epochs = steps + len(snapshot.curves), epochs + len(snapshot.epochs)
+        if ended:
+            break
+    snapshot = run.snapshot(steps)
+    last = snapshot.epochs[-1] if snapshot.epochs else None
+    yield {
+        "event": "end",
+        "run": run.identity,
+        "status": snapshot.status,
+        "message": snapshot.message or snapshot.trouble,
+        "checkpoint": str(snapshot.saved) if snapshot.saved else None,
+        # One measured before the last step is not that of the network in the checkpoint.
+        "test_accuracy": last.test_accuracy if last and last.step == snapshot.step else None,
+        "step": snapshot.step,
+    }
+
+
+def _steps(run: Run, snapshot: Snapshot) -> Iterator[Event]:
+    curves, per_epoch = snapshot.curves, max(1, snapshot.steps_total // run.recipe.epochs)
+    columns = (curves.train_loss, curves.train_accuracy, curves.learning_rate)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    for step, (loss, accuracy, rate) in enumerate(rows, curves.first):
+        yield {
+            "event": "step",
+            "step": step,
+            "epoch": (step - 1) // per_epoch + 1,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "learning_rate": rate,
+        }
+
+
+def _epochs(snapshot: Snapshot) -> Iterator[Event]:
+    for metrics in snapshot.epochs:
+        yield {"event": "epoch", **asdict(metrics)}
+
+
+def as_line(event: Event) -> str:
+    """One JSON object; what is not a number there, a loss after a divergence, is null."""
+    values = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()
+    }
+    return json.dumps(values, allow_nan=False)
+
+
+def as_sentence(event: Event, recipe: Recipe) -> str | None:
+    """The event in words; None for a step."""
+    match event["event"]:
+        case "start":
+            after = f"; it goes on after step {event['step']:,}" if event["step"] else ""
+            return (
+                f"{event['run']}: {event['network']}, {event['num_params']:,} parameters; {recipe.optimiser} at "
+                f"{recipe.learning_rate:g}, {recipe.schedule}, {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "
+                f"batches of {recipe.batch_size:,}, seed {recipe.seed}{after}"
+            )
+        case "epoch":
+            parts = [f"train loss {event['train_loss']:.4f}"]
+            if recipe.validation != "test":
+                accuracy = _with_interval(event["validation_accuracy"], event["validation_images"])
+                parts.append(f"held-out accuracy {accuracy}")
+            if event["test_accuracy"] is not None:
+                parts.append(f"test accuracy {_with_interval(event['test_accuracy'], TEST_IMAGES)}")
+            parts.append(f"{event['images_per_second']:,.0f} images/s")
+            return f"Epoch {event['epoch']} of {recipe.epochs}: {', '.join(parts)}"
+        case "end":
+            return _end_sentence(event, recipe)
+    return None
+
+
+def _end_sentence(event: Event, recipe: Recipe) -> str:
+    path = event["checkpoint"]
+    kept = f"Checkpoint: {path}" if path else "There is no checkpoint."
+    match event["status"]:
+        case "finished":
+            accuracy = _with_interval(event["test_accuracy"], TEST_IMAGES)
+            return f"{accuracy} on the test images after the final epoch, {recipe.epochs}. {kept}"
+        case "stopped" if path:
+            return f"Stopped at step {event['step']:,}. {kept}\nGo on: python -m lib train --resume {shlex.quote(path)}"
+        case "failed" if path:
+            # What made the loss no number is in the weights: they were not kept.
+            return f"Failed at step {event['step']:,}. Its curves up to there: {path}"
+    return f"{event['status'].capitalize()} at step {event['step']:,}. {kept}"
+
+
+def _with_interval(accuracy: float, images: int) -> str:
+    return f"{percent(accuracy, 2)} ± {100 * interval95(accuracy, images):.2f}"
+
+
+class _Signals:
+    """SIGINT and SIGTERM from now on. `number` is that of the first that came.
+
+    They are not given back: a second Ctrl-C would print a traceback while the interpreter ends.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._came: SimpleQueue[int] = SimpleQueue()
+        self._stopping: threading.Thread | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def stop(self, run: Run) -> None:
+        """From now on a signal stops the run, also while this thread waits for somebody to read its output."""
+
+        def wait() -> None:
+            self._came.get()
+            run.stop()
+
+        self._stopping = threading.Thread(target=wait, name="signals", daemon=True)
+        self._stopping.start()
+
+    def settle(self) -> None:
+        """Wait until a signal that came has been passed on: a run that it found queued is saved by that thread."""
+        if self.number and self._stopping:
+            self._stopping.join()
+
+    def _take(self, number: int, _: object) -> None:
+        self.number = self.number or number
+        # The interrupted thread may hold any lock, the run's too; this queue alone may be filled in such a place.
+        self._came.put(number)
+
+
+def _close_output() -> None:
+    """Let the interpreter's last flush go nowhere: it would fail as the one before it."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

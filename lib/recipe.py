@@ -233,5 +233,5 @@ def from_json(text: str) -> Recipe:
         return Recipe(**{**values, "augmentation": Augmentation(**values.get("augmentation", {}))})
     except RecipeError:
         raise
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecipeError("The recipe is not one that Receptive wrote.") from error

@@ -131,6 +131,7 @@ class Run:
         self._weights: Weights | None = None
         path = run_files.path_of(self.identity, folder)
         self._saved = path if path.exists() else None
+        self._stamp = _stamp(path)
         self._save_due = 0.0
         self._idle.set()
 
@@ -200,7 +201,7 @@ class Run:
             self._save()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until nobody trains it, for so long at most; says whether that is so."""
+        """Wait until it neither waits for a slot nor trains nor is saved, for so long at most; says whether so."""
         return self._idle.wait(seconds)
 
     def snapshot(self, since_step: int = 0, since_epoch: int = 0) -> Snapshot:
@@ -232,6 +233,8 @@ class Run:
     def queue(self, leg: Leg) -> None:
         """Make it wait for a slot. The manager's part of `resume`; raises RunError where the run cannot go on."""
         self._read_again(with_state=True)
+        if self._taken_up():
+            raise RunError(_TAKEN_UP)
         with self._lock:
             if self._history is None or self._state_in_file:
                 raise RunError(f"{self._name} cannot go on. {self._trouble}")
@@ -239,6 +242,7 @@ class Run:
                 raise RunError(f"{self._name} cannot go on: it is {self._status}. Start it anew.")
             self._status, self._leg, self._message = "queued", leg, None
             self._leave.clear()
+            self._idle.clear()
 
     def next_leg(self, *, steps: int = 0, epochs: int = 0) -> Leg:
         """So many batches or epochs more, and then a pause."""
@@ -255,7 +259,6 @@ class Run:
             if self._status != "queued":
                 return
             self._status = "running"
-            self._idle.clear()
         try:
             ended = self._train(load_data())
         except DivergenceError as error:
@@ -289,6 +292,7 @@ class Run:
             queued = self._status == "queued"
             if queued:
                 self._status = ended
+                self._idle.set()
             elif self._status in ("running", "pausing", "stopping"):
                 self._status = asked
             else:
@@ -436,13 +440,22 @@ class Run:
                 if self._history is None or self._state_in_file:
                     # The file cannot be read just now; what is in it is worth more than what is here.
                     return
+                if self._taken_up():
+                    self._trouble = _TAKEN_UP
+                    return
             try:
                 saved: Path | None = run_files.save(self.record(), self._folder)
                 trouble = None
+                self._stamp = _stamp(run_files.path_of(self.identity, self._folder))
             except CheckpointError as error:
                 saved, trouble = self._saved, str(error)
             with self._lock:
                 self._saved, self._trouble = saved, trouble
+
+    def _taken_up(self) -> bool:
+        """Whether another process has written the run's file since this one did."""
+        now = _stamp(run_files.path_of(self.identity, self._folder))
+        return self._stamp is not None and now is not None and now != self._stamp
 
     def _read_again(self, with_state: bool = False) -> None:
         """The curves of a run that was unloaded, and the state, larger, where it is needed."""
@@ -461,6 +474,14 @@ class Run:
                 self._history = record.history
             if record and with_state and self._state_in_file:
                 self._state, self._state_in_file = record.state, False
+
+
+def _stamp(path: Path) -> int | None:
+    """When the file was written, in ns; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _done(leg: Leg, event: StepMetrics | MeasuringProgress | EpochMetrics) -> bool:
@@ -591,10 +612,11 @@ class RunManager:
         """Interrupt what trains, each saved at its last batch, and start nothing more: the process ends."""
         with self._lock:
             self._closed = True
-            active = [run for run in self._runs.values() if run.active]
-        for run in active:
+            runs = list(self._runs.values())
+        for run in runs:
             run.interrupt()
-        for run in active:
+        # One that has just ended is still being saved.
+        for run in runs:
             run.wait(END_SECONDS)
 
     def _refuse_more(self, owner: str) -> None:
@@ -666,6 +688,9 @@ def refusal(architecture: Architecture, recipe: Recipe, folder: Path, images: in
     return None
 
 
+_TAKEN_UP = (
+    "Another program has gone on with this run, and what it saved is left alone. Start Receptive anew to see it here."
+)
 _NO_MEMORY = "There is not enough memory. Use a smaller batch or fewer channels."
 
 

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from lib.analysis import analyse
+import pytest
+import torch
+
+from lib import checkpoints, run_files
+from lib.__main__ import read_recipe
+from lib.analysis import analyse, interval95, percent
 from lib.architecture import PRESETS, parse
+from lib.checkpoints import SUFFIX
+from lib.dataset import Dataset
+from lib.recipe import RECIPES, Recipe
+from lib.run_files import RunRecord
+from lib.training import evaluate
 
 ROOT = Path(__file__).parent.parent
+# Python would flush by itself where this is set.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+COMMAND = [sys.executable, "-X", "utf8", "-m", "lib"]
+SMALL = ("2 10 A", "--recipe", '{"batch_size": 1000}')
+SECONDS = 120
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "utf8", "-m", "lib", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False
+    )
 
 
 def test_the_table_is_that_of_the_page() -> None:
@@ -50,7 +74,287 @@ def test_a_bad_network_is_one_sentence_on_the_error_stream() -> None:
 def test_it_answers_without_torch_or_streamlit() -> None:
     code = (
         "import sys; from lib.__main__ import main; main(['describe', '4 10 A', '--json']); "
+        "main(['train', '4 oops']); main(['train', '4 10 A', '--recipe', 'oops']); "
         "print(sorted({'torch', 'streamlit', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]"
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+# train
+
+
+class Training:
+    """A training in a process of its own, and the events that it has printed so far."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "train", *arguments, "--json"],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self._too_late = threading.Timer(SECONDS, self.process.kill)
+        self._too_late.daemon = True
+        self._too_late.start()
+        self.events: list[dict[str, Any]] = []
+        self.errors = ""
+
+    def read_until(self, step: int) -> None:
+        """Read events up to that of this step."""
+        assert self.process.stdout
+        while not self.events or self.events[-1]["step"] < step:
+            self.events.append(json.loads(self.process.stdout.readline()))
+
+    def end(self) -> int:
+        """Read the rest; returns the exit status."""
+        # Not communicate(): it would leave out what read_until has in its buffer.
+        assert self.process.stdout
+        assert self.process.stderr
+        if not self.process.stdout.closed:
+            self.events += map(json.loads, self.process.stdout)
+        self.errors = self.process.stderr.read()
+        status = self.process.wait()
+        self._too_late.cancel()
+        return status
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == name]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def only_run(folder: Path) -> RunRecord:
+    (path,) = folder.glob(f"*{SUFFIX}")
+    return run_files.load(path)
+
+
+def without_times(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in epoch.items() if name not in ("seconds", "images_per_second")}
+        for epoch in epochs
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, RunRecord]:
+    """A training of three epochs that nobody has interrupted."""
+    folder = tmp_path_factory.mktemp("runs")
+    training = Training(*SMALL, "--seed", "7", "--epochs", "3", "--folder", str(folder), "--name", "Mine  alone")
+    assert training.end() == 0, training.errors
+    return training, only_run(folder)
+
+
+def test_every_step_and_every_epoch_is_an_event(whole: tuple[Training, RunRecord]) -> None:
+    training, record = whole
+    steps, epochs = training.named("step"), training.named("epoch")
+    assert training.errors == ""
+    assert [step["step"] for step in steps] == list(range(1, 181))
+    assert [step["epoch"] for step in steps] == [1] * 60 + [2] * 60 + [3] * 60
+    assert [step["train_loss"] for step in steps] == record.history.curves().train_loss.tolist()
+    assert [step["learning_rate"] for step in steps] == record.history.curves().learning_rate.tolist()
+    assert [{**epoch, "event": None} for epoch in epochs] == [
+        {**values, "event": None} for values in record.history.epoch_values()
+    ]
+    order = [(event["event"], event["step"]) for event in training.events]
+    assert order[0] == ("start", 0)
+    assert order.index(("epoch", 60)) == order.index(("step", 60)) + 1
+    assert order[-2:] == [("epoch", 180), ("end", 180)]
+
+
+def test_the_run_is_named_and_its_recipe_is_the_one_that_was_asked_for(whole: tuple[Training, RunRecord]) -> None:
+    training, record = whole
+    (start,) = training.named("start")
+    assert start["recipe"] == asdict(Recipe(seed=7, epochs=3, batch_size=1000)) == asdict(record.recipe)
+    assert (start["network"], start["num_params"]) == ("2 10 A", 214)
+    assert (start["run"], record.name) == (record.identity, "Mine alone")
+
+
+def test_the_end_names_a_checkpoint_of_that_accuracy(whole: tuple[Training, RunRecord], mnist: Dataset) -> None:
+    training, record = whole
+    (end,) = training.named("end")
+    assert (end["status"], end["message"], record.status) == ("finished", None, "finished")
+    checkpoint = checkpoints.load(Path(end["checkpoint"]))
+    accuracy = training.named("epoch")[-1]["test_accuracy"]
+    assert end["test_accuracy"] == checkpoint.summary.test_accuracy == accuracy
+    assert evaluate(checkpoints.network(checkpoint), mnist.test_images, mnist.test_labels) == accuracy
+
+
+@needs_signals
+def test_ctrl_c_keeps_a_checkpoint_that_goes_on_as_if_nothing_had_happened(
+    whole: tuple[Training, RunRecord], tmp_path: Path
+) -> None:
+    first = Training(*SMALL, "--seed", "7", "--epochs", "3", "--folder", str(tmp_path), "--name", "Mine alone")
+    first.read_until(step=70)
+    first.process.send_signal(signal.SIGINT)
+    assert first.end() == 130
+    assert first.errors == ""
+    end = first.events[-1]
+    assert (end["event"], end["status"], end["test_accuracy"]) == ("end", "stopped", None)
+    steps = [step["step"] for step in first.named("step")]
+    assert steps == list(range(1, end["step"] + 1))
+    assert 70 <= end["step"] < 180
+    stopped = only_run(tmp_path)
+    assert (stopped.status, stopped.history.steps) == ("stopped", end["step"])
+    assert str(stopped.identity) in end["checkpoint"]
+
+    second = Training("--resume", stopped.identity, "--folder", str(tmp_path))
+    assert second.end() == 0, second.errors
+    assert second.events[0]["step"] == end["step"]
+    assert [step["step"] for step in second.named("step")] == list(range(end["step"] + 1, 181))
+    training, uninterrupted = whole
+    assert first.named("step") + second.named("step") == training.named("step")
+    assert without_times(first.named("epoch") + second.named("epoch")) == without_times(training.named("epoch"))
+    resumed = only_run(tmp_path)
+    assert resumed.status == "finished"
+    assert without_times(resumed.history.epoch_values()) == without_times(uninterrupted.history.epoch_values())
+    for name, column in uninterrupted.history.tensors().items():
+        assert torch.equal(resumed.history.tensors()[name], column), name
+    assert resumed.state
+    assert uninterrupted.state
+    for name, tensor in uninterrupted.state.network.items():
+        assert torch.equal(resumed.state.network[name], tensor), name
+
+
+@needs_signals
+def test_sigterm_stops_it_even_while_nobody_reads_its_output(tmp_path: Path) -> None:
+    """A pipe holds 64 KiB; the events of a thousand steps are more."""
+    training = Training("2 10 A", "--recipe", '{"batch_size": 32}', "--folder", str(tmp_path))
+    training.read_until(step=1)
+    wait_for(lambda: only_run(tmp_path).history.steps > 1000)
+    training.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: only_run(tmp_path).status == "stopped")
+    assert training.process.poll() is None
+    assert training.end() == 143
+    assert training.errors == ""
+    assert training.events[-1]["status"] == "stopped"
+    assert training.named("step")[-1]["step"] == training.events[-1]["step"] == only_run(tmp_path).history.steps
+
+
+@needs_signals
+def test_a_closed_pipe_stops_it_and_the_run_goes_on_from_its_file(tmp_path: Path) -> None:
+    training = Training(*SMALL, "--epochs", "20", "--folder", str(tmp_path))
+    training.read_until(step=3)
+    assert training.process.stdout
+    training.process.stdout.close()
+    assert training.end() == 141
+    assert training.errors == ""
+    stopped = only_run(tmp_path)
+    assert stopped.status == "stopped"
+    assert 3 <= stopped.history.steps < 1200
+
+    path = run_files.path_of(stopped.identity, tmp_path)
+    second = Training("2 10 A", "--epochs", "20", "--resume", str(path))
+    second.read_until(step=stopped.history.steps + 1)
+    second.process.send_signal(signal.SIGINT)
+    assert second.end() == 130
+    assert second.named("step")[0]["step"] == stopped.history.steps + 1
+
+
+def test_a_divergence_fails_in_words_and_its_json_has_no_nan(tmp_path: Path) -> None:
+    recipe = {"optimiser": "SGD", "learning_rate": 10, "schedule": "constant"}
+    training = Training("8n 8n M 8n 10n A", "--recipe", json.dumps(recipe), "--folder", str(tmp_path))
+    assert training.end() == 1
+    assert training.errors.startswith("The loss was no longer a number at step ")
+    assert len(training.errors.splitlines()) == 1
+    last, end = training.events[-2:]
+    assert (last["event"], last["train_loss"]) == ("step", None)
+    assert (end["event"], end["status"], end["test_accuracy"]) == ("end", "failed", None)
+    assert end["message"] == training.errors.strip()
+    # Nothing goes on from there.
+    again = run("train", "--resume", only_run(tmp_path).identity, "--folder", str(tmp_path))
+    assert again.returncode == 2
+    assert "cannot go on" in again.stderr
+
+
+def test_in_words_it_is_a_line_an_epoch_and_the_final_accuracy(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text('{"batch_size": 2500, "validation": "held-out", "epochs": 9}', encoding="utf-8")
+    done = run("train", "2 10 A", "--recipe", f"@{file}", "--epochs", "2", "--folder", str(tmp_path / "new" / "runs"))
+    assert (done.returncode, done.stderr) == (0, "")
+    record = only_run(tmp_path / "new" / "runs")
+    start, first, second, end = done.stdout.splitlines()
+    assert start == (
+        f"{record.identity}: 2 10 A, 214 parameters; AdamW at 0.02, one-cycle, 2 epochs, batches of 2,500, seed 0"
+    )
+    held_out, last = record.history.epochs
+    half = 100 * interval95(held_out.validation_accuracy, 5_000)
+    assert first == (
+        f"Epoch 1 of 2: train loss {held_out.train_loss:.4f}, held-out accuracy "
+        f"{percent(held_out.validation_accuracy, 2)} ± {half:.2f}, {held_out.images_per_second:,.0f} images/s"
+    )
+    assert last.test_accuracy is not None
+    accuracy = f"{percent(last.test_accuracy, 2)} ± {100 * interval95(last.test_accuracy, 10_000):.2f}"
+    assert f", test accuracy {accuracy}, " in second
+    path = run_files.path_of(record.identity, tmp_path / "new" / "runs")
+    assert end == f"{accuracy} on the test images after the final epoch, 2. Checkpoint: {path}"
+
+
+@pytest.mark.parametrize("text", ["No scheduler", "no-scheduler", "NO SCHEDULER", "thorough-small-network"])
+def test_a_preset_is_named_with_spaces_or_hyphens_in_any_case(text: str) -> None:
+    title = "Thorough, small network" if text.startswith("t") else "No scheduler"
+    assert read_recipe(text) == next(preset.recipe for preset in RECIPES if preset.title == title)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "Name a network, such as"),
+        (("4 oops",), "Token 2, “oops”, is not a layer."),
+        (("4 10 A", "--recipe", "oops"), "There is no recipe “oops”: name one of “Quick”, “One epoch”, "),
+        (("4 10 A", "--recipe", '{"oops": 1}'), "The recipe has unknown entries: oops."),
+        (("4 10 A", "--recipe", '{"epochs": 1'), "The recipe is not one that Receptive wrote."),
+        (("4 10 A", "--recipe", "@oops.json"), "The recipe oops.json cannot be read"),
+        (("4 10 A", "--recipe", "Quick", "--epochs", "0"), "The number of epochs must be from 1 to 100"),
+        (("4 10 A", "--seed", "-1"), "The seed must be from 0 to "),
+        (("4 10 A", "--name", "x" * 61), "A name has at most 60 characters; this one has 61."),
+        (("2048 2048 2048 10 A", "--recipe", '{"batch_size": 4096}'), "Training this network with a batch of 4,096"),
+        (("--resume", "oops"), "There is no run oops in "),
+        (("4 10 A", "--folder", "README.md"), "The folder "),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence_on_the_error_stream(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    folder = () if "--folder" in arguments else ("--folder", str(tmp_path))
+    done = run("train", *arguments, *folder)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob(f"*{SUFFIX}"))
+
+
+def test_a_run_keeps_its_network_and_its_recipe(whole: tuple[Training, RunRecord]) -> None:
+    training, record = whole
+    path = training.events[-1]["checkpoint"]
+    for arguments, sentence in (
+        (("4 10 A",), "Mine alone trains 2 10 A: leave the network out."),
+        (("--seed", "8"), "Mine alone keeps its recipe (seed 7 → 8 was asked for): "),
+        ((*SMALL, "--seed", "7", "--epochs", "3"), "Mine alone cannot go on: "),
+    ):
+        done = run("train", *arguments, "--resume", path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(sentence)
+    assert run_files.load(Path(path)).status == record.status
+
+
+def test_a_file_that_is_no_run_stays_where_it_is(tmp_path: Path) -> None:
+    file = tmp_path / f"mine{SUFFIX}"
+    file.write_bytes(b"of another program")
+    done = run("train", "4 10 A", "--folder", str(tmp_path))
+    assert done.returncode == 2
+    assert f"holds {file.name}, which cannot be read as a run" in done.stderr
+    assert file.read_bytes() == b"of another program"
+
+
+def test_the_app_keeps_its_runs_where_it_trains_without_a_folder() -> None:
+    done = run("train", "--resume", "oops")
+    assert done.stderr.startswith(f"There is no run oops in {checkpoints.SAVED_FOLDER}: ")

@@ -2,157 +2,543 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from lib import checkpoints
-from lib.analysis import analyse
+from lib import checkpoints, run_files, runs
 from lib.architecture import PRESETS, parse
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
-from lib.recipe import Recipe
-from lib.runs import Run, RunManager, refusal
-from lib.training import StepMetrics, evaluate
+from lib.recipe import Augmentation, Recipe
+from lib.runs import KEPT, MAX_NAME, MAX_WAITING, Leg, Run, RunError, RunManager, Snapshot, refusal
+from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training, evaluate
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
 LONG = Recipe(epochs=100, batch_size=16)
+# 20 batches an epoch.
+RECIPE = Recipe(epochs=5, batch_size=50, augmentation=Augmentation(10, 0.1, 0.1))
+DIVERGING = parse("64n 64n 64n M 64n 64n 10 A"), Recipe("SGD", 10.0, "constant", 50, 64, 0.0)
+COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
+        time.sleep(0.002)
+
+
+def reaches(run: Run, step: int) -> None:
+    """Wait until it has made so many steps, or has ended."""
+    wait_for(lambda: run.snapshot().step >= step or not run.active)
+
+
+def unloaded(manager: RunManager, run: Run) -> None:
+    """Let so many runs end after it that it is forgotten."""
+    for _ in range(KEPT):
+        ended(manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=500)))
+    wait_for(lambda: run._weights is None)
+
+
+def ended(run: Run) -> Snapshot:
+    """Wait until nobody trains it."""
+    wait_for(lambda: not run.active)
+    assert run.wait(30)
+    return run.snapshot()
+
+
+def found(manager: RunManager, run: Run) -> Run:
+    """The same run in another manager."""
+    other = manager.get(run.identity)
+    assert other is not None
+    return other
+
+
+def epochs_of(snapshot: Snapshot) -> list[EpochMetrics]:
+    """Without what the clock decides."""
+    return [replace(epoch, seconds=0.0, images_per_second=0.0) for epoch in snapshot.epochs]
+
+
+def weights_of(snapshot: Snapshot) -> dict[str, torch.Tensor]:
+    assert snapshot.saved is not None
+    return dict(checkpoints.load(snapshot.saved).weights)
+
+
+def assert_same(one: Snapshot, other: Snapshot) -> None:
+    """Bit by bit: curves, epochs and what was saved."""
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(one.curves, name), getattr(other.curves, name))
+    assert epochs_of(one) == epochs_of(other)
+    first, second = weights_of(one), weights_of(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.fixture
 def manager(small: Dataset, tmp_path: Path) -> RunManager:
-    return RunManager(lambda: small, folder=tmp_path)
+    return RunManager(lambda: small, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    run = RunManager(lambda: small, tmp_path_factory.mktemp("whole")).start(ARCHITECTURE, RECIPE)
+    snapshot = ended(run)
+    assert snapshot.status == "finished"
+    return snapshot
 
 
 def test_a_run_finishes_saves_and_keeps_its_history(manager: RunManager, small: Dataset) -> None:
     run = manager.start(ARCHITECTURE, Recipe(epochs=2, batch_size=100))
-    wait_for(lambda: not run.active)
-    snapshot = run.snapshot()
+    snapshot = ended(run)
     assert snapshot.status == "finished"
-    assert [step.step for step in snapshot.steps] == list(range(1, 21))
-    assert snapshot.steps_total == 20
-    assert len(snapshot.epochs) == 2
-    assert snapshot.message is None
+    assert list(snapshot.curves.steps) == list(range(1, 21))
+    assert snapshot.step == snapshot.steps_total == 20
+    assert len(snapshot.epochs) == snapshot.epoch == 2
+    assert (snapshot.message, snapshot.trouble, snapshot.measuring, snapshot.seconds_left) == (None,) * 4
     assert snapshot.saved is not None
     checkpoint = checkpoints.load(snapshot.saved)
     assert checkpoint.summary.epochs_done == 2
     assert checkpoint.summary.test_accuracy == snapshot.epochs[-1].test_accuracy
     accuracy = evaluate(checkpoints.network(checkpoint), small.test_images, small.test_labels)
     assert accuracy == pytest.approx(snapshot.epochs[-1].test_accuracy, abs=0.003)
+    assert not run.resumable
+    with pytest.raises(RunError, match="cannot go on"):
+        manager.resume(run)
 
 
 def test_readers_never_consume(manager: RunManager) -> None:
     run = manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=10))
-    pieces: list[StepMetrics] = []
-    seen = 0
+    pieces: list[float] = []
     while run.active:
-        new = run.snapshot(since_step=seen).steps
+        new = run.snapshot(since_step=len(pieces)).curves
+        assert new.first == len(pieces) + 1
         run.snapshot()
-        pieces.extend(new)
-        seen += len(new)
+        pieces.extend(new.train_loss)
         time.sleep(0.002)
-    pieces.extend(run.snapshot(since_step=seen).steps)
-    assert tuple(pieces) == run.snapshot().steps
+    pieces.extend(run.snapshot(since_step=len(pieces)).curves.train_loss)
+    assert pieces == list(run.snapshot().curves.train_loss)
     assert len(pieces) == 100
+    assert run.snapshot(since_epoch=1).epochs == ()
 
 
 def test_stop_takes_effect_within_a_second_and_keeps_the_curves(manager: RunManager) -> None:
     run = manager.start(ARCHITECTURE, LONG)
-    wait_for(lambda: run.snapshot().step > 20)
+    reaches(run, 21)
     assert not run.wait(0)
     run.stop()
     assert run.wait(1)
     assert not run.active
     snapshot = run.snapshot()
     assert snapshot.status == "stopped"
-    assert snapshot.step == len(snapshot.steps) > 20
+    assert snapshot.step == len(snapshot.curves) > 20
     assert snapshot.saved is not None
+    assert run_files.load(snapshot.saved).history.steps == snapshot.step
     assert checkpoints.load_summary(snapshot.saved).test_accuracy is None or snapshot.epochs
 
 
 @pytest.mark.parametrize("batch_size", [128, 1024])
-def test_a_large_network_is_stopped_within_its_batch(mnist: Dataset, tmp_path: Path, batch_size: int) -> None:
+def test_a_large_network_is_stopped_within_its_batch_and_may_go_on(
+    mnist: Dataset, tmp_path: Path, batch_size: int
+) -> None:
     """A batch of 1,024 takes the starting network some five seconds on two cores."""
     manager = RunManager(lambda: mnist, tmp_path)
     run = manager.start(parse(PRESETS[2].text), Recipe(batch_size=batch_size))
     wait_for(lambda: run.snapshot().step >= 1, seconds=120)
     time.sleep(0.3)
-    asked, step = time.monotonic(), run.snapshot().step
+    step = run.snapshot().step
     run.stop()
-    wait_for(lambda: not run.active, seconds=20)
-    print(f"stopped after {time.monotonic() - asked:.2f} s")
-    snapshot = run.snapshot()
+    snapshot = ended(run)
     assert snapshot.status == "stopped"
     assert snapshot.step <= step + (batch_size == 128)
     assert snapshot.saved is not None
-    assert checkpoints.load(snapshot.saved).summary.epochs_done == 0
+    state = run_files.load(snapshot.saved).state
+    assert state is not None
+    assert state.step == snapshot.step
+    assert run.resumable
+    if batch_size == 128:
+        manager.resume(run, steps=1)
+        assert ended(run).step == snapshot.step + 1
 
 
-def test_a_loss_that_is_no_number_fails_the_run_with_its_reason(manager: RunManager) -> None:
-    run = manager.start(parse("64n 64n 64n M 64n 64n 10 A"), Recipe("SGD", 10.0, "constant", 50, 64, 0.0))
-    wait_for(lambda: not run.active)
+def test_a_pause_takes_effect_within_a_batch_and_frees_the_slot(manager: RunManager) -> None:
+    run, after = manager.start(ARCHITECTURE, LONG), manager.start(ARCHITECTURE, LONG)
+    reaches(run, 6)
+    assert after.status == "queued"
+    run.pause()
+    step = run.snapshot().step
+    assert run.wait(1)
     snapshot = run.snapshot()
+    assert snapshot.status == "paused"
+    assert step <= snapshot.step <= step + 1
+    assert run.resumable
+    reaches(after, 6)
+    assert run.snapshot().step == snapshot.step
+    manager.resume(run)
+    assert manager.ahead_of(run) == [after]
+    after.stop()
+    wait_for(lambda: run.snapshot().step > snapshot.step)
+    run.stop()
+    ended(run)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_run_that_was_left_again_and_again_is_that_which_never_was(
+    small: Dataset, tmp_path: Path, uninterrupted: Snapshot, seed: int
+) -> None:
+    """At random batches, within an epoch and while it is measured, half of the times in a new manager."""
+    chance = random.Random(seed)
+    manager = RunManager(lambda: small, tmp_path)
+    run = manager.start(ARCHITECTURE, RECIPE)
+    left = 0
+    for batch in sorted(chance.sample(range(100), 4)):
+        reaches(run, batch)
+        [run.pause, run.stop, manager.close][chance.randrange(3)]()
+        snapshot = ended(run)
+        if snapshot.status == "finished":
+            break
+        left += 1
+        if snapshot.status == "interrupted" or chance.random() < 0.5:
+            manager = RunManager(lambda: small, tmp_path)
+            assert manager.set_aside == ()
+            run = found(manager, run)
+            assert run.snapshot().status == snapshot.status
+        manager.resume(run)
+    snapshot = ended(run)
+    assert left >= 1
+    assert snapshot.status == "finished"
+    assert_same(snapshot, uninterrupted)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == [f"{run.identity}.safetensors"]
+
+
+def test_a_run_goes_on_by_one_batch_and_by_one_epoch(manager: RunManager, uninterrupted: Snapshot) -> None:
+    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=18))
+    assert (ended(run).status, run.snapshot().step) == ("paused", 18)
+    for step in (19, 20, 21, 22):
+        manager.resume(run, steps=1)
+        snapshot = ended(run)
+        assert (snapshot.status, snapshot.step, len(snapshot.epochs)) == ("paused", step, step // 21)
+    for epoch in (2, 3, 4):
+        manager.resume(run, epochs=1)
+        snapshot = ended(run)
+        assert (snapshot.status, snapshot.step, len(snapshot.epochs)) == ("paused", 20 * epoch, epoch)
+    manager.resume(run, steps=20)
+    assert (ended(run).status, run.snapshot().step, len(run.snapshot().epochs)) == ("paused", 100, 4)
+    manager.resume(run, steps=1)
+    assert ended(run).status == "finished"
+    assert_same(run.snapshot(), uninterrupted)
+
+
+def test_the_learning_rate_changes_with_the_next_batch_and_stays_changed(
+    manager: RunManager, small: Dataset, tmp_path: Path
+) -> None:
+    run = manager.start(ARCHITECTURE, Recipe("SGD", 0.001, "constant", 100, 16, 0.0))
+    reaches(run, 6)
+    run.set_learning_rate_factor(10)
+    step = run.snapshot().step
+    wait_for(lambda: run.snapshot().step > step + 5)
+    run.pause()
+    rates = ended(run).curves.learning_rate
+    assert set(rates[:5]) == {0.001}
+    assert rates[step + 1 :] == pytest.approx(0.01)
+    manager.resume(run, steps=2)
+    assert ended(run).curves.learning_rate[-2:] == pytest.approx(0.01)
+    run.set_learning_rate_factor(0.5)
+    again = found(RunManager(lambda: small, tmp_path), run)
+    assert again.snapshot().factor == 0.5
+    manager.resume(run, steps=1)
+    assert ended(run).curves.learning_rate[-2:] == pytest.approx([0.01, 0.0005])
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1e-4, 1001.0, float("nan"), float("inf")])
+def test_a_factor_out_of_range_is_refused(manager: RunManager, factor: float) -> None:
+    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=1))
+    with pytest.raises(RunError, match=r"0\.001 to 1,000"):
+        run.set_learning_rate_factor(factor)
+    assert run.snapshot().factor == 1
+    ended(run)
+
+
+def test_a_name_is_kept_and_has_an_end(manager: RunManager, small: Dataset, tmp_path: Path) -> None:
+    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=3))
+    ended(run)
+    assert run.name == run.identity
+    run.rename("  wider,\n not  deeper ")
+    assert run.name == "wider, not deeper"
+    assert found(RunManager(lambda: small, tmp_path), run).name == "wider, not deeper"
+    run.rename("n" * MAX_NAME)
+    with pytest.raises(RunError, match="at most 60 characters; this one has 61"):
+        run.rename("n" * (MAX_NAME + 1))
+    assert run.name == "n" * MAX_NAME
+    run.rename(" ")
+    assert run.name == run.identity
+    manager.resume(run, steps=1)
+    run.rename("in flight")
+    ended(run)
+    assert found(RunManager(lambda: small, tmp_path), run).name == "in flight"
+
+
+def test_a_run_is_deleted_and_brought_back(manager: RunManager, small: Dataset, tmp_path: Path) -> None:
+    run = manager.start(ARCHITECTURE, RECIPE)
+    with pytest.raises(RunError, match="Stop it first"):
+        manager.delete(run)
+    before = ended(run)
+    manager.delete(run)
+    assert manager.get(run.identity) is None
+    assert manager.runs() == RunManager(lambda: small, tmp_path).runs() == []
+    back = manager.undelete(run.identity)
+    assert manager.runs() == [back]
+    assert back.status == "finished"
+    assert_same(back.snapshot(), before)
+    with pytest.raises(RunError, match="could not be brought back"):
+        manager.undelete(run.identity)
+
+
+def test_a_deleted_run_does_not_come_back_with_its_threads_last_word(manager: RunManager, tmp_path: Path) -> None:
+    for _ in range(10):
+        run = manager.start(ARCHITECTURE, LONG)
+        reaches(run, 1)
+        run.stop()
+        while run.active:
+            pass
+        manager.delete(run)
+        assert run.wait(10)
+        assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_a_loss_that_is_no_number_fails_the_run_with_its_reason(
+    manager: RunManager, small: Dataset, tmp_path: Path
+) -> None:
+    run = manager.start(*DIVERGING)
+    snapshot = ended(run)
     assert snapshot.status == "failed"
-    assert snapshot.message is not None
-    assert "learning rate" in snapshot.message
-    assert snapshot.steps
-    assert snapshot.saved is None
+    assert "learning rate" in str(snapshot.message)
+    assert len(snapshot.curves) >= 2
+    assert not np.isfinite(snapshot.curves.train_loss[-1])
+    assert not run.resumable
+    assert run.weights is None
+    with pytest.raises(RunError, match="cannot go on"):
+        manager.resume(run)
+    again = found(RunManager(lambda: small, tmp_path), run)
+    assert again.snapshot().message == snapshot.message
+    np.testing.assert_array_equal(again.snapshot().curves.train_loss, snapshot.curves.train_loss)
+    assert not again.resumable
 
 
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (DatasetError("The data file x.gz is missing."), "The data file x.gz is missing."),
-        (MemoryError(), "not enough memory"),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), "not enough memory"),
-        (ZeroDivisionError("surprise"), "ZeroDivisionError: surprise"),
-    ],
-)
+def test_a_run_left_at_the_batch_that_diverges_has_failed_and_can_be_read_again(
+    manager: RunManager, small: Dataset, tmp_path: Path
+) -> None:
+    training = Training(*DIVERGING, small)
+    with pytest.raises(DivergenceError):
+        list(training)
+    run = manager.start(*DIVERGING, leg=Leg(step=training.step))
+    snapshot = ended(run)
+    assert (snapshot.status, snapshot.step) == ("failed", training.step)
+    assert "learning rate" in str(snapshot.message)
+    again = RunManager(lambda: small, tmp_path)
+    assert again.set_aside == ()
+    assert found(again, run).snapshot().step == training.step
+
+
+ERRORS = [
+    (DatasetError("The data file x.gz is missing."), "The data file x.gz is missing."),
+    (MemoryError(), "not enough memory"),
+    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), "not enough memory"),
+    (ZeroDivisionError("surprise"), "ZeroDivisionError: surprise"),
+]
+
+
+@pytest.mark.parametrize(("error", "says"), ERRORS)
 def test_an_exception_fails_the_run_in_words_and_frees_the_slot(tmp_path: Path, error: Exception, says: str) -> None:
     def load() -> Dataset:
         raise error
 
-    manager = RunManager(load, folder=tmp_path)
+    manager = RunManager(load, tmp_path)
     run, after = manager.start(ARCHITECTURE, LONG), manager.start(ARCHITECTURE, LONG)
-    wait_for(lambda: not run.active and not after.active)
-    assert run.snapshot().status == after.snapshot().status == "failed"
+    assert ended(run).status == ended(after).status == "failed"
     assert says in str(run.snapshot().message)
+
+
+@pytest.mark.parametrize(("error", "says"), ERRORS)
+def test_an_exception_takes_nothing_from_a_run_that_had_learnt(
+    small: Dataset, tmp_path: Path, uninterrupted: Snapshot, error: Exception, says: str
+) -> None:
+    trouble: list[Exception] = []
+
+    def load() -> Dataset:
+        if trouble:
+            raise trouble.pop()
+        return small
+
+    manager = RunManager(load, tmp_path)
+    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=33))
+    before = ended(run)
+    trouble.append(error)
+    manager.resume(run)
+    snapshot = ended(run)
+    assert snapshot.status == "failed"
+    assert says in str(snapshot.message)
+    assert_same(snapshot, before)
+    assert run.resumable
+    manager = RunManager(load, tmp_path)
+    run = found(manager, run)
+    manager.resume(run)
+    assert ended(run).message is None
+    assert_same(run.snapshot(), uninterrupted)
 
 
 def test_no_room_to_save_is_said_and_the_run_still_finishes(small: Dataset, tmp_path: Path) -> None:
     blocked = tmp_path / "a-file"
     blocked.write_text("")
-    run = RunManager(lambda: small, folder=blocked).start(ARCHITECTURE, Recipe(epochs=1))
-    wait_for(lambda: not run.active)
-    assert run.snapshot().status == "finished"
-    assert "could not be saved" in str(run.snapshot().message)
+    run = RunManager(lambda: small, blocked).start(ARCHITECTURE, Recipe(epochs=1))
+    snapshot = ended(run)
+    assert snapshot.status == "finished"
+    assert "could not be saved" in str(snapshot.trouble)
+    assert (snapshot.saved, snapshot.message) == (None, None)
 
 
-def test_runs_queue_for_the_one_slot_and_a_queued_one_can_be_stopped(manager: RunManager) -> None:
+def test_runs_queue_for_the_one_slot_and_a_queued_one_can_be_stopped(
+    manager: RunManager, small: Dataset, tmp_path: Path
+) -> None:
     first, second, third = (manager.start(ARCHITECTURE, LONG) for _ in range(3))
-    wait_for(lambda: first.snapshot().step > 0)
+    reaches(first, 1)
     assert [run.status for run in (first, second, third)] == ["running", "queued", "queued"]
-    assert [manager.ahead_of(run) for run in (second, third)] == [1, 2]
+    assert [manager.ahead_of(run) for run in (second, third)] == [[first], [first, second]]
     assert manager.runs() == [third, second, first]
     second.stop()
     assert second.status == "stopped"
-    assert manager.ahead_of(third) == 1
+    assert manager.ahead_of(third) == [first]
+    assert found(RunManager(lambda: small, tmp_path), second).status == "stopped"
     first.stop()
-    wait_for(lambda: third.snapshot().step > 0)
-    assert second.snapshot().steps == ()
+    reaches(third, 1)
+    assert len(second.snapshot().curves) == 0
     third.stop()
-    wait_for(lambda: not third.active)
+    ended(third)
+
+
+def test_one_paused_while_it_waits_takes_its_place_at_the_end(manager: RunManager) -> None:
+    first, second, third = (manager.start(ARCHITECTURE, LONG) for _ in range(3))
+    reaches(first, 1)
+    second.pause()
+    assert second.status == "paused"
+    manager.resume(second)
+    assert manager.ahead_of(third) == [first]
+    assert manager.ahead_of(second) == [first, third]
+    for run in (first, third, second):
+        reaches(run, 1)
+        run.stop()
+        ended(run)
+
+
+def test_a_tab_has_three_runs_waiting_and_no_more(manager: RunManager) -> None:
+    paused = manager.start(ARCHITECTURE, RECIPE, owner="a", leg=Leg(step=1))
+    ended(paused)
+    trains = manager.start(ARCHITECTURE, LONG, owner="a")
+    reaches(trains, 1)
+    waiting = [manager.start(ARCHITECTURE, LONG, owner="a") for _ in range(MAX_WAITING)]
+    with pytest.raises(RunError, match="3 of your runs are waiting already"):
+        manager.start(ARCHITECTURE, LONG, owner="a")
+    with pytest.raises(RunError, match="3 of your runs are waiting already"):
+        manager.resume(paused)
+    assert paused.status == "paused"
+    assert len(manager.runs()) == 2 + MAX_WAITING
+    other = manager.start(ARCHITECTURE, LONG, owner="b")
+    assert other.status == "queued"
+    waiting[0].stop()
+    manager.resume(paused)
+    manager.close()
+
+
+def test_old_runs_are_read_from_their_files_again(manager: RunManager) -> None:
+    first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
+    before = ended(first)
+    unloaded(manager, first)
+    assert (first._history, first._state) == (None, None)
+    assert_same(first.snapshot(), before)
+    assert first._state is None, "a look at the curves needs no weights"
+    assert first.resumable
+    first.rename("an old one")
+    assert_same(first.snapshot(), before)
+
+
+@pytest.mark.parametrize(("more", "step"), [({"steps": 5}, 35), ({"epochs": 2}, 60)])
+def test_an_old_run_goes_on_as_far_as_it_was_asked_to(manager: RunManager, more: dict[str, int], step: int) -> None:
+    first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
+    ended(first)
+    unloaded(manager, first)
+    manager.resume(first, **more)
+    assert ended(first).step == step
+
+
+def test_an_old_run_whose_file_is_away_for_a_while_is_not_overwritten(manager: RunManager) -> None:
+    first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
+    before = ended(first)
+    unloaded(manager, first)
+    assert before.saved is not None
+    away = before.saved.rename(before.saved.with_suffix(".away"))
+    snapshot = first.snapshot()
+    assert len(snapshot.curves) == 0
+    assert "cannot be read" in str(snapshot.trouble)
+    first.rename("nothing to save")
+    assert not before.saved.exists()
+    with pytest.raises(RunError, match="cannot go on"):
+        manager.resume(first)
+    away.rename(before.saved)
+    assert_same(first.snapshot(), before)
+    assert first.snapshot().trouble is None
+
+
+def test_a_file_written_by_whatever_thread_has_curves_and_weights_of_one_batch(
+    manager: RunManager, tmp_path: Path
+) -> None:
+    run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=40))
+    ended(run)
+    path = tmp_path / f"{run.identity}.safetensors"
+    manager.resume(run)
+    while run.snapshot().step < 150:
+        run.save()
+        record = run_files.load(path)
+        assert record.state is not None
+        assert record.state.step == record.history.steps >= 40
+    run.stop()
+    assert run_files.load(path).history.steps <= ended(run).step == run_files.load(path).history.steps
+
+
+def test_closing_interrupts_and_saves_and_a_new_process_goes_on(
+    manager: RunManager, small: Dataset, tmp_path: Path, uninterrupted: Snapshot
+) -> None:
+    trains, waits = manager.start(ARCHITECTURE, RECIPE), manager.start(ARCHITECTURE, RECIPE)
+    reaches(trains, 8)
+    manager.close()
+    snapshot = trains.snapshot()
+    assert [trains.status, waits.status] == ["interrupted", "interrupted"]
+    assert snapshot.saved is not None
+    assert run_files.load(snapshot.saved).history.steps == snapshot.step >= 8
+    again = RunManager(lambda: small, tmp_path)
+    assert again.set_aside == ()
+    assert {run.identity for run in again.runs()} == {trains.identity, waits.identity}
+    assert {run.status for run in again.runs()} == {"interrupted"}
+    for run in again.runs():
+        again.resume(run)
+    for run in again.runs():
+        assert_same(ended(run), uninterrupted)
+
+
+def test_a_fork_begins_as_its_parent_did(manager: RunManager, small: Dataset, tmp_path: Path) -> None:
+    parent = manager.start(ARCHITECTURE, RECIPE, owner="a")
+    fork = manager.start(ARCHITECTURE, replace(RECIPE, learning_rate=0.01), parent=parent.identity, owner="b")
+    assert ended(parent).curves.train_loss[0] == ended(fork).curves.train_loss[0]
+    same = manager.start(ARCHITECTURE, RECIPE, parent=parent.identity)
+    assert_same(ended(same), parent.snapshot())
+    again = found(RunManager(lambda: small, tmp_path), fork)
+    assert (again.parent, again.owner, again.recipe) == (parent.identity, "b", fork.recipe)
 
 
 def test_published_weights_are_copies_that_the_training_leaves_alone(manager: RunManager) -> None:
@@ -169,16 +555,7 @@ def test_published_weights_are_copies_that_the_training_leaves_alone(manager: Ru
     assert not torch.equal(later.tensors["0.weight"], published.tensors["0.weight"])
     build(ARCHITECTURE).load_state_dict(later.tensors)
     run.stop()
-    wait_for(lambda: not run.active)
-
-
-def test_what_fits_into_memory_is_not_refused() -> None:
-    """The kernel's own figure counts caches that it would give up; a machine that has run for a day is full of them."""
-    for preset in PRESETS:
-        assert refusal(analyse(parse(preset.text)), Recipe()) is None
-    said = refusal(analyse(parse("2048 2048 2048 2048 10 A")), Recipe(batch_size=4096))
-    assert said is not None
-    assert "Use fewer channels or a smaller batch." in said
+    ended(run)
 
 
 def test_runs_are_found_by_identity_and_live_on_without_their_starter(manager: RunManager) -> None:
@@ -188,8 +565,79 @@ def test_runs_are_found_by_identity_and_live_on_without_their_starter(manager: R
     tab.join()
     run = manager.get(identities[0])
     assert isinstance(run, Run)
-    wait_for(lambda: run.snapshot().step > 5)
+    reaches(run, 6)
     assert manager.get("run-9-ffffff") is None
     assert manager.get(None) is None
     run.stop()
-    wait_for(lambda: not run.active)
+    ended(run)
+
+
+def test_what_fits_is_not_refused(tmp_path: Path) -> None:
+    """The kernel's own figure counts caches that it would give up; a machine that has run for a day is full of them."""
+    for preset in PRESETS:
+        assert refusal(parse(preset.text), Recipe(), tmp_path) is None
+
+
+def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:
+    said = refusal(parse("2048 2048 2048 2048 10 A"), Recipe(batch_size=4096), tmp_path)
+    assert "Use fewer channels or a smaller batch." in str(said)
+
+
+def test_a_run_whose_file_could_not_be_read_again_is_refused(tmp_path: Path) -> None:
+    """37 million parameters and their moments make 450 MB, which a checkpoint's reader refuses."""
+    said = refusal(parse("M M 2048 2048 10 A"), Recipe(), tmp_path)
+    assert "can be read again. Use fewer channels" in str(said)
+    assert refusal(parse("M M 1024 1024 10 A"), Recipe(), tmp_path) is None
+
+
+def test_a_full_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """soak/test_full_disk.py does it on a real one."""
+    monkeypatch.setattr(runs, "_free_bytes", lambda folder: 200_000)
+    said = refusal(ARCHITECTURE, Recipe(), tmp_path / "not" / "there" / "yet")
+    assert "0.2 MB are free where runs are kept" in str(said)
+
+
+ONE_PIXEL = parse("4 M 8k14v 10 A")
+
+
+@pytest.mark.parametrize(
+    ("text", "batch_size", "images", "refused"),
+    [
+        ("4 M 8k14v 10 A", 1, 60_000, True),
+        ("4 M 8k14v 10 A", 3, 55_000, True),
+        ("4 M 8k14v 10 A", 3, 60_000, False),
+        ("4 M 8k14v 10 A", 128, 60_000, False),
+        ("4 M 8k14vn 10 A", 1, 60_000, False),
+        ("4 M 8 M 10 A", 1, 60_000, False),
+    ],
+)
+def test_a_single_image_that_cannot_be_normalised_is_refused(
+    tmp_path: Path, text: str, batch_size: int, images: int, refused: bool
+) -> None:
+    said = refusal(parse(text), Recipe(batch_size=batch_size), tmp_path, images)
+    assert ("a batch of a single image" in str(said)) == refused
+
+
+def test_what_is_refused_for_a_single_image_does_fail(small: Dataset) -> None:
+    training = Training(ONE_PIXEL, Recipe(batch_size=999), small)
+    assert isinstance(next(training), StepMetrics)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        next(training)
+
+
+def test_a_run_that_another_process_has_gone_on_with_is_left_alone(small: Dataset, tmp_path: Path) -> None:
+    first = RunManager(lambda: small, tmp_path)
+    run = first.start(ARCHITECTURE, Recipe(epochs=2, batch_size=50), leg=Leg(step=5))
+    assert run.wait(60)
+    second = RunManager(lambda: small, tmp_path)
+    other = second.get(run.identity)
+    assert other is not None
+    second.resume(other)
+    assert other.wait(60)
+    assert other.status == "finished"
+    with pytest.raises(RunError, match="Another program has gone on"):
+        first.resume(run)
+    run.rename("Mine")
+    assert "Another program" in str(run.snapshot().trouble)
+    (again,) = RunManager(lambda: small, tmp_path).runs()
+    assert (again.status, again.snapshot().step, again.name) == ("finished", 40, run.identity)

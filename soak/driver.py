@@ -1,0 +1,42 @@
+"""python -m soak.driver FOLDER SECONDS    the engine alone, to be killed: it goes on with what the folder holds.
+
+The first run that was interrupted is resumed, or, where all have finished, one is started; SECONDS lie between two
+saves. Prints the identities of its runs, one a line, then "trains" at its first batch, and trains until it is killed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from lib import dataset, runs
+from lib.architecture import parse
+from lib.recipe import Augmentation, Recipe
+from lib.runs import RunManager
+
+ARCHITECTURE = parse("4 M 8 M 10 A")
+RECIPE = Recipe(epochs=12, batch_size=128, augmentation=Augmentation(5.0))
+
+
+def main() -> None:
+    folder, runs.SAVE_SECONDS, runs.SAVE_FACTOR = Path(sys.argv[1]), float(sys.argv[2]), 0
+    manager = RunManager(dataset.load, folder)
+    if manager.set_aside:
+        sys.exit(manager.set_aside[0])
+    interrupted = [run for run in reversed(manager.runs()) if run.status == "interrupted"]
+    for run in interrupted:
+        manager.resume(run)
+        print(run.identity, flush=True)
+    before, said = sum(run.snapshot().step for run in manager.runs()), False
+    while True:
+        if not any(run.active for run in manager.runs()):
+            print(manager.start(ARCHITECTURE, RECIPE).identity, flush=True)
+        if not said and sum(run.snapshot().step for run in manager.runs()) > before:
+            print("trains", flush=True)
+            said = True
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A disk that is full: a file system of 1 MB of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lib import run_files, runs
+from lib.architecture import parse
+from lib.dataset import Dataset
+from lib.recipe import Recipe
+from lib.runs import Leg, RunManager, refusal
+
+ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=2, batch_size=512)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if sys.platform != "linux":
+        pytest.skip("a small file system is made by Linux's tmpfs")
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "receptive", str(folder)], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"only root may make a small file system: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that is left."""
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError:
+                continue
+    return path
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_a_run_ends_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, mnist: Dataset) -> None:
+    manager = RunManager(lambda: mnist, disk)
+    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=50))
+    wait_for(lambda: not run.active)
+    assert run.wait(30)
+    snapshot = run.snapshot()
+    assert (snapshot.status, snapshot.step, snapshot.trouble) == ("paused", 50, None)
+    assert snapshot.saved is not None
+    before = snapshot.saved.read_bytes()
+    filler = fill(disk)
+    assert "are free where runs are kept" in str(refusal(ARCHITECTURE, RECIPE, disk))
+    manager.resume(run)
+    wait_for(lambda: not run.active)
+    assert run.wait(30)
+    snapshot = run.snapshot()
+    assert (snapshot.status, snapshot.step, len(snapshot.epochs)) == ("finished", 236, 2)
+    assert "could not be saved (No space left on device). Free some disk space" in str(snapshot.trouble)
+    assert snapshot.saved is not None
+    assert snapshot.saved.read_bytes() == before
+    assert run_files.load(snapshot.saved).history.steps == 50
+    assert sorted(path.name for path in disk.glob("*[!0-9a-f]")) == sorted(["filler", snapshot.saved.name])
+    filler.unlink()
+    run.rename("saved at last")
+    assert run.snapshot().trouble is None
+    record = run_files.load(snapshot.saved)
+    assert (record.status, record.history.steps, record.name) == ("finished", 236, "saved at last")
+
+
+def test_the_next_save_in_training_succeeds(disk: Path, mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "SAVE_SECONDS", 0.05)
+    monkeypatch.setattr(runs, "SAVE_FACTOR", 0)
+    manager = RunManager(lambda: mnist, disk)
+    run = manager.start(ARCHITECTURE, Recipe(epochs=100, batch_size=512))
+    path = run_files.path_of(run.identity, disk)
+    wait_for(lambda: run_files.load(path).history.steps > 20)
+    filler = fill(disk)
+    wait_for(lambda: "could not be saved" in str(run.snapshot().trouble))
+    old = run_files.load(path).history.steps
+    step = run.snapshot().step
+    wait_for(lambda: run.snapshot().step > step + 20)
+    assert run_files.load(path).history.steps == old
+    assert run.status == "running"
+    filler.unlink()
+    wait_for(lambda: run.snapshot().trouble is None)
+    assert run_files.load(path).history.steps > old
+    run.stop()
+    assert run.wait(30)
+    assert run_files.load(path).history.steps == run.snapshot().step
+
+
+def test_nothing_can_be_written_from_the_start(disk: Path, mnist: Dataset) -> None:
+    filler = fill(disk)
+    run = RunManager(lambda: mnist, disk).start(ARCHITECTURE, RECIPE)
+    wait_for(lambda: not run.active)
+    assert run.wait(30)
+    snapshot = run.snapshot()
+    assert (snapshot.status, snapshot.saved) == ("finished", None)
+    assert "could not be saved" in str(snapshot.trouble)
+    filler.unlink()
+    run.rename("")
+    assert run_files.load(run_files.path_of(run.identity, disk)).history.steps == 236
