@@ -14,7 +14,7 @@ test: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# Fifty kills, a full disk, thirty tabs at once: a quarter of an hour.
+# Fifty kills, a full disk, thirty tabs at once: some twenty minutes.
 soak: .venv/installed-dev
 	$(BIN)/python -m pytest soak
 

@@ -274,7 +274,10 @@ class Run:
         else:
             self._end(ended, None)
         finally:
-            self._idle.set()
+            with self._lock:
+                # It may have been paused, saved and queued again by now.
+                if self._status not in ACTIVE:
+                    self._idle.set()
 
     def unload(self) -> None:
         """Forget what the file of a run that has ended knows too."""

@@ -47,6 +47,13 @@ class Server:
                 assert self.process.poll() is None, self.log.read_text()
                 time.sleep(0.1)
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
     def kill(self) -> None:
         """SIGKILL: nothing that the process holds back is written."""
         self.process.kill()

@@ -157,30 +157,27 @@ def test_the_server_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset, chro
     before: dict[str, RunRecord] = {}
     met = 0
     for number in range(SERVER_KILLS + 1):
-        server, context = Server(project, 0.1), chromium.new_context()
-        page = context.new_page()
-        started.add(go_on(page, server, before))
-        settled(page)
-        assert unfinished(folder) == []
-        assert not (folder / "set-aside").exists()
-        expect(page.get_by_text(f"All runs ({len(started)})")).to_be_visible()
-        if number == SERVER_KILLS:
-            break
-        time.sleep(chance.random() * 3)
-        server.kill()
-        context.close()
+        with Server(project, 0.1) as server, chromium.new_context() as context:
+            page = context.new_page()
+            started.add(go_on(page, server, before))
+            settled(page)
+            assert unfinished(folder) == []
+            assert not (folder / "set-aside").exists()
+            expect(page.get_by_text(f"All runs ({len(started)})")).to_be_visible()
+            if number == SERVER_KILLS:
+                expect(page.get_by_text(re.compile("^Finished: 9"))).to_be_visible(timeout=300_000)
+                assert page.get_by_test_id("stException").count() == 0
+                server.stop()
+                break
+            time.sleep(chance.random() * 4)
+            server.kill()
         met += bool(unfinished(folder))
         after = read(folder)
         assert after.keys() == started
         assert_continued(before, after)
         before = after
-        print(
-            f"kill {number + 1}: {len(after)} runs, {[r.history.steps for r in after.values()]} steps, {met} in a save"
-        )
-    expect(page.get_by_text(re.compile("^Finished: 9"))).to_be_visible(timeout=300_000)
-    assert page.get_by_test_id("stException").count() == 0
-    context.close()
-    server.stop()
+        steps = sum(record.history.steps for record in after.values())
+        print(f"kill {number + 1}: {len(after)} runs, {steps} steps, {met} kills within a save")
     after = read(folder)
     assert_continued(before, after)
     assert {record.status for record in after.values()} == {"finished"}
