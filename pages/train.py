@@ -21,7 +21,8 @@ from lib.training import EpochMetrics, preview
 
 enter("train")
 
-TICK_SECONDS = 0.5
+# A press is answered at once, a change from elsewhere at the next tick; more ticks cost the training more.
+TICK_SECONDS = 1.0
 ACT_SECONDS = 0.4
 TEST_IMAGES, TRAIN_IMAGES = 10_000, 60_000
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
