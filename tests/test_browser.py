@@ -248,7 +248,7 @@ def test_the_shipped_network_is_taken_away_as_onnx(page: Page, url: str, tmp_pat
     visit(page, url)
     page.get_by_text("Take it away", exact=True).click()
     with page.expect_download(timeout=60_000) as download:
-        page.get_by_role("button", name=re.compile("^ONNX: The assignment's network")).click()
+        page.get_by_role("button", name="ONNX: The assignment's network", exact=True).click()
     download.value.save_as(tmp_path / "network.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
     pixels = mnist.test_images[:200, None].numpy().astype(np.float32) / 255
@@ -299,7 +299,7 @@ def test_a_typed_mistake_is_a_sentence(page: Page, url: str) -> None:
 
 
 def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page, chromium: Browser, fresh: str) -> None:
-    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
+    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19&batch_size=128")
     identity = start(page)
     expect(page.locator(".live-figure .main-svg").first).to_be_visible(timeout=60_000)
     address = page.url
@@ -336,7 +336,9 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page,
     assert hover.count() == 1
     expect(hidden).to_have_css("opacity", "0.5")
     assert page.evaluate(zoomed) == [low, high]
-    assert page.evaluate("() => Math.max(...document.querySelector('.live-figure')._fullData[1].x)") > before
+    # The figure follows the words by a quarter of a second.
+    page.wait_for_function(f"() => Math.max(...document.querySelector('.live-figure')._fullData[1].x) > {before}")
+    assert page.evaluate(zoomed) == [low, high]
 
     asked = time.monotonic()
     second.get_by_role("button", name="Stop").click()
