@@ -108,7 +108,7 @@ def fusable(architecture: Architecture) -> bool:
         )
         for layer in architecture.layers
     )
-    return plain and sum(row.macs for row in analyse(architecture).rows) <= FUSABLE_MACS
+    return plain and analyse(architecture).macs <= FUSABLE_MACS
 
 
 def analyse(architecture: Architecture) -> NetworkAnalysis:

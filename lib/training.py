@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.analysis import analyse, fusable
+from lib.analysis import FUSABLE_MACS, analyse, fusable
 from lib.architecture import Architecture
 from lib.dataset import Dataset, normalise
 from lib.fused_network import fused
@@ -30,7 +30,6 @@ from lib.recipe import Augmentation, Recipe, learning_rate
 
 TEST_BATCH_SIZE = 250
 MOMENTUM = 0.9
-LARGE_MACS = 10_000_000
 HELD_OUT = 5_000
 
 
@@ -318,7 +317,7 @@ def threads(architecture: Architecture) -> int:
     cores = os.cpu_count() or 1
     if fusable(architecture):
         return 1
-    return cores if analyse(architecture).macs > LARGE_MACS else max(1, cores - 1)
+    return cores if analyse(architecture).macs > FUSABLE_MACS else max(1, cores - 1)
 
 
 def best_device() -> str:

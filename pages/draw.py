@@ -21,11 +21,11 @@ TICK_SECONDS = 0.5
 
 
 def networks() -> dict[str, str]:
-    """What may be chosen, name -> title: runs in training first, then the checkpoints by their file's name."""
+    """What may be chosen, name -> title: runs that have begun to learn first, then checkpoints by their file's name."""
     titles = {
         run.identity: f"{run.name}, in training · {notation(run.architecture)}"
         for run in run_manager().runs()
-        if run.active
+        if run.active and run.weights
     }
     for path in checkpoints.paths():
         if path.stem in titles:

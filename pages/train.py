@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import streamlit as st
 import torch
 
@@ -24,7 +26,7 @@ enter("train")
 # A press is answered at once, a change from elsewhere at the next tick; more ticks cost the training more.
 TICK_SECONDS = 1.0
 ACT_SECONDS = 0.4
-TEST_IMAGES, TRAIN_IMAGES = 10_000, 60_000
+TEST_IMAGES = 10_000
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 VALIDATION_TITLES = {"test": "The 10,000 test images", "held-out": "5,000 held out of training"}
 STATUS_ICONS = {"finished": ":material/check_circle:", "failed": ":material/error:"}
@@ -186,16 +188,17 @@ def undelete(identity: str) -> None:
 
 
 def seconds_before(run: Run) -> float | None:
-    """Estimated seconds until a queued run begins; None while the machine's rate is not known."""
-    rate = machine_rate()
-    if rate is None:
-        return None
-    seconds = 0.0
+    """Estimated seconds until a queued run begins; None where one before it has no rate of its own, nor the machine."""
+    rate, seconds = machine_rate(), 0.0
     for other in run_manager().ahead_of(run):
-        snapshot = other.snapshot()
-        all_of_it = other.recipe.epochs * epoch_seconds(rate, other.architecture, other.recipe)
-        share = 1 - snapshot.step / snapshot.steps_total if snapshot.steps_total else 1.0
-        seconds += all_of_it * share if snapshot.seconds_left is None else snapshot.seconds_left
+        snapshot = other.snapshot(since_step=sys.maxsize)
+        if snapshot.seconds_left is not None:
+            seconds += snapshot.seconds_left
+        elif rate:
+            share = 1 - snapshot.step / snapshot.steps_total if snapshot.steps_total else 1.0
+            seconds += share * other.recipe.epochs * epoch_seconds(rate, other.architecture, other.recipe)
+        else:
+            return None
     return seconds
 
 
@@ -285,7 +288,7 @@ def figures(run: Run, snapshot: Snapshot) -> None:
         )
         st.metric(
             "Training accuracy",
-            with_interval(last.train_accuracy, TRAIN_IMAGES),
+            with_interval(last.train_accuracy, round(last.images_per_second * last.seconds)),
             border=True,
             help="Over the last epoch's batches, each measured before its update.",
         )
@@ -366,10 +369,12 @@ def fork_text(parent: Run, text: str, recipe: Recipe | None) -> str:
             f"Forked from {parent.name}: same initial weights, same order of the images. Change one thing above and "
             "press Start training; its curves stay behind the new ones as a ghost."
         )
-    same = (
-        "Its initial weights are others." if "the network" in changes or parent.recipe.seed != (recipe or Recipe()).seed
-        else "Initial weights and the order of the images are the same."
-    )  # fmt: skip
+    if recipe is None or "the network" in changes or parent.recipe.seed != recipe.seed:
+        same = "Its initial weights are others."
+    elif parent.recipe.validation != recipe.validation:
+        same = "Initial weights are the same; it is trained on other images."
+    else:
+        same = "Initial weights and the order of the images are the same."
     return f"Forked from {parent.name}. Changed: {', '.join(changes)}. {same}"
 
 
@@ -377,7 +382,7 @@ def run_table(runs: list[Run]) -> None:
     """All runs with their state and what they reached."""
     rows = []
     for run in runs:
-        snapshot = run.snapshot()
+        snapshot = run.snapshot(since_step=sys.maxsize)
         last = snapshot.epochs[-1] if snapshot.epochs else None
         rows.append(
             {

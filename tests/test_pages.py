@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -539,6 +540,8 @@ def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None
     at = visit("train", net="4 M 10 A", epochs="1", batch_size="500")
     next(button for button in at.button if button.label == "Start training").click().run()
     (run,) = run_manager().runs()
+    while run.active and not run.weights:
+        time.sleep(0.005)
     at.switch_page("pages/draw.py").run()
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.selectbox(key="reader").set_value(run.identity).run()
@@ -555,6 +558,8 @@ def test_the_reader_of_a_run_that_fails_is_the_shipped_network_again() -> None:
     at = visit("train", net="64n 64n M 64n 10 A", optimiser="SGD", learning_rate="10", schedule="constant")
     next(button for button in at.button if button.label == "Start training").click().run()
     (run,) = run_manager().runs()
+    while run.active and not run.weights:
+        time.sleep(0.005)
     at.switch_page("pages/draw.py").run()
     at.selectbox(key="reader").set_value(run.identity).run()
     while run.active:
@@ -587,3 +592,18 @@ def test_without_any_checkpoint_the_draw_page_says_what_to_do(tmp_path: Path, mo
     at = visit("draw")
     assert not at.exception
     assert "Restore it" in at.error[0].value
+
+
+def test_a_run_that_waits_says_how_long_and_does_not_read_digits_yet() -> None:
+    at = visit("train", net="4 10 A", epochs="50")
+    press(at, "Start training")
+    running = run_manager().runs()[0]
+    while running.snapshot().step < 10:
+        time.sleep(0.01)
+    press(at, "Start training")
+    waiting = next(run for run in run_manager().runs() if run is not running)
+    # The run before it tells its own time; the machine's need not be known.
+    assert re.search(r"Waiting for 1 run to end, about [\d.]+ (s|min)\.", at.get("progress")[0].proto.text)
+    options = visit("draw").selectbox(key="reader").options
+    assert options[0].startswith(running.identity)
+    assert not any(waiting.identity in option for option in options)
