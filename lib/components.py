@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -71,6 +72,11 @@ def enter(page: str) -> None:
         st.rerun()
     for sentence in address.follow(page):
         st.warning(sentence, icon=":material/link_off:")
+
+
+def escaped(text: str) -> str:
+    """What somebody typed, for a place that reads Markdown: every sign of it shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>$:~|#])", r"\\\1", text)
 
 
 def tab() -> str:

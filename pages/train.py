@@ -13,7 +13,7 @@ from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER
-from lib.components import enter, live_figure, network_input, preset_pills, tab
+from lib.components import enter, escaped, live_figure, network_input, preset_pills, tab
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Recipe, RecipeError, differences
 from lib.resources import example_digits, machine_rate, run_manager
@@ -336,7 +336,7 @@ def watch(run: Run, ghost: Run | None, ticking: bool) -> None:
     if ticking != (snapshot.status in ACTIVE):
         # It has just ended, or goes on again: the whole page must know, and this fragment stop or begin to tick.
         st.rerun()
-    st.subheader(f"{run.name}: `{notation(run.architecture)}`")
+    st.subheader(f"{escaped(run.name)}: `{notation(run.architecture)}`")
     if snapshot.status in ACTIVE or snapshot.status == "paused":
         st.progress(min(snapshot.step / max(snapshot.steps_total, 1), 1.0), text=progress_text(run, snapshot))
     if snapshot.status not in ACTIVE:
@@ -366,8 +366,8 @@ def fork_text(parent: Run, text: str, recipe: Recipe | None) -> str:
         changes.append("the network")
     if not changes:
         return (
-            f"Forked from {parent.name}: same initial weights, same order of the images. Change one thing above and "
-            "press Start training; its curves stay behind the new ones as a ghost."
+            f"Forked from {escaped(parent.name)}: same initial weights, same order of the images. Change one thing "
+            "above and press Start training; its curves stay behind the new ones as a ghost."
         )
     if recipe is None or "the network" in changes or parent.recipe.seed != recipe.seed:
         same = "Its initial weights are others."
@@ -375,7 +375,7 @@ def fork_text(parent: Run, text: str, recipe: Recipe | None) -> str:
         same = "Initial weights are the same; it is trained on other images."
     else:
         same = "Initial weights and the order of the images are the same."
-    return f"Forked from {parent.name}. Changed: {', '.join(changes)}. {same}"
+    return f"Forked from {escaped(parent.name)}. Changed: {', '.join(changes)}. {same}"
 
 
 def run_table(runs: list[Run]) -> None:
@@ -386,7 +386,7 @@ def run_table(runs: list[Run]) -> None:
         last = snapshot.epochs[-1] if snapshot.epochs else None
         rows.append(
             {
-                "Run": f"[{run.name}](/train?run={run.identity})",
+                "Run": f"[{escaped(run.name)}](/train?run={run.identity})",
                 "State": snapshot.status,
                 "Accuracy, last epoch": final_text(last) if last else "–",
                 "Epochs": f"{len(snapshot.epochs)} of {run.recipe.epochs}",
@@ -458,7 +458,7 @@ if refused:
 deleted = st.session_state.get("deleted")
 if deleted:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.info(f"{deleted[1]} was deleted.", icon=":material/delete:")
+        st.info(f"{escaped(deleted[1])} was deleted.", icon=":material/delete:")
         st.button("Undo", icon=":material/undo:", on_click=undelete, args=(deleted[0],))
 for sentence in manager.set_aside[:3]:
     st.warning(sentence, icon=":material/broken_image:")

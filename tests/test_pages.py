@@ -607,3 +607,16 @@ def test_a_run_that_waits_says_how_long_and_does_not_read_digits_yet() -> None:
     options = visit("draw").selectbox(key="reader").options
     assert options[0].startswith(running.identity)
     assert not any(waiting.identity in option for option in options)
+
+
+def test_a_runs_name_is_shown_as_it_was_typed() -> None:
+    at = visit("train", net="4 10 A", epochs="1")
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    at.text_input(key="new_name").set_value("*a* [b](c) $d$ :red[e] `f`").run()
+    assert not at.exception
+    shown = r"\*a\* \[b\](c) \$d\$ \:red\[e\] \`f\`"
+    assert shown in at.subheader[0].value
+    press(at, "Fork")
+    assert shown in words(at)
+    assert run.name == "*a* [b](c) $d$ :red[e] `f`"
