@@ -27,7 +27,7 @@ FLOORS = [
     {"lib/runs.py"},
     {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/__main__.py"},
     {"lib/resources.py"},
-    {"lib/components.py"},
+    {"lib/components.py", "lib/readers.py"},
     {"pages/design.py", "pages/train.py", "pages/draw.py"},
     {"app.py"},
 ]
@@ -35,6 +35,7 @@ KNOW_A_SCREEN = {
     "lib/address.py",
     "lib/resources.py",
     "lib/components.py",
+    "lib/readers.py",
     "pages/design.py",
     "pages/train.py",
     "pages/draw.py",

@@ -1,0 +1,99 @@
+"""Who may read a digit: saved networks, and runs in training by the weights they last published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from lib import checkpoints
+from lib.analysis import percent
+from lib.architecture import Architecture, notation
+from lib.network import build
+from lib.resources import checkpoint_network, checkpoint_summary, run_manager
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lib.runs import Run
+
+NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from the project, or train one."
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A network as it is now, in eval mode; None before the first batch of a run. `step` counts a run's batches.
+
+    `run` is there while the network is in training. `version` changes whenever the weights do.
+    """
+
+    name: str
+    architecture: Architecture
+    network: nn.Module | None
+    version: tuple[str, int]
+    run: Run | None = None
+
+    @property
+    def step(self) -> int:
+        return self.version[1] if self.run else 0
+
+
+def titles() -> tuple[dict[str, str], list[str]]:
+    """(name -> title of all there are, a sentence for each file that cannot be read).
+
+    Runs that have begun to learn come first, then checkpoints by their file's name.
+    """
+    found = {
+        run.identity: f"{run.name}, in training · {notation(run.architecture)}"
+        for run in run_manager().runs()
+        if run.active and run.weights
+    }
+    # What was set aside when Receptive began, and what has become unreadable since.
+    damaged = list(run_manager().set_aside)
+    for path in checkpoints.paths():
+        if path.stem in found:
+            continue
+        try:
+            summary = checkpoint_summary(path, path.stat().st_mtime_ns)
+        except (checkpoints.CheckpointError, OSError) as error:
+            damaged.append(str(error))
+            continue
+        if not summary.has_weights:
+            continue
+        accuracy = "not measured" if summary.test_accuracy is None else percent(summary.test_accuracy, 2)
+        found[path.stem] = f"{summary.title} · {notation(summary.architecture)} · {accuracy}"
+    return found, damaged
+
+
+def choose_reader() -> str:
+    """The control that chooses one, the same on every page; stops the page with a sentence where there is none."""
+    found, damaged = titles()
+    if not found:
+        st.error(NO_READER, icon=":material/error:")
+        st.stop()
+    name = st.selectbox(
+        "Which network reads it?", list(found), key="reader", persist_state="session", format_func=found.__getitem__
+    )
+    for sentence in damaged:
+        st.warning(sentence, icon=":material/warning:")
+    return name
+
+
+def reader(name: str) -> Reader:
+    """The network of that name as it is now. Raises CheckpointError, and OSError where its file has gone."""
+    run = run_manager().get(name)
+    if run and run.active:
+        weights = run.weights
+        network = None
+        if weights:
+            network = build(run.architecture)
+            network.load_state_dict(weights.tensors)
+            network.eval()
+        return Reader(name, run.architecture, network, (name, weights.step if weights else 0), run)
+    path = next((path for path in checkpoints.paths() if path.stem == name), None)
+    if path is None:
+        raise checkpoints.CheckpointError(f"The checkpoint {name} is no longer there. Choose another network.")
+    modified = path.stat().st_mtime_ns
+    summary = checkpoint_summary(path, modified)
+    return Reader(name, summary.architecture, checkpoint_network(path, modified), (name, modified))
