@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
 from lib import checkpoints
 from lib.dataset import Dataset
-from lib.digits import ink, predict, reduce
+from lib.digits import THICK, THIN, boxed, distances, ink, predict, reduce, reduction, shrunk, thickness
 from lib.training import evaluate
 from tests.drawings import SEVEN, drawn
 
@@ -31,11 +31,14 @@ def test_mnists_own_digits_come_back_from_a_canvas(mnist: Dataset) -> None:
     for image in mnist.test_images[:200]:
         size = int(torch.randint(140, 281, (), generator=generator))
         top, left = (int(torch.randint(0, 281 - size, (), generator=generator)) for _ in range(2))
-        reduced = reduce(enlarged(image, size, top, left))
-        assert reduced is not None
-        differences.append(float((reduced.float() - image.float()).abs().mean()))
+        steps = reduction(enlarged(image, size, top, left))
+        assert steps is not None
+        # One digit in five has a stroke that is brought into the range of the others.
+        if steps.before == steps.after:
+            differences.append(float((steps.image.float() - image.float()).abs().mean()))
+    assert len(differences) > 120
     # Of 255; an image shifted by one pixel differs by 20 or so.
-    assert sum(differences) / len(differences) < 8
+    assert sum(differences) / len(differences) < 9
 
 
 def test_the_shipped_network_reads_reduced_digits_as_well_as_the_originals(mnist: Dataset) -> None:
@@ -55,15 +58,70 @@ def test_place_and_size_on_the_canvas_do_not_matter() -> None:
     assert float((large.float() - small.float()).abs().mean()) < 6
 
 
-def test_a_thin_stroke_is_averaged_and_not_dropped() -> None:
-    """One pixel wide at ten times the size: the drawing's ink is left, whatever column it stands in."""
-    for column in range(100, 110):
-        canvas = torch.zeros(280, 280)
-        canvas[40:240, column] = 1
-        canvas[40, 90:190] = 1
-        image = reduce(canvas)
-        assert image is not None
-        assert float(image.sum()) / 255 == pytest.approx(float(canvas.sum()) / 100, rel=0.2)
+@pytest.mark.parametrize("width", [2, 6, 14, 30])
+def test_a_thin_or_thick_pen_draws_what_mnists_did(width: int) -> None:
+    steps = reduction(drawn(SEVEN, left=60, top=60, width=width))
+    assert steps is not None
+    assert THIN <= steps.after <= THICK
+    assert thickness(enlarge(steps.stroked)) / 6 == pytest.approx(steps.after, rel=0.25)
+    # What a pen of MNIST's own thickness would have left.
+    usual = reduce(drawn(SEVEN, left=60, top=60, width=22))
+    assert usual is not None
+    assert float((steps.image.float() - usual.float()).abs().mean()) < 14
+
+
+def enlarge(digit: Tensor) -> Tensor:
+    return F.interpolate(digit[None, None], scale_factor=6, mode="bicubic")[0, 0].clamp(0, 1)
+
+
+def test_a_stroke_like_mnists_is_left_alone() -> None:
+    steps = reduction(drawn(SEVEN, width=22))
+    assert steps is not None
+    assert steps.before == steps.after
+    assert steps.stroked is steps.fitted
+
+
+def test_the_range_of_strokes_is_mnists(mnist: Dataset) -> None:
+    """The source of THIN and THICK: a tenth of the digits lie below the one, a tenth above the other."""
+    strokes = [steps.before for steps in map(reduction, mnist.train_images[:1000].float() / 255) if steps]
+    low, high = torch.tensor(strokes).quantile(torch.tensor([0.1, 0.9])).tolist()
+    assert low == pytest.approx(THIN, abs=0.1)
+    assert high == pytest.approx(THICK, abs=0.1)
+
+
+@pytest.mark.parametrize("width", [6, 12, 18])
+def test_thickness_is_that_of_a_bar_and_of_a_ring(width: int) -> None:
+    bar = torch.zeros(120, 120)
+    bar[:, 50 : 50 + width] = 1
+    y, x = torch.meshgrid(torch.arange(120.0), torch.arange(120.0), indexing="ij")
+    ring = (((y - 60) ** 2 + (x - 60) ** 2).sqrt() - 45).abs() <= width / 2
+    assert thickness(bar) == pytest.approx(width, rel=0.15)
+    assert thickness(ring.float()) == pytest.approx(width, rel=0.15)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31 - 1))
+def test_distances_are_those_of_every_pair_of_pixels(height: int, width: int, seed: int) -> None:
+    mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < 0.2
+    mask[0, 0] = True
+    places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double()
+    expected = torch.cdist(places, mask.nonzero().double()).amin(1).view(height, width)
+    torch.testing.assert_close(distances(mask).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_other_ways_are_what_they_say() -> None:
+    canvas = torch.zeros(280, 280)
+    canvas[0:100, 180:280] = 1
+    shrunken = torch.zeros(28, 28, dtype=torch.uint8)
+    shrunken[0:10, 18:28] = 255
+    # But for the edges, which are antialiased.
+    assert float((shrunk(canvas).float() - shrunken.float()).abs().mean()) < 2
+    middle = torch.zeros(28, 28, dtype=torch.uint8)
+    middle[4:24, 4:24] = 255
+    boxes = boxed(canvas)
+    assert boxes is not None
+    assert torch.equal(boxes, middle)
+    assert boxed(torch.zeros(280, 280)) is None
 
 
 @given(st.integers(0, 250), st.integers(0, 250), st.integers(1, 280), st.integers(1, 280), st.floats(0.2, 1.0))
