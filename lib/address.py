@@ -114,12 +114,14 @@ def recipe_values(recipe: Recipe) -> dict[str, object]:
         "shift": recipe.augmentation.shift,
         "zoom": recipe.augmentation.zoom,
         "shear": recipe.augmentation.shear,
+        "stroke": recipe.augmentation.stroke,
         "seed": recipe.seed,
         "smoothing": recipe.label_smoothing,
         "drop": recipe.drop,
         "patience": recipe.patience,
         "validation": recipe.validation,
         "clean": recipe.clean_epochs,
+        "marks": recipe.marks,
     }
 
 
@@ -133,13 +135,14 @@ def recipe() -> Recipe:
         state.epochs,
         state.batch_size,
         state.weight_decay,
-        Augmentation(state.rotation, state.shift, state.zoom, state.shear),
+        Augmentation(state.rotation, state.shift, state.zoom, state.shear, state.stroke),
         state.seed,
         state.smoothing,
         state.drop,
         state.patience,
         state.validation,
         state.clean,
+        state.marks,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 Optimiser: TypeAlias = Literal["SGD", "Adam", "AdamW"]
@@ -62,17 +62,18 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 @dataclass(frozen=True)
 class Augmentation:
     """A random affine map for each image: rotation and shear in degrees, shift and zoom as fractions, each up to +- its
-    value.
+    value; and a stroke thicker or thinner by up to `stroke` pixels at each edge.
     """
 
     rotation: float = 0.0
     shift: float = 0.0
     zoom: float = 0.0
     shear: float = 0.0
+    stroke: float = 0.0
 
     @property
     def active(self) -> bool:
-        return any((self.rotation, self.shift, self.zoom, self.shear))
+        return any(astuple(self))
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Recipe:
     multiply it by: "step" after every `patience` epochs, "plateau" when the validation loss has not fallen for more
     than `patience` epochs. `validation` names the images that every epoch is measured on: the 10,000 of the test set,
     or 5,000 of the training set, which are then not trained on. In the last `clean_epochs` the images are not
-    augmented.
+    augmented. For each image of a batch, `marks` marks that are no digit (lib/marks.py) are shown too, to be given all
+    ten probabilities alike.
     """
 
     optimiser: Optimiser = "AdamW"
@@ -99,6 +101,7 @@ class Recipe:
     patience: int = 3
     validation: Validation = "test"
     clean_epochs: int = 0
+    marks: float = 0.0
 
     def __post_init__(self) -> None:
         _choice("optimiser", self.optimiser, OPTIMISERS)
@@ -107,6 +110,7 @@ class Recipe:
         _number("learning rate", self.learning_rate, 1e-6, MAX_LEARNING_RATE)
         _number("weight decay", self.weight_decay, 0, 1)
         _number("label smoothing", self.label_smoothing, 0, 0.9)
+        _number("share of marks", self.marks, 0, 1)
         _number("drop", self.drop, 0.001, 1)
         _whole("number of epochs", self.epochs, 1, MAX_EPOCHS)
         _whole("batch size", self.batch_size, 1, MAX_BATCH_SIZE)
@@ -114,11 +118,12 @@ class Recipe:
         _whole("number of clean epochs", self.clean_epochs, 0, MAX_EPOCHS)
         _whole("seed", self.seed, 0, 2**31 - 1)
         if not isinstance(self.augmentation, Augmentation):
-            raise RecipeError("The augmentation must name rotation, shift, zoom and shear.")
+            raise RecipeError("The augmentation must name rotation, shift, zoom, shear and stroke.")
         _number("rotation", self.augmentation.rotation, 0, 180)
         _number("shift", self.augmentation.shift, 0, 0.5)
         _number("zoom", self.augmentation.zoom, 0, 0.5)
         _number("shear", self.augmentation.shear, 0, 45)
+        _number("stroke", self.augmentation.stroke, 0, 1)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, losses: Sequence[float] = ()) -> float:

@@ -23,14 +23,18 @@ from torch.nn import functional as F
 
 from lib.analysis import FUSABLE_MACS, analyse, fusable
 from lib.architecture import Architecture
+from lib.augmentation import augment
 from lib.dataset import Dataset, normalise
 from lib.fused_network import fused
+from lib.marks import marks
 from lib.network import Dropout, build
-from lib.recipe import Augmentation, Recipe, learning_rate
+from lib.recipe import Recipe, learning_rate
 
 TEST_BATCH_SIZE = 250
 MOMENTUM = 0.9
 HELD_OUT = 5_000
+# What the marks' loss weighs beside the digits' (Hendrycks et al. 2019, section 3).
+MARKS_WEIGHT = 0.5
 
 
 class DivergenceError(RuntimeError):
@@ -206,11 +210,17 @@ class Training(Iterator[Event]):
             x, y = normalise(images[batch]), labels[batch]
             if epoch <= recipe.epochs - recipe.clean_epochs:
                 x = augment(x, recipe.augmentation, _chance(recipe.seed, "augmentation", self.step))
+            count = round(recipe.marks * len(batch))
+            if count:
+                x = torch.cat([x, _marks(count, x, _chance(recipe.seed, "marks", self.step))])
             with self._whole_batch():
                 logits = self._forward(x)
-                loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+                logits, of_marks = (logits[: len(batch)], logits[len(batch) :]) if count else (logits, None)
+                loss = whole = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+                if of_marks is not None:
+                    whole = loss + MARKS_WEIGHT * F.cross_entropy(of_marks, torch.full_like(of_marks, 0.1))
                 self._optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                whole.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
             self.step += 1
             train_loss, hits = loss.item(), int((logits.argmax(1) == y).sum())
@@ -335,39 +345,15 @@ def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return correct / len(images)
 
 
-def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """A random affine map an image of x (N, 1, 28, 28), bilinear, filled with the background's value."""
-    if not augmentation.active:
-        return x
-    count = len(x)
-    turn, across, down, zoom, slant = (2 * torch.rand(5, count, generator=generator) - 1).to(x.device)
-    angle = turn * math.radians(augmentation.rotation)
-    scale = 1 / (1 + zoom * augmentation.zoom)
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    lean = torch.tan(slant * math.radians(augmentation.shear))
-    # affine_grid counts from -1 to 1 over the image: a shift by its whole width is 2.
-    across, down = 2 * augmentation.shift * across, 2 * augmentation.shift * down
-    maps = torch.stack(
-        [torch.stack([cos, cos * lean - sin, across], 1), torch.stack([sin, sin * lean + cos, down], 1)], 1
-    )
-    grid = F.affine_grid(maps, list(x.shape), align_corners=False)
-    # grid_sample fills with 0; the background is the darkest pixel of the image.
-    background = x.amin((1, 2, 3), keepdim=True)
-    return F.grid_sample(x - background, grid, align_corners=False) + background
-
-
-def preview(images: Tensor, augmentation: Augmentation, rows: int, seed: int = 0) -> Tensor:
-    """uint8 (N, 28, 28) -> uint8 (28 (1 + rows), 28 N): the images, and below each `rows` of what training may make."""
-    pictures = [images]
-    for row in range(rows):
-        x = augment(images.unsqueeze(1).float(), augmentation, _chance(seed, "preview", row))
-        pictures.append(x.round().clamp(0, 255).to(torch.uint8).squeeze(1))
-    return torch.cat([picture.permute(1, 0, 2).reshape(28, -1) for picture in pictures])
-
-
 def _training_pass(network: nn.Sequential, architecture: Architecture, device: str) -> Callable[[Tensor], Tensor]:
     """The network itself, or what does the same faster on a CPU."""
     return (fused(network) if device == "cpu" and fusable(architecture) else None) or network
+
+
+def _marks(count: int, digits: Tensor, generator: torch.Generator) -> Tensor:
+    """Marks as bright as the normalised digits, on the same device."""
+    dark, light = (normalise(torch.full((1, 1, 1), grey, dtype=torch.uint8)).item() for grey in (0, 255))
+    return (dark + (light - dark) * marks(count, generator)).to(digits.device)
 
 
 def _chance(seed: int, purpose: str, number: int) -> torch.Generator:

@@ -11,6 +11,7 @@ from lib import address
 from lib.address import hidden, recipe_values
 from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
+from lib.augmentation import preview
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER
 from lib.components import enter, escaped, live_figure, network_input, preset_pills, tab
@@ -19,7 +20,7 @@ from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Recipe, Reci
 from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
 from lib.runs import Run, RunError, Snapshot, refusal
-from lib.training import EpochMetrics, preview
+from lib.training import EpochMetrics
 
 enter("train")
 
@@ -88,17 +89,29 @@ def recipe_inputs() -> None:
             help="The assignment measures every epoch on the test images, and whoever then picks the best epoch fools "
             "themselves a little. Images held out of training leave the test images for the end.",
         )
-    st.markdown("**Augmentation**: every image is turned, shifted, zoomed and sheared at random, each time anew.")
-    with st.grid(5, min_column_width=130):
+    st.markdown(
+        "**Augmentation**: every image is turned, shifted, zoomed and sheared at random, its stroke made "
+        "thicker or thinner, each time anew."
+    )
+    with st.grid(4, min_column_width=150):
         st.number_input("Rotation, ± degrees", step=1.0, format="%.4g", key="rotation")
         st.number_input("Shift, ± fraction", step=0.01, format="%.4g", key="shift")
         st.number_input("Zoom, ± fraction", step=0.01, format="%.4g", key="zoom")
         st.number_input("Shear, ± degrees", step=1.0, format="%.4g", key="shear")
+        st.number_input("Stroke, ± pixels", step=0.1, format="%.4g", key="stroke", help="At each edge of a stroke.")
         st.number_input(
             "Clean last epochs",
             step=1,
             key="clean",
             help="In the last epochs the images stay as they are, as those are that the network will be measured on.",
+        )
+        st.number_input(
+            "Marks that are no digit",
+            step=0.1,
+            format="%.4g",
+            key="marks",
+            help="So many a digit: letters and scribbles, for which the network learns to give all ten digits the same "
+            "probability. It then says of an unknown mark that it does not know.",
         )
 
 

@@ -12,7 +12,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"lib/architecture.py", "lib/recipe.py"},
-    {"lib/footprint.py", "lib/edits.py", "lib/network.py", "lib/dataset.py", "lib/kernels.py"},
+    {
+        "lib/footprint.py",
+        "lib/edits.py",
+        "lib/network.py",
+        "lib/dataset.py",
+        "lib/kernels.py",
+        "lib/augmentation.py",
+        "lib/marks.py",
+    },
     {"lib/analysis.py", "lib/fused_network.py"},
     {
         "lib/training.py",

@@ -1,0 +1,107 @@
+"""Marks that are no digit: letters, signs and scribbles, as a pen would leave them on 28x28.
+
+A network that has only ever seen digits takes everything for one. One that also learns to be undecided about marks
+like these is undecided about others too (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier
+Exposure", 2019, section 3).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+SIZE, BOX = 28, 20
+POINTS = 96
+PEN = (1.8, 3.6)
+# Strokes on a square from 0 to 1, x to the right and y down; none is also a way to write a digit.
+LETTERS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
+    "A": (((0, 1), (0.5, 0), (1, 1)), ((0.2, 0.6), (0.8, 0.6))),
+    "E": (((0.8, 0), (0, 0), (0, 1), (0.8, 1)), ((0, 0.5), (0.7, 0.5))),
+    "F": (((0.8, 0), (0, 0), (0, 1)), ((0, 0.5), (0.7, 0.5))),
+    "H": (((0, 0), (0, 1)), ((0.9, 0), (0.9, 1)), ((0, 0.5), (0.9, 0.5))),
+    "K": (((0, 0), (0, 1)), ((0.8, 0), (0, 0.55), (0.8, 1))),
+    "M": (((0, 1), (0.1, 0), (0.5, 0.6), (0.9, 0), (1, 1)),),
+    "N": (((0, 1), (0, 0), (0.8, 1), (0.8, 0)),),
+    "P": (((0, 1), (0, 0), (0.6, 0), (0.7, 0.25), (0.6, 0.5), (0, 0.5)),),
+    "R": (((0, 1), (0, 0), (0.6, 0), (0.7, 0.25), (0.6, 0.5), (0, 0.5), (0.8, 1)),),
+    "T": (((0, 0), (1, 0)), ((0.5, 0), (0.5, 1))),
+    "V": (((0, 0), (0.5, 1), (1, 0)),),
+    "W": (((0, 0), (0.25, 1), (0.5, 0.3), (0.75, 1), (1, 0)),),
+    "X": (((0, 0), (0.9, 1)), ((0.9, 0), (0, 1))),
+    "+": (((0, 0.5), (1, 0.5)), ((0.5, 0), (0.5, 1))),
+    "=": (((0, 0.3), (1, 0.3)), ((0, 0.7), (1, 0.7))),
+    "triangle": (((0.5, 0), (1, 0.9), (0, 0.9), (0.5, 0)),),
+    "star": (((0.2, 1), (0.5, 0), (0.8, 1), (0, 0.4), (1, 0.4), (0.2, 1)),),
+    "arrow": (((0, 0.5), (1, 0.5)), ((0.7, 0.2), (1, 0.5), (0.7, 0.8))),
+    "zigzag": (((0, 0.3), (0.2, 0.7), (0.4, 0.3), (0.6, 0.7), (0.8, 0.3), (1, 0.7)),),
+}
+
+
+def marks(count: int, generator: torch.Generator) -> Tensor:
+    """(count, 1, 28, 28), 0 to 1, strokes light, each fitted into 20x20 as MNIST's digits are; half are scribbles."""
+    letters = count // 2
+    points = torch.cat([_letters(letters, generator), _scribbles(count - letters, generator)])
+    return drawn(points, _between(*PEN, count, generator))
+
+
+def drawn(points: Tensor, pen: Tensor) -> Tensor:
+    """Points (N, P, 2) along strokes, close together, x and y in any unit, and N pens in pixels -> (N, 1, 28, 28)."""
+    low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
+    scale = (BOX - pen[:, None, None]) / (high - low).amax(2, keepdim=True).clamp(min=1e-6)
+    points = (points - points.mean(1, keepdim=True)) * scale
+    # The mass at the centre, as far as all of it stays on the image.
+    half = SIZE / 2
+    reach = half - pen[:, None, None] / 2
+    shift = (points.amin(1, keepdim=True) + reach).clamp(max=0) + (points.amax(1, keepdim=True) - reach).clamp(min=0)
+    points = points - shift + half
+    middles = torch.arange(SIZE) + 0.5
+    pixels = torch.cartesian_prod(middles, middles).flip(1)
+    nearest = torch.cdist(pixels.expand(len(points), -1, -1), points).amin(2)
+    return (pen[:, None] / 2 + 0.5 - nearest).clamp(0, 1).view(-1, 1, SIZE, SIZE)
+
+
+def _letters(count: int, generator: torch.Generator) -> Tensor:
+    chosen = torch.randint(len(LETTERS), (count,), generator=generator)
+    points = _TEMPLATES[chosen]
+    # Bent by a slow wave, turned, slanted and stretched, each in a way of its own.
+    wave = _between(-0.06, 0.06, (2, count, 1), generator)
+    phase = _between(0, 2 * math.pi, (2, count, 1), generator)
+    x, y = points.unbind(2)
+    x, y = x + wave[0] * torch.sin(5 * y + phase[0]), y + wave[1] * torch.sin(5 * x + phase[1])
+    turn, slant, stretch = _between(-1, 1, (3, count, 1), generator)
+    x, y = x * (1 + 0.3 * stretch) + 0.3 * slant * y, y
+    angle = turn * math.radians(15)
+    return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], 2)
+
+
+def _scribbles(count: int, generator: torch.Generator) -> Tensor:
+    """Three cubic Bezier curves between random points, every second one drawn without lifting the pen."""
+    corners = torch.rand(count, 3, 4, 2, generator=generator)
+    joined = torch.arange(count) % 2 == 1
+    for curve in (1, 2):
+        corners[joined, curve, 0] = corners[joined, curve - 1, 3]
+    t = torch.linspace(0, 1, POINTS // 3)
+    weights = torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
+    return torch.einsum("ncki,kt->ncti", corners, weights).reshape(count, POINTS, 2)
+
+
+def _between(low: float, high: float, shape: int | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def _sampled(strokes: tuple[tuple[tuple[float, float], ...], ...]) -> Tensor:
+    """POINTS points (P, 2), as evenly along all strokes as their corners allow."""
+    pieces = [torch.tensor(pair, dtype=torch.float32) for stroke in strokes for pair in itertools.pairwise(stroke)]
+    lengths = torch.stack([(end - start).norm() for start, end in pieces])
+    places = (torch.arange(POINTS) + 0.5) / POINTS * lengths.sum()
+    ends = lengths.cumsum(0)
+    index = torch.searchsorted(ends, places).clamp(max=len(pieces) - 1)
+    part = (places - (ends - lengths)[index]) / lengths[index]
+    starts, stops = torch.stack(pieces).unbind(1)
+    return torch.lerp(starts[index], stops[index], part[:, None])
+
+
+_TEMPLATES = torch.stack([_sampled(strokes) for strokes in LETTERS.values()])

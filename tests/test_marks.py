@@ -1,0 +1,30 @@
+"""Marks that are no digit."""
+
+from __future__ import annotations
+
+import torch
+
+from lib.marks import BOX, PEN, drawn, marks
+
+
+def test_marks_fit_mnists_box_and_differ() -> None:
+    x = marks(300, torch.Generator().manual_seed(0))
+    assert x.shape == (300, 1, 28, 28)
+    assert float(x.min()) == 0
+    assert float(x.max()) == 1
+    assert len(torch.unique(x.flatten(1), dim=0)) == 300
+    for image in x[:, 0]:
+        rows, columns = (image > 0).nonzero(as_tuple=True)
+        assert BOX - 2 <= max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) + 1 <= BOX + 2
+    again = marks(300, torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
+    assert marks(0, torch.Generator()).shape == (0, 1, 28, 28)
+
+
+def test_a_line_is_as_long_and_as_thick_as_asked() -> None:
+    y = torch.linspace(0, 5, 96)
+    line = torch.stack([torch.zeros(96), y], 1)[None]
+    for pen in PEN:
+        image = drawn(line, torch.tensor([pen]))[0, 0]
+        assert abs(float(image[14].sum()) - pen) < 0.1
+        assert abs(float(image.sum(1).sum()) / pen - BOX) < 1
