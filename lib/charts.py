@@ -26,6 +26,9 @@ PALETTE = ("#3B5BDB", "#D9480F", "#087F5B", "#862E9C", "#C2255C", "#0B7285", "#5
 RAW_POINTS, SMOOTH_POINTS, RATE_POINTS, GHOST_POINTS = 500, 250, 150, 150
 SMOOTHING = 50
 ACCURACY_FLOOR = 0.9
+# A probability from which a digit's curve is told apart from the others.
+LIKELY = 0.1
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +205,45 @@ def probability_bars(prediction: Prediction | None) -> go.Figure:
     figure.update_yaxes(type="category", autorange="reversed", fixedrange=True, showgrid=False, tickfont={"size": 16})
     figure.update_layout(margin={"l": 30, "r": 10, "t": 5, "b": 5}, bargap=0.25, showlegend=False, template=None)
     return figure
+
+
+def probability_curves(steps: Sequence[int], predictions: Sequence[Prediction]) -> str:
+    """The ten probabilities of one image over the steps of a training, the steps on a logarithmic axis; JSON.
+
+    Digits that were ever likely have a colour, a dash and their number at the end of their line; the others are grey.
+    """
+    traces = []
+    final = predictions[-1].digit
+    likely = [d for d in range(10) if max(prediction.probabilities[d] for prediction in predictions) >= LIKELY]
+    styles = {digit: (number % 7, DASHES[number % len(DASHES)]) for number, digit in enumerate(likely)}
+    for digit in sorted(range(10), key=lambda digit: digit in styles):
+        values = [round(100 * prediction.probabilities[digit], 2) for prediction in predictions]
+        colour, dash = styles.get(digit, (7, "solid"))
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers+text" if digit in styles else "lines",
+                "name": str(digit),
+                "x": list(steps),
+                "y": values,
+                "line": {"color": PALETTE[colour], "dash": dash, "width": 3 if digit == final else 1.5},
+                "marker": {"size": 4, "color": PALETTE[colour]},
+                "opacity": 1.0 if digit in styles else 0.35,
+                "text": [""] * (len(values) - 1) + [f"<b>{digit}</b>"],
+                "textposition": "middle right",
+                "textfont": {"size": 16, "color": PALETTE[colour]},
+                "cliponaxis": False,
+                "hovertemplate": f"{digit}: %{{y:.1f}} % after %{{x:,}} steps<extra></extra>",
+            }
+        )
+    layout = {
+        "xaxis": {"type": "log", "title": {"text": "Step (each mark is ten times the one before)"}, "dtick": 1},
+        "yaxis": {"title": {"text": "Probability, %"}, "range": [-2, 104]},
+        "margin": {"l": 50, "r": 30, "t": 10, "b": 45},
+        "showlegend": False,
+        "hovermode": "closest",
+    }
+    return json.dumps({"data": traces, "layout": layout})
 
 
 def thin(values: NDArray[np.float64], limit: int) -> NDArray[np.int64]:

@@ -9,10 +9,12 @@ in between.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from lib.dataset import normalise
@@ -26,6 +28,8 @@ THIN, THICK = 1.95, 3.6
 FINE = 6
 # A stroke is made thinner by at most this part of its thickness on each side: more would break it where it is thin.
 MOST_THINNED = 0.35
+# Below this calibrated probability a reading is called uncertain.
+CERTAIN = 0.7
 # How near to an edge counts as its rim, in pixels.
 EDGE = 2
 
@@ -59,6 +63,15 @@ class Prediction:
     @property
     def confidence(self) -> float:
         return self.probabilities[self.digit]
+
+    @property
+    def entropy(self) -> float:
+        """In bits: 0 where one digit has all the probability, log2 10 = 3.32 where all ten have the same."""
+        return max(0.0, -sum(p * math.log2(p) for p in self.probabilities if p > 0))
+
+    @property
+    def certain(self) -> bool:
+        return self.confidence >= CERTAIN
 
 
 def ink(pixels: Tensor) -> Tensor:
@@ -167,10 +180,20 @@ def _fitted(drawing: Tensor, box: int, keep_aspect: bool = True) -> Tensor:
     return F.interpolate(drawing[None, None], size=size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
 
 
-def predict(network: nn.Module, image: Tensor) -> Prediction:
-    """The ten probabilities of a uint8 (28, 28) image; `network` must be in eval mode."""
+def predict(network: nn.Module, image: Tensor, temperature: float = 1.0) -> Prediction:
+    """The ten probabilities of a uint8 (28, 28) image; `network` must be in eval mode.
+
+    The logits are divided by the temperature (`lib/calibration.py`).
+    """
     with torch.inference_mode():
         logits = network(normalise(image[None]))[0].double()
+        return Prediction(tuple(torch.softmax(logits / temperature, 0).tolist()))
+
+
+def predict_with(network: nn.Module, weights: Mapping[str, Tensor], image: Tensor) -> Prediction:
+    """As `predict`, with these weights in the place of the network's own, which stay as they are."""
+    with torch.inference_mode():
+        logits = functional_call(network, dict(weights), (normalise(image[None]),))[0].double()
         return Prediction(tuple(torch.softmax(logits, 0).tolist()))
 
 

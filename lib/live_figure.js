@@ -45,7 +45,9 @@ function themed(figure, standard, style, height, revision) {
         color: Array.isArray(trace[name].color) ? trace[name].color.map(own) : own(trace[name].color),
       },
     }
-  const traces = figure.data.map((trace) => ({ ...trace, ...painted(trace, "line"), ...painted(trace, "marker") }))
+  const traces = figure.data.map((trace) => ({
+    ...trace, ...painted(trace, "line"), ...painted(trace, "marker"), ...painted(trace, "textfont"),
+  }))
   return { traces, layout }
 }
 

@@ -10,8 +10,9 @@ import streamlit as st
 from lib import checkpoints
 from lib.analysis import percent
 from lib.architecture import Architecture, notation
+from lib.calibration import NONE, Calibration
 from lib.network import build
-from lib.resources import checkpoint_network, checkpoint_summary, run_manager
+from lib.resources import checkpoint_calibration, checkpoint_network, checkpoint_summary, run_manager
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,13 +26,15 @@ NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from 
 class Reader:
     """A network as it is now, in eval mode; None before the first batch of a run. `step` counts a run's batches.
 
-    `run` is there while the network is in training. `version` changes whenever the weights do.
+    `run` is there while the network is in training; it is not calibrated before its end. `version` changes whenever the
+    weights do.
     """
 
     name: str
     architecture: Architecture
     network: nn.Module | None
     version: tuple[str, int]
+    calibration: Calibration = NONE
     run: Run | None = None
 
     @property
@@ -81,7 +84,7 @@ def choose_reader() -> str:
 
 
 def reader(name: str) -> Reader:
-    """The network of that name as it is now. Raises CheckpointError, and OSError where its file has gone."""
+    """The network of that name as it is now. Raises CheckpointError, DatasetError and, of a file that went, OSError."""
     run = run_manager().get(name)
     if run and run.active:
         weights = run.weights
@@ -90,10 +93,11 @@ def reader(name: str) -> Reader:
             network = build(run.architecture)
             network.load_state_dict(weights.tensors)
             network.eval()
-        return Reader(name, run.architecture, network, (name, weights.step if weights else 0), run)
+        return Reader(name, run.architecture, network, (name, weights.step if weights else 0), run=run)
     path = next((path for path in checkpoints.paths() if path.stem == name), None)
     if path is None:
         raise checkpoints.CheckpointError(f"The checkpoint {name} is no longer there. Choose another network.")
     modified = path.stat().st_mtime_ns
     summary = checkpoint_summary(path, modified)
-    return Reader(name, summary.architecture, checkpoint_network(path, modified), (name, modified))
+    saved, calibration = checkpoint_network(path, modified), checkpoint_calibration(path, modified)
+    return Reader(name, summary.architecture, saved, (name, modified), calibration)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from lib.architecture import Architecture
+    from lib.calibration import Calibration
     from lib.checkpoints import Summary
     from lib.cost import MachineRate
     from lib.runs import RunManager
@@ -97,6 +98,24 @@ def checkpoint_summary(path: Path, modified: int) -> Summary:
     from lib import checkpoints
 
     return checkpoints.load_summary(path)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Calibrating…")
+def checkpoint_calibration(path: Path, modified: int) -> Calibration:
+    """How far a saved network's probabilities are to be trusted. Raises CheckpointError, DatasetError."""
+    from lib import dataset
+    from lib.calibration import calibrate
+
+    return calibrate(checkpoint_network(path, modified), dataset.load())
+
+
+@st.cache_resource(show_spinner=False)
+def test_set() -> tuple[Tensor, Tensor]:
+    """MNIST's 10,000 test images, uint8 (10000, 28, 28), and their labels. Raises DatasetError."""
+    from lib import dataset
+
+    data = dataset.load()
+    return data.test_images, data.test_labels
 
 
 def _training() -> bool:

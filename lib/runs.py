@@ -44,6 +44,9 @@ from lib.training import (
 )
 
 PUBLISH_SECONDS = 0.25
+# The trail: a copy of the weights at the first batch and whenever a fifth more have been made, as long as all copies
+# together are no more than so many bytes; then every second one goes.
+TRAIL_FACTOR, TRAIL_BYTES = 1.2, 32 * 2**20
 # Between two savings lies at least this, and so many times what the last one took.
 SAVE_SECONDS, SAVE_FACTOR = 5.0, 50
 RATE_WINDOW = 50
@@ -129,6 +132,7 @@ class Run:
         self._times: list[float] = []
         self._trouble: str | None = None
         self._weights: Weights | None = None
+        self._trail: tuple[Weights, ...] = ()
         path = run_files.path_of(self.identity, folder)
         self._saved = path if path.exists() else None
         self._stamp = _stamp(path)
@@ -160,6 +164,16 @@ class Run:
         """The last published copy; None before the first batch."""
         with self._lock:
             return self._weights
+
+    @property
+    def trail(self) -> tuple[Weights, ...]:
+        """Copies from the way so far, oldest first, closer together at its beginning; the last published one ends it.
+
+        Of what was trained in this process: a run that was read from its file has left none behind it.
+        """
+        with self._lock:
+            last = self._weights
+            return self._trail + ((last,) if last and (not self._trail or last.step > self._trail[-1].step) else ())
 
     def pause(self) -> None:
         """Ask the training to pause, at the latest with the batch it is in."""
@@ -285,6 +299,7 @@ class Run:
             if self._saved and self._trouble is None and self._status not in ACTIVE:
                 self._state_in_file = self._state_in_file or self._state is not None
                 self._history = self._state = self._weights = None
+                self._trail = ()
 
     def save(self) -> None:
         """Write the run's file as it stands; trouble becomes a part of the snapshot."""
@@ -328,8 +343,9 @@ class Run:
                     break
                 self._record(event)
                 now = time.monotonic()
-                if now - published >= PUBLISH_SECONDS:
-                    self._publish(training)
+                due = isinstance(event, StepMetrics) and event.step >= self._next_of_trail()
+                if due or now - published >= PUBLISH_SECONDS:
+                    self._publish(training, of_trail=due)
                     published = now
                 if isinstance(event, EpochMetrics) or (now >= self._save_due and isinstance(event, StepMetrics)):
                     self._keep(training.state())
@@ -371,10 +387,17 @@ class Run:
             return (len(self._times) - 1) * self.recipe.batch_size / (self._times[-1] - self._times[0])
         return history.epochs[-1].images_per_second if history.epochs else None
 
-    def _publish(self, training: Training) -> None:
+    def _next_of_trail(self) -> float:
+        return self._trail[-1].step * TRAIL_FACTOR if self._trail else 0
+
+    def _publish(self, training: Training, of_trail: bool = False) -> None:
         weights = Weights(training.step, training.weights())
         with self._lock:
             self._weights = weights
+            if of_trail:
+                copies = (*self._trail, weights)
+                size = sum(tensor.nbytes for tensor in weights.tensors.values())
+                self._trail = copies[1::2] if len(copies) * size > TRAIL_BYTES else copies
 
     def _keep(self, state: TrainingState, write: bool = True) -> None:
         if not run_files.is_sound(state):
@@ -408,6 +431,7 @@ class Run:
         """Of a run that cannot go on: what made the loss no number is in the weights."""
         with self._lock:
             self._state, self._resumable, self._weights = None, False, None
+            self._trail = ()
 
     def record(self) -> RunRecord:
         """The run as it stands; while it trains, as it stood when its state was kept: curves and weights are those of

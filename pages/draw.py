@@ -2,41 +2,112 @@
 
 from __future__ import annotations
 
+import random
+
 import streamlit as st
+import torch
 from torch import Tensor
 
 from lib.analysis import percent
-from lib.charts import probability_bars
+from lib.charts import probability_bars, probability_curves
 from lib.checkpoints import CheckpointError
 from lib.components import drawing_canvas, enter, live_figure
-from lib.digits import predict, reduce
-from lib.readers import choose_reader, reader
-from lib.resources import run_manager
+from lib.dataset import DatasetError
+from lib.digits import BOX, Prediction, Reduction, boxed, predict, predict_with, reduction, shrunk
+from lib.network import build
+from lib.readers import Reader, choose_reader, reader
+from lib.resources import run_manager, test_set
+from lib.runs import Run
 
 enter("draw")
 
 TICK_SECONDS = 0.5
+TEST_IMAGES = 10_000
+SOURCES = ("Draw", "Pick an image")
+# What a network gives all ten digits alike has log2 10 bits.
+MOST_BITS = 3.32
+
+
+def any_number() -> None:
+    st.session_state.picked = random.randrange(TEST_IMAGES)
+
+
+def next_number() -> None:
+    st.session_state.picked = (st.session_state.picked + 1) % TEST_IMAGES
+
+
+def pick_image() -> Tensor:
+    """A test image by its number, for whoever cannot draw or wants one that the network has never seen."""
+    st.session_state.setdefault("picked", 0)
+    number = int(st.number_input("Test image, by its number", 0, TEST_IMAGES - 1, step=1, key="picked"))
+    with st.container(horizontal=True):
+        st.button("Next", icon=":material/skip_next:", on_click=next_number)
+        st.button("Any", icon=":material/shuffle:", on_click=any_number)
+    images, labels = test_set()
+    st.caption(f"One of MNIST's 10,000 test images; whoever wrote it meant {int(labels[number])}.")
+    return images[number]
+
+
+def picture(image: Tensor, factor: int, alt: str, caption: str | None = None) -> None:
+    """A 28x28, uint8 or float 0 to 1, `factor` times as large."""
+    pixels = image if image.dtype == torch.uint8 else (image * 255).round().to(torch.uint8)
+    st.image(pixels.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy(), alt=alt, caption=caption)
+
+
+def on_square(digit: Tensor, size: int) -> Tensor:
+    """A smaller picture in the middle of a square, so that all steps are shown at one scale."""
+    height, width = digit.shape
+    square = torch.zeros(size, size)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = digit
+    return square
+
+
+def words(prediction: Prediction | None, image: Tensor | None) -> None:
+    """What is read, in a heading and a sentence."""
+    if prediction is None and image is None:
+        st.markdown("## Nothing drawn yet")
+        st.caption("Draw a digit, 0 to 9, in the black square. It is read as soon as you lift the pen.")
+    elif prediction is None:
+        st.markdown("## Not yet")
+        st.caption("The network has not learnt from its first batch yet.")
+    elif prediction.certain:
+        st.markdown(f"## It reads {prediction.digit}")
+        st.caption(f"with a probability of {percent(prediction.confidence)} · entropy {prediction.entropy:.2f} bits")
+    else:
+        st.markdown("## Uncertain")
+        st.caption(
+            f"Perhaps a {prediction.digit}, with a probability of {percent(prediction.confidence)}, or no digit at "
+            f"all · entropy {prediction.entropy:.2f} of {MOST_BITS} bits"
+        )
+
+
+def calibration_text(now: Reader) -> str:
+    """How far the probabilities can be trusted, and how that was found."""
+    found = now.calibration
+    if now.run:
+        return f"Still learning: weights after {now.step:,} steps. Its probabilities are calibrated when it has ended."
+    return (
+        f"Calibrated: the logits are divided by a temperature of {found.temperature:.2f}, which makes {found.images:,} "
+        "images of the training set, moved about a little, as likely as possible. There the probabilities were off by "
+        f"{percent(found.error_before)} on average before, and are by {percent(found.error_after)} since. Entropy is 0 "
+        f"bits where one digit has all the probability, {MOST_BITS} where all ten have the same."
+    )
 
 
 def read(name: str, image: Tensor | None, ticking: bool) -> None:
     """What the chosen network says of the image; ticks while that network is in training."""
     try:
         now = reader(name)
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, DatasetError, OSError) as error:
         st.error(str(error), icon=":material/error:")
         return
     if ticking and not now.run:
         st.rerun()
-    prediction = None if image is None or now.network is None else predict(now.network, image)
-    if prediction is not None:
-        st.markdown(f"## It reads {prediction.digit}")
-        st.caption(f"with a probability of {percent(prediction.confidence)}")
-    elif image is None:
-        st.markdown("## Nothing drawn yet")
-        st.caption("Draw a digit, 0 to 9, in the black square. It is read as soon as you lift the pen.")
-    else:
-        st.markdown("## Not yet")
-        st.caption("The network has not learnt from its first batch yet.")
+    prediction = None
+    if image is not None and now.network is not None:
+        prediction = predict(now.network, image, now.calibration.temperature)
+    words(prediction, image)
     live_figure(
         probability_bars(prediction),
         key="bars",
@@ -47,31 +118,145 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
         else "Probabilities: "
         + ", ".join(f"{digit}: {percent(p)}" for digit, p in enumerate(prediction.probabilities)),
     )
-    if now.run:
-        st.caption(f"Still learning: weights after {now.step:,} steps.")
+    st.caption(calibration_text(now))
+
+
+def as_it_learned(run: Run, image: Tensor) -> dict[int, Prediction]:
+    """What the run said of the image after how many steps, from the copies of its weights."""
+    key = (run.identity, image.numpy().tobytes())
+    if st.session_state.get("learned_of") != key:
+        st.session_state.learned_of, st.session_state.learned = key, {}
+    known: dict[int, Prediction] = st.session_state.learned
+    trail = run.trail
+    network = None
+    for weights in trail:
+        if weights.step not in known:
+            network = network or build(run.architecture).eval()
+            known[weights.step] = predict_with(network, weights.tensors, image)
+    st.session_state.learned = {weights.step: known[weights.step] for weights in trail}
+    return dict(st.session_state.learned)
+
+
+def learning(name: str, image: Tensor | None, ticking: bool) -> None:
+    """The ten probabilities of the image over the steps of the training; ticks while it goes on."""
+    run = run_manager().get(name)
+    if run is None or not run.trail:
+        return
+    st.subheader("As it learned")
+    if image is None:
+        st.caption("Draw a digit: its ten probabilities are drawn over the steps of the training.")
+        return
+    predictions = as_it_learned(run, image)
+    if len(predictions) < 2:
+        st.caption("The curves begin with the second batch.")
+        return
+    last = list(predictions.values())[-1]
+    since = next(
+        step
+        for index, step in enumerate(predictions)
+        if all(p.digit == last.digit for p in list(predictions.values())[index:])
+    )
+    st.caption(f"It reads {last.digit} since step {since:,}. Every point is a copy of the weights, not yet calibrated.")
+    live_figure(
+        probability_curves(list(predictions), list(predictions.values())),
+        key="learning",
+        height=320,
+        revision=name,
+        tools=False,
+        alt=f"Probabilities of the ten digits over the steps; {last.digit} leads since step {since:,}",
+    )
+
+
+def steps_of(steps: Reduction) -> None:
+    """The way from the drawing to 28x28, in pictures."""
+    with st.grid(4, min_column_width=150):
+        with st.container():
+            st.markdown("**1. Cut out**")
+            height, width = steps.box.shape
+            scale = 168 / max(height, width)
+            small = torch.nn.functional.interpolate(
+                steps.box[None, None],
+                size=(max(1, round(height * scale)), max(1, round(width * scale))),
+                mode="bilinear",
+                antialias=True,
+            )[0, 0].clamp(0, 1)
+            picture(on_square(small, 168), 1, "The part of the drawing that holds ink")
+            st.caption(f"The smallest box around the ink: {width} by {height} of the drawing's pixels.")
+        with st.container():
+            st.markdown(f"**2. Fit into {BOX}×{BOX}**")
+            picture(on_square(steps.fitted, 28), 6, "The box made small")
+            st.caption("Height and width keep their ratio, and every small pixel is the mean of what it covers.")
+        with st.container():
+            st.markdown("**3. Adapt the stroke**")
+            picture(on_square(steps.stroked, 28), 6, "The box with its stroke adapted")
+            st.caption(
+                f"The stroke is {steps.before:.1f} pixels thick, as MNIST's are: left as it is."
+                if steps.before == steps.after
+                else f"From {steps.before:.1f} pixels to {steps.after:.1f}: the nearest that MNIST's strokes have."
+            )
+        with st.container():
+            st.markdown("**4. Centre the mass**")
+            picture(steps.image, 6, "The image that the network gets")
+            st.caption("The ink's centre of mass goes to the middle of 28×28. This is what the network gets.")
+
+
+def other_ways(drawing: Tensor, name: str) -> None:
+    """What simpler reductions would have given, and what the network would have read there."""
+    try:
+        now = reader(name)
+    except (CheckpointError, DatasetError, OSError):
+        return
+    ways = {
+        "As MNIST was made": reduction(drawing),
+        "The canvas shrunk": shrunk(drawing),
+        "The box in the middle": boxed(drawing),
+    }
+    with st.grid(3, min_column_width=150):
+        for title, made in ways.items():
+            image = made.image if isinstance(made, Reduction) else made
+            if image is None:
+                continue
+            with st.container():
+                st.markdown(f"**{title}**")
+                picture(image, 6, title)
+                if now.network is not None:
+                    prediction = predict(now.network, image, now.calibration.temperature)
+                    st.caption(f"Read as {prediction.digit}, with a probability of {percent(prediction.confidence)}.")
 
 
 st.title("Draw a digit")
 name = choose_reader()
+source = st.segmented_control(
+    "Where the digit comes from", SOURCES, key="source", default=SOURCES[0], required=True, persist_state="session"
+)
 
 canvas, seen, answer = st.columns([3, 2, 4], gap="medium")
+steps = drawing = None
 with canvas:
-    # The canvas shows its buttons above itself, beside this line and not over what stands higher.
-    st.markdown("**Your drawing**")
-    drawing = drawing_canvas(key="canvas")
-    st.caption("Point at the square, or tap it, for the buttons that undo a stroke or clear it.")
-image = None if drawing is None else reduce(drawing)
+    if source == SOURCES[0]:
+        # The canvas shows its buttons above itself, beside this line and not over what stands higher.
+        st.markdown("**Your drawing**")
+        drawing = drawing_canvas(key="canvas")
+        st.caption("Point at the square, or tap it, for the buttons that undo a stroke or clear it.")
+        steps = None if drawing is None else reduction(drawing)
+        image = None if steps is None else steps.image
+        st.session_state.drawn = image
+    else:
+        image = pick_image()
 with seen:
     st.markdown("**What the network gets**")
     if image is None:
         st.caption("28×28 pixels, made from the drawing as MNIST's were.")
     else:
-        st.image(image.repeat_interleave(6, 0).repeat_interleave(6, 1).numpy(), alt="The drawing reduced to 28 by 28")
-        st.caption(
-            "The drawing's bounding box is fitted into 20×20 pixels and its centre of mass put at the centre of 28×28, "
-            "as MNIST was made."
-        )
+        picture(image, 6, "The digit in 28 by 28 pixels")
+run = run_manager().get(name)
+ticking = run is not None and run.active
+every = TICK_SECONDS if ticking else None
 with answer:
-    run = run_manager().get(name)
-    ticking = run is not None and run.active
-    st.fragment(read, run_every=TICK_SECONDS if ticking else None)(name, image, ticking)
+    st.fragment(read, run_every=every)(name, image, ticking)
+st.fragment(learning, run_every=every)(name, image, ticking)
+if steps is not None and drawing is not None:
+    st.subheader("From the drawing to 28×28")
+    steps_of(steps)
+    if st.toggle("Show what simpler ways would have given", key="ways"):
+        other_ways(drawing, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,8 +12,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib import checkpoints
+from lib.architecture import parse
 from lib.dataset import Dataset
-from lib.digits import THICK, THIN, boxed, distances, ink, predict, reduce, reduction, shrunk, thickness
+from lib.digits import (
+    THICK,
+    THIN,
+    Prediction,
+    boxed,
+    distances,
+    ink,
+    predict,
+    predict_with,
+    reduce,
+    reduction,
+    shrunk,
+    thickness,
+)
+from lib.network import build
 from lib.training import evaluate
 from tests.drawings import SEVEN, drawn
 
@@ -169,3 +186,21 @@ def test_prediction_is_a_softmax(mnist: Dataset) -> None:
     assert prediction.digit == int(mnist.test_labels[0]) == 7
     assert sum(prediction.probabilities) == pytest.approx(1)
     assert prediction.confidence == max(prediction.probabilities) > 0.9
+
+
+def test_entropy_runs_from_none_to_that_of_ten_equal_chances() -> None:
+    assert Prediction((1.0,) + (0.0,) * 9).entropy == 0
+    assert Prediction((0.1,) * 10).entropy == pytest.approx(math.log2(10))
+    assert Prediction((0.5, 0.5) + (0.0,) * 8).entropy == pytest.approx(1)
+    assert not Prediction((0.5, 0.5) + (0.0,) * 8).certain
+    assert Prediction((0.9, 0.1) + (0.0,) * 8).certain
+
+
+def test_other_weights_read_as_a_network_of_their_own(mnist: Dataset) -> None:
+    network = build(parse("4 M 10 A"), 0).eval()
+    other = build(parse("4 M 10 A"), 1).eval()
+    image = mnist.test_images[3]
+    before = predict(network, image)
+    assert predict_with(network, other.state_dict(), image) == predict(other, image)
+    assert predict(network, image) == before
+    assert predict(network, image, temperature=1e9).probabilities == pytest.approx((0.1,) * 10)

@@ -30,7 +30,7 @@ FLOORS = [
         "lib/comparison.py",
         "lib/onnx_file.py",
     },
-    {"lib/checkpoints.py", "lib/cost.py", "lib/history.py"},
+    {"lib/checkpoints.py", "lib/calibration.py", "lib/cost.py", "lib/history.py"},
     {"lib/run_files.py"},
     {"lib/runs.py"},
     {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/__main__.py"},

@@ -551,7 +551,9 @@ def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None
     at.run()
     assert not at.exception
     assert at.selectbox(key="reader").value == run.identity
-    assert "# It reads" in words(at)
+    # One epoch teaches it little: it may be certain or not, but it says what it reads, and when it came to that.
+    assert "# It reads" in words(at) or "Perhaps a" in words(at)
+    assert "since step" in words(at)
 
 
 def test_the_reader_of_a_run_that_fails_is_the_shipped_network_again() -> None:
@@ -620,3 +622,29 @@ def test_a_runs_name_is_shown_as_it_was_typed() -> None:
     press(at, "Fork")
     assert shown in words(at)
     assert run.name == "*a* [b](c) $d$ :red[e] `f`"
+
+
+def test_each_step_from_the_drawing_is_shown_and_what_other_ways_would_give() -> None:
+    at = visit("draw")
+    at.session_state["canvas"] = canvas_state(SEVEN)
+    at.run()
+    assert "# It reads 7" in words(at)
+    assert [f"**{n}." in words(at) for n in (1, 2, 3, 4)] == [True] * 4
+    at.toggle(key="ways").set_value(True).run()
+    assert not at.exception
+    assert "**The canvas shrunk**" in words(at)
+    assert words(at).count("Read as ") == 3
+
+
+def test_who_cannot_draw_picks_an_image() -> None:
+    at = visit("draw")
+    at.segmented_control[0].set_value("Pick an image").run()
+    assert "# It reads 7" in words(at)
+    assert "meant 7" in words(at)
+    press(at, "Next")
+    assert "meant 2" in words(at)
+    press(at, "Any")
+    assert not at.exception
+    at.number_input(key="picked").set_value(9_999).run()
+    press(at, "Next")
+    assert at.number_input(key="picked").value == 0

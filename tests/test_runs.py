@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import threading
 import time
@@ -18,7 +20,7 @@ from lib.architecture import PRESETS, parse
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
 from lib.recipe import Augmentation, Recipe
-from lib.runs import KEPT, MAX_NAME, MAX_WAITING, Leg, Run, RunError, RunManager, Snapshot, refusal
+from lib.runs import KEPT, MAX_NAME, MAX_WAITING, TRAIL_FACTOR, Leg, Run, RunError, RunManager, Snapshot, refusal
 from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training, evaluate
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
@@ -541,6 +543,36 @@ def test_a_fork_begins_as_its_parent_did(manager: RunManager, small: Dataset, tm
     assert (again.parent, again.owner, again.recipe) == (parent.identity, "b", fork.recipe)
 
 
+def test_the_trail_is_of_weights_on_the_way_closer_together_at_its_beginning(
+    manager: RunManager, small: Dataset
+) -> None:
+    run = manager.start(ARCHITECTURE, RECIPE, owner="a tab")
+    assert len(run.trail) == 0
+    ended(run)
+    trail = run.trail
+    steps = [weights.step for weights in trail]
+    assert steps[:5] == [1, 2, 3, 4, 5]
+    assert steps == sorted(set(steps))
+    assert all(after <= before * TRAIL_FACTOR + 1 for before, after in itertools.pairwise(steps))
+    assert steps[-1] == run.snapshot().step
+    assert len(steps) < 5 + 2 * math.log(steps[-1]) / math.log(TRAIL_FACTOR)
+    saved = weights_of(run.snapshot())
+    assert all(torch.equal(trail[-1].tensors[name], tensor) for name, tensor in saved.items())
+    # Training that goes as far makes the same weights.
+    again = Training(ARCHITECTURE, RECIPE, small)
+    while again.step < steps[3]:
+        next(again)
+    assert all(torch.equal(trail[3].tensors[name], tensor) for name, tensor in again.weights().items())
+
+
+def test_a_large_network_leaves_few_copies(manager: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(tensor.nbytes for tensor in build(ARCHITECTURE).state_dict().values())
+    monkeypatch.setattr(runs, "TRAIL_BYTES", 4 * size)
+    run = manager.start(ARCHITECTURE, RECIPE, owner="a tab")
+    ended(run)
+    assert 2 <= len(run.trail) <= 5
+
+
 def test_published_weights_are_copies_that_the_training_leaves_alone(manager: RunManager) -> None:
     run = manager.start(ARCHITECTURE, LONG)
     wait_for(lambda: run.weights is not None)
@@ -628,7 +660,7 @@ def test_what_is_refused_for_a_single_image_does_fail(small: Dataset) -> None:
 def test_a_run_that_another_process_has_gone_on_with_is_left_alone(small: Dataset, tmp_path: Path) -> None:
     first = RunManager(lambda: small, tmp_path)
     run = first.start(ARCHITECTURE, Recipe(epochs=2, batch_size=50), leg=Leg(step=5))
-    assert run.wait(60)
+    ended(run)
     second = RunManager(lambda: small, tmp_path)
     other = second.get(run.identity)
     assert other is not None
