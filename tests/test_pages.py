@@ -736,8 +736,7 @@ def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
         at.segmented_control(key="section").set_value(section).run()
         assert not at.exception
     run.stop()
-    while run.active:
-        time.sleep(0.01)
+    assert run.wait(30)
     at.run()
     assert not at.exception
     assert at.selectbox(key="reader").value == run.identity
@@ -776,8 +775,7 @@ def test_a_run_in_training_is_measured_again_when_asked_and_after_an_epoch() -> 
     at.run()
     assert measured_at() >= second + 120
     run.pause()
-    while run.active:
-        time.sleep(0.01)
+    assert run.wait(30)
     at.run()
     assert not at.exception
     assert "In training" not in words(at)
