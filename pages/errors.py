@@ -126,7 +126,7 @@ def gallery(found: Evaluation, numbers: Sequence[int], key: str) -> None:
 
 
 def confusion(found: Evaluation) -> None:
-    st.subheader("What is taken for what")
+    st.header("What is taken for what")
     counts: list[list[int]] = found.confusion.tolist()
     off = found.confusion.clone().fill_diagonal_(-1)
     worst = divmod(int(off.argmax()), len(DIGITS))
@@ -161,7 +161,7 @@ def confusion(found: Evaluation) -> None:
 
 
 def classes(found: Evaluation) -> None:
-    st.subheader("Which digits it reads best")
+    st.header("Which digits it reads best")
     chart, table = st.columns([3, 2], gap="large")
     with chart:
         live_figure(
@@ -212,7 +212,7 @@ def bin_row(of: Bin) -> dict[str, Any]:
 
 
 def calibration(found: Evaluation) -> None:
-    st.subheader("Does it know when it is wrong?")
+    st.header("Does it know when it is wrong?")
     st.markdown(calibration_text(found))
     chart, table = st.columns([3, 2], gap="large")
     with chart:
@@ -237,7 +237,7 @@ def show(found: Evaluation) -> None:
         f"{percent(found.accuracy.share, 2)}, 95 % interval {interval_text(found.accuracy)}."
     )
     confusion(found)
-    st.subheader("All errors")
+    st.header("All errors")
     st.caption(
         "Those first for which the network gave the truth the lowest probability. Press a number to look inside the "
         "network for that image."

@@ -54,6 +54,7 @@ def words(at: AppTest) -> str:
     """All text of the page."""
     shown: list[Any] = [
         *at.title,
+        *at.header,
         *at.subheader,
         *at.markdown,
         *at.caption,
