@@ -34,6 +34,7 @@ PARTS = {
     "recipe": "The recipe",
     "teacher": "For the teacher",
 }
+TEST_IMAGES = 10_000
 # The layer whose field is drawn, where nobody has chosen one.
 AUTOMATIC = -1
 _FOLLOWED = "address"
@@ -86,6 +87,13 @@ def _flag(text: str) -> bool:
 def _layer(text: str) -> int:
     number = int(text)
     if not 0 <= number <= MAX_LAYERS:
+        raise ValueError(text)
+    return number
+
+
+def _image(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < TEST_IMAGES:
         raise ValueError(text)
     return number
 
@@ -156,6 +164,7 @@ FIELDS = (
     Field("modules", False, _flag),
     Field("guess", False, _flag),
     Field("layer", AUTOMATIC, _layer),
+    Field("image", 0, _image, f"It is the number of a test image, 0 to {TEST_IMAGES - 1}."),
     Field("compare", "", str),
     Field("hide", [], _parts, f"It is a list, with commas, of: {', '.join(PARTS)}."),
     Field("run", None, str),

@@ -19,9 +19,12 @@ from lib.formulas import workings
 if TYPE_CHECKING:
     from lib.digits import Prediction
     from lib.history import Curves
+    from lib.insight import Bin, Proportion
     from lib.training import EpochMetrics
 
 PALETTE = ("#3B5BDB", "#D9480F", "#087F5B", "#862E9C", "#C2255C", "#0B7285", "#5C940D", "#868E96")
+# What is empty; the page puts its own in.
+SURFACE = "#F3F5FB"
 # Of each curve; all curves together stay below 2,000.
 RAW_POINTS, SMOOTH_POINTS, RATE_POINTS, GHOST_POINTS = 500, 250, 150, 150
 SMOOTHING = 50
@@ -244,6 +247,134 @@ def probability_curves(steps: Sequence[int], predictions: Sequence[Prediction]) 
         "hovermode": "closest",
     }
     return json.dumps({"data": traces, "layout": layout})
+
+
+def confusion_matrix(counts: Sequence[Sequence[int]], chosen: tuple[int, int]) -> str:
+    """Counts (10, 10), row the truth, column what is read, written in their cells; the chosen (row, column) framed.
+
+    The diagonal, read right, has a colour of its own: beside its thousand a handful of errors would look like none. The
+    figure's JSON.
+    """
+    digits = [str(digit) for digit in range(len(counts))]
+    wrong = [[None if row == column else n for column, n in enumerate(line)] for row, line in enumerate(counts)]
+    right = [[n if row == column else None for column, n in enumerate(line)] for row, line in enumerate(counts)]
+    most = max((n for line in wrong for n in line if n), default=1)
+    shared = {
+        "type": "heatmap",
+        "x": digits,
+        "y": digits,
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        "textfont": {"size": 12},
+        "hoverongaps": False,
+    }
+    traces = [
+        {
+            **shared,
+            "z": wrong,
+            "zmin": 0,
+            "zmax": most,
+            "colorscale": [[0, SURFACE], [1, PALETTE[0]]],
+            "texttemplate": "%{z}",
+            "hovertemplate": "%{y} read as %{x}: %{z}<extra></extra>",
+        },
+        {
+            **shared,
+            "z": right,
+            "colorscale": [[0, PALETTE[2]], [1, PALETTE[2]]],
+            "texttemplate": "<b>%{z}</b>",
+            "hovertemplate": "%{y} read right: %{z}<extra></extra>",
+        },
+    ]
+    row, column = chosen
+    frame = {
+        "type": "rect", "x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5,
+        "line": {"color": PALETTE[1], "width": 3},
+    }  # fmt: skip
+    across = {"type": "category", "fixedrange": True, "showgrid": False, "zeroline": False, "ticks": ""}
+    layout = {
+        "xaxis": {**across, "title": {"text": "Read as"}},
+        "yaxis": {**across, "title": {"text": "Truth"}, "autorange": "reversed"},
+        "margin": {"l": 45, "r": 5, "t": 5, "b": 45},
+        "shapes": [frame],
+        "dragmode": False,
+        "hovermode": "closest",
+    }
+    return json.dumps({"data": traces, "layout": layout})
+
+
+def class_accuracy(classes: Sequence[Proportion]) -> str:
+    """For each digit the share of its images that are read right, with its 95 % interval; the figure's JSON."""
+    shares = [100 * found.share if found.count else None for found in classes]
+    above = [100 * (found.interval[1] - found.share) if found.count else 0 for found in classes]
+    below = [100 * (found.share - found.interval[0]) if found.count else 0 for found in classes]
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [str(digit) for digit in range(len(classes))],
+        "y": shares,
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": above,
+            "arrayminus": below,
+            "thickness": 2,
+            "width": 6,
+        },
+        "marker": {"color": PALETTE[0], "size": 10},
+        "cliponaxis": False,
+        "hovertemplate": "%{x}: %{y:.2f} %<extra></extra>",
+    }
+    layout = {
+        "xaxis": {"type": "category", "title": {"text": "Digit"}, "fixedrange": True, "showgrid": False},
+        "yaxis": {"title": {"text": "Read right, %", "standoff": 8}, "automargin": True, "fixedrange": True},
+        "margin": {"l": 60, "r": 10, "t": 10, "b": 45},
+        "showlegend": False,
+    }
+    return json.dumps({"data": [trace], "layout": layout})
+
+
+def reliability(bins: Sequence[Bin]) -> str:
+    """Accuracy over mean confidence of each bin that has images, with its 95 % interval; the figure's JSON."""
+    filled = [found for found in bins if found.accuracy.count]
+    trace = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "This network, with 95 % intervals",
+        "x": [100 * found.confidence for found in filled],
+        "y": [100 * found.accuracy.share for found in filled],
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (found.accuracy.interval[1] - found.accuracy.share) for found in filled],
+            "arrayminus": [100 * (found.accuracy.share - found.accuracy.interval[0]) for found in filled],
+            "thickness": 2,
+            "width": 6,
+        },
+        "customdata": [found.accuracy.count for found in filled],
+        "line": {"color": PALETTE[0]},
+        "marker": {"color": PALETTE[0], "size": 10},
+        "hovertemplate": "%{customdata:,} images: confidence %{x:.1f} %, right %{y:.1f} %<extra></extra>",
+    }
+    honest = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "As sure as it is right",
+        "x": [0, 100],
+        "y": [0, 100],
+        "line": {"color": PALETTE[7], "dash": "dash"},
+        "hoverinfo": "skip",
+    }
+    across = {"range": [-2, 102], "fixedrange": True}
+    layout = {
+        "xaxis": {**across, "title": {"text": "Mean confidence, %"}},
+        "yaxis": {**across, "title": {"text": "Read right, %", "standoff": 8}, "automargin": True},
+        "margin": {"l": 60, "r": 10, "t": 10, "b": 45},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+        "hovermode": "closest",
+    }
+    return json.dumps({"data": [honest, trace], "layout": layout})
 
 
 def thin(values: NDArray[np.float64], limit: int) -> NDArray[np.int64]:

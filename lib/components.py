@@ -55,6 +55,8 @@ def navigation() -> StreamlitPage:
             st.Page("pages/design.py", title="Design", default=True),
             st.Page("pages/train.py", title="Train"),
             st.Page("pages/draw.py", title="Draw"),
+            st.Page("pages/inspect.py", title="Inside"),
+            st.Page("pages/errors.py", title="Errors"),
         ],
         position="top",
     )
@@ -101,14 +103,28 @@ def preset_pills(label: str, titles: Sequence[str], *, key: str, on_change: Call
 
 
 def live_figure(
-    figure: go.Figure | str, *, key: str, height: int, alt: str, revision: str = "", tools: bool = True
+    figure: go.Figure | str,
+    *,
+    key: str,
+    height: int,
+    alt: str,
+    revision: str = "",
+    tools: bool = True,
+    on_pick: Callable[[str, str], None] | None = None,
 ) -> None:
     """Draw a Plotly figure, or its JSON, that keeps its zoom, hover and hidden traces while its data grow.
 
     `revision` names what is shown: another name resets what the reader changed. `tools` shows the buttons that zoom and
-    save. `st.plotly_chart` would mount a new chart at every change of the data.
+    save. `on_pick` is called with x and y, as text, of what is clicked. `st.plotly_chart` would mount a new chart at
+    every change of the data.
     """
-    from lib.charts import PALETTE
+    from lib.charts import PALETTE, SURFACE
+
+    def pick() -> None:
+        match st.session_state[key].picked:
+            case [str(x), str(y)] if on_pick:
+                on_pick(x, y)
+
     from lib.resources import STATIC_FOLDER, plotly_js_url
 
     try:
@@ -123,15 +139,17 @@ def live_figure(
     _LIVE_FIGURE(
         data={
             "figure": figure if isinstance(figure, str) else figure.to_json(),
-            "palette": PALETTE,
+            "standard": {"palette": PALETTE, "surface": SURFACE},
             "plotly": script,
             "height": height,
             "revision": revision,
             "alt": alt,
             "tools": tools,
+            "picks": on_pick is not None,
         },
         key=key,
         height=height,
+        on_picked_change=pick,
     )
 
 

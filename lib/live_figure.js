@@ -37,7 +37,8 @@ function themed(figure, standard, style, height, revision) {
       layout[name] = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, ...layout[name] }
     }
   }
-  const own = (c) => palette[standard.indexOf(c)] ?? c
+  const surface = color(style, "--st-secondary-background-color")
+  const own = (c) => (c === standard.surface ? surface : (palette[standard.palette.indexOf(c)] ?? c))
   const painted = (trace, name) =>
     trace[name] && {
       [name]: {
@@ -45,19 +46,22 @@ function themed(figure, standard, style, height, revision) {
         color: Array.isArray(trace[name].color) ? trace[name].color.map(own) : own(trace[name].color),
       },
     }
+  const scaled = (trace) =>
+    trace.colorscale && { colorscale: trace.colorscale.map(([place, c]) => [place, own(c)]) }
   const traces = figure.data.map((trace) => ({
-    ...trace, ...painted(trace, "line"), ...painted(trace, "marker"), ...painted(trace, "textfont"),
+    ...trace, ...painted(trace, "line"), ...painted(trace, "marker"), ...painted(trace, "textfont"), ...scaled(trace),
   }))
+  layout.shapes = layout.shapes?.map((shape) => ({ ...shape, ...painted(shape, "line") }))
   return { traces, layout }
 }
 
-export default function ({ data, parentElement }) {
+export default function ({ data, parentElement, setTriggerValue }) {
   const host = parentElement.querySelector(".live-figure")
   if (!host) return
   host.setAttribute("aria-label", data.alt)
   host.style.height = `${data.height}px`
   const { traces, layout } = themed(
-    JSON.parse(data.figure), data.palette, getComputedStyle(host), data.height, data.revision,
+    JSON.parse(data.figure), data.standard, getComputedStyle(host), data.height, data.revision,
   )
   const config = {
     responsive: true,
@@ -66,7 +70,11 @@ export default function ({ data, parentElement }) {
     modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud"],
   }
   // The rest of the page is painted first; of figures that come in quick succession only the last is drawn.
-  host.receptive = () => window.Plotly.react(host, traces, layout, config)
+  host.receptive = () => {
+    window.Plotly.react(host, traces, layout, config)
+    host.removeAllListeners("plotly_click")
+    if (data.picks) host.on("plotly_click", ({ points: [{ x, y }] }) => setTriggerValue("picked", [String(x), String(y)]))
+  }
   const draw = host.receptive
   loadPlotly(data.plotly)
     .then(() => setTimeout(() => host.isConnected && host.receptive === draw && draw(), PAUSE))

@@ -12,10 +12,12 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SIZE, BOX = 28, 20
 POINTS = 96
 PEN = (1.8, 3.6)
+SEAM = 6.0
 # Strokes on a square from 0 to 1, x to the right and y down; none is also a way to write a digit.
 LETTERS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
     "A": (((0, 1), (0.5, 0), (1, 1)), ((0.2, 0.6), (0.8, 0.6))),
@@ -40,11 +42,16 @@ LETTERS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
 }
 
 
-def marks(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 1, 28, 28), 0 to 1, strokes light, each fitted into 20x20 as MNIST's digits are; half are scribbles."""
-    letters = count // 2
-    points = torch.cat([_letters(letters, generator), _scribbles(count - letters, generator)])
-    return drawn(points, _between(*PEN, count, generator))
+def marks(digits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(N, 1, 28, 28) digits, 0 to 1, strokes light -> (count, 1, 28, 28) marks: a third each are letters and signs,
+    scribbles, and digits cut and put together wrongly, which no pen tells from digits.
+    """
+    letters, scribbles = count // 3, count // 3
+    points = torch.cat([_letters(letters, generator), _scribbles(scribbles, generator)])
+    pens = drawn(points, _between(*PEN, letters + scribbles, generator))
+    soft = torch.rand(len(pens), 1, 1, 1, generator=generator)
+    pens = torch.lerp(pens, F.avg_pool2d(pens, 3, 1, 1), soft)
+    return torch.cat([pens, _cut(digits, count - letters - scribbles, generator)])
 
 
 def drawn(points: Tensor, pen: Tensor) -> Tensor:
@@ -61,6 +68,15 @@ def drawn(points: Tensor, pen: Tensor) -> Tensor:
     pixels = torch.cartesian_prod(middles, middles).flip(1)
     nearest = torch.cdist(pixels.expand(len(points), -1, -1), points).amin(2)
     return (pen[:, None] / 2 + 0.5 - nearest).clamp(0, 1).view(-1, 1, SIZE, SIZE)
+
+
+def _cut(digits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The left half of a digit that lies on its side beside the right half of one that stands on its head."""
+    one, other = torch.randint(len(digits), (2, count), generator=generator)
+    lying, standing = digits[one].transpose(2, 3), digits[other].flip(2)
+    # The seam is soft: a network would look for nothing else.
+    ramp = ((torch.arange(SIZE) - SIZE / 2 + 0.5) / SEAM + 0.5).clamp(0, 1)
+    return torch.lerp(lying, standing, ramp)
 
 
 def _letters(count: int, generator: torch.Generator) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from lib import checkpoints
+from lib import checkpoints, dataset
+from lib.address import TEST_IMAGES
 from lib.analysis import percent
 from lib.architecture import Architecture, notation
 from lib.calibration import NONE, Calibration
@@ -15,10 +17,11 @@ from lib.network import build
 from lib.resources import checkpoint_calibration, checkpoint_network, checkpoint_summary, run_manager
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from lib.runs import Run
 
+DRAWING, TEST = "Your drawing", "A test image"
 NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from the project, or train one."
 
 
@@ -81,6 +84,44 @@ def choose_reader() -> str:
     for sentence in damaged:
         st.warning(sentence, icon=":material/warning:")
     return name
+
+
+def choose_source() -> str:
+    """The control that chooses what is read, the same on every page: DRAWING or TEST."""
+    return str(
+        st.segmented_control(
+            "Which image?",
+            (DRAWING, TEST),
+            key="source",
+            required=True,
+            persist_state="session",
+            format_func=":gray[{}]".format,
+        )
+    )
+
+
+def choose_test_image() -> tuple[Tensor, int]:
+    """The controls that choose one of the test images, and it, uint8 (28, 28), with its label; stops the page with a
+    sentence where there is none of that number.
+    """
+
+    def go_to(number: int) -> None:
+        st.session_state.image = number % TEST_IMAGES
+
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.number_input("Number of the test image", step=1, key="image", width=200)
+        number = st.session_state.image
+        known = 0 <= number < TEST_IMAGES
+        st.button("Next", icon=":material/skip_next:", on_click=go_to, args=(number + 1 if known else 0,))
+        st.button("Random", icon=":material/casino:", on_click=go_to, args=(random.randrange(TEST_IMAGES),))
+    if not known:
+        st.error(
+            f"There is no test image {number}: they are numbered from 0 to {TEST_IMAGES - 1}. Type one of these.",
+            icon=":material/error:",
+        )
+        st.stop()
+    data = dataset.load()
+    return data.test_images[number], int(data.test_labels[number])
 
 
 def reader(name: str) -> Reader:

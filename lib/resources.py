@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from lib.architecture import Architecture
     from lib.calibration import Calibration
@@ -107,15 +107,6 @@ def checkpoint_calibration(path: Path, modified: int) -> Calibration:
     from lib.calibration import calibrate
 
     return calibrate(checkpoint_network(path, modified), dataset.load())
-
-
-@st.cache_resource(show_spinner=False)
-def test_set() -> tuple[Tensor, Tensor]:
-    """MNIST's 10,000 test images, uint8 (10000, 28, 28), and their labels. Raises DatasetError."""
-    from lib import dataset
-
-    data = dataset.load()
-    return data.test_images, data.test_labels
 
 
 def _training() -> bool:

@@ -208,11 +208,12 @@ class Training(Iterator[Event]):
                     module.generator.manual_seed(_number(recipe.seed, "dropout", self.step))
             batch = batch.to(self._device)
             x, y = normalise(images[batch]), labels[batch]
-            if epoch <= recipe.epochs - recipe.clean_epochs:
-                x = augment(x, recipe.augmentation, _chance(recipe.seed, "augmentation", self.step))
             count = round(recipe.marks * len(batch))
             if count:
-                x = torch.cat([x, _marks(count, x, _chance(recipe.seed, "marks", self.step))])
+                # Before the augmentation: what it does to an image must not tell digits from marks.
+                x = torch.cat([x, _marks(x, count, _chance(recipe.seed, "marks", self.step))])
+            if epoch <= recipe.epochs - recipe.clean_epochs:
+                x = augment(x, recipe.augmentation, _chance(recipe.seed, "augmentation", self.step))
             with self._whole_batch():
                 logits = self._forward(x)
                 logits, of_marks = (logits[: len(batch)], logits[len(batch) :]) if count else (logits, None)
@@ -350,10 +351,11 @@ def _training_pass(network: nn.Sequential, architecture: Architecture, device: s
     return (fused(network) if device == "cpu" and fusable(architecture) else None) or network
 
 
-def _marks(count: int, digits: Tensor, generator: torch.Generator) -> Tensor:
-    """Marks as bright as the normalised digits, on the same device."""
+def _marks(digits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Marks as bright as these normalised digits, on the same device."""
     dark, light = (normalise(torch.full((1, 1, 1), grey, dtype=torch.uint8)).item() for grey in (0, 255))
-    return (dark + (light - dark) * marks(count, generator)).to(digits.device)
+    made = marks((digits.cpu() - dark) / (light - dark), count, generator)
+    return (dark + (light - dark) * made).to(digits.device)
 
 
 def _chance(seed: int, purpose: str, number: int) -> torch.Generator:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import streamlit as st
 import torch
 from torch import Tensor
@@ -15,37 +13,15 @@ from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
 from lib.digits import BOX, Prediction, Reduction, boxed, predict, predict_with, reduction, shrunk
 from lib.network import build
-from lib.readers import Reader, choose_reader, reader
-from lib.resources import run_manager, test_set
+from lib.readers import DRAWING, Reader, choose_reader, choose_source, choose_test_image, reader
+from lib.resources import run_manager
 from lib.runs import Run
 
 enter("draw")
 
 TICK_SECONDS = 0.5
-TEST_IMAGES = 10_000
-SOURCES = ("Draw", "Pick an image")
-# What a network gives all ten digits alike has log2 10 bits.
+# The entropy of ten probabilities that are all alike: log2 10.
 MOST_BITS = 3.32
-
-
-def any_number() -> None:
-    st.session_state.picked = random.randrange(TEST_IMAGES)
-
-
-def next_number() -> None:
-    st.session_state.picked = (st.session_state.picked + 1) % TEST_IMAGES
-
-
-def pick_image() -> Tensor:
-    """A test image by its number, for whoever cannot draw or wants one that the network has never seen."""
-    st.session_state.setdefault("picked", 0)
-    number = int(st.number_input("Test image, by its number", 0, TEST_IMAGES - 1, step=1, key="picked"))
-    with st.container(horizontal=True):
-        st.button("Next", icon=":material/skip_next:", on_click=next_number)
-        st.button("Any", icon=":material/shuffle:", on_click=any_number)
-    images, labels = test_set()
-    st.caption(f"One of MNIST's 10,000 test images; whoever wrote it meant {int(labels[number])}.")
-    return images[number]
 
 
 def picture(image: Tensor, factor: int, alt: str, caption: str | None = None) -> None:
@@ -226,14 +202,13 @@ def other_ways(drawing: Tensor, name: str) -> None:
 
 st.title("Draw a digit")
 name = choose_reader()
-source = st.segmented_control(
-    "Where the digit comes from", SOURCES, key="source", default=SOURCES[0], required=True, persist_state="session"
-)
+st.session_state.setdefault("source", DRAWING)
+source = choose_source()
 
 canvas, seen, answer = st.columns([3, 2, 4], gap="medium")
 steps = drawing = None
 with canvas:
-    if source == SOURCES[0]:
+    if source == DRAWING:
         # The canvas shows its buttons above itself, beside this line and not over what stands higher.
         st.markdown("**Your drawing**")
         drawing = drawing_canvas(key="canvas")
@@ -242,7 +217,8 @@ with canvas:
         image = None if steps is None else steps.image
         st.session_state.drawn = image
     else:
-        image = pick_image()
+        image, label = choose_test_image()
+        st.caption(f"One of MNIST's 10,000 test images, for whoever cannot draw. Its writer meant {label}.")
 with seen:
     st.markdown("**What the network gets**")
     if image is None:

@@ -22,7 +22,14 @@ from tests.chromium import LAUNCH_ARGUMENTS, install
 expect.set_options(timeout=20_000)
 
 SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
-HEADINGS = {"": "Design a network", "train": "Train it", "draw": "Draw a digit"}
+HEADINGS = {
+    "": "Design a network",
+    "train": "Train it",
+    "draw": "Draw a digit",
+    "inspect": "Look inside",
+    "errors": "Where it fails",
+}
+PATHS = {"Design": "", "Train": "train", "Draw": "draw", "Inside": "inspect", "Errors": "errors"}
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +73,7 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 def go(page: Page, name: str) -> None:
     page.get_by_role("link", name=name, exact=True).first.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS["" if name == "Design" else name.lower()])
+    expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[PATHS[name]])
     settled(page)
 
 
@@ -99,7 +106,7 @@ def test_any_pages_own_url_may_be_the_first_hit_after_a_start(page: Page, tmp_pa
     with serving(copy_project(tmp_path)) as address:
         visit(page, f"{address}/{path}")
         expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[path])
-        for name in ("Design", "Train", "Draw"):
+        for name in PATHS:
             expect(page.get_by_role("link", name=name, exact=True).first).to_be_visible()
         expect(page.get_by_role("dialog")).to_have_count(0)
         expect(page).to_have_title(re.compile("Receptive"))
@@ -267,18 +274,84 @@ def test_nothing_stands_in_the_way_of_a_reader(
     """axe-core finds no violation in a page, and no page is wider than its screen."""
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab = context.new_page()
-    for path in (BUSY, "?net=4+oops&hide=nonsense", "?guess=true&modules=true&net=8+M+16+32f+10f", "train", "draw"):
+    designs = (BUSY, "?net=4+oops&hide=nonsense", "?guess=true&modules=true&net=8+M+16+32f+10f")
+    for path in (*designs, "train", "draw", "inspect?image=4", "errors"):
         visit(tab, f"{url}/{path}")
-        if "draw" not in path and "train" not in path:
+        if path in designs:
             expect(tab.locator(".strip svg")).to_be_visible()
         if path == "draw":
             expect(tab.locator("canvas.upper-canvas")).to_be_visible()
+        if path == "errors":
+            expect(tab.locator(".live-figure .main-svg").nth(2)).to_be_visible()
         found = Axe().run(tab).response["violations"]
         assert [(v["impact"], v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found] == []
         assert tab.evaluate("() => document.scrollingElement.scrollWidth") <= width
         main = tab.get_by_test_id("stMain")
         assert main.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
     context.close()
+
+
+def pictures(page: Page) -> Locator:
+    return page.get_by_test_id("stImage").locator("img")
+
+
+def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) -> None:
+    raised: list[str] = []
+    page.on("pageerror", lambda error: raised.append(str(error)))
+    visit(page, f"{url}/inspect?image=4")
+    expect(page.get_by_role("heading", name="It reads 4")).to_be_visible()
+    expect(pictures(page)).to_have_count(12)
+    assert pictures(page).evaluate_all("images => images.every(image => image.alt)")
+    asked = time.monotonic()
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('[data-testid=stImage] img')].every(i => i.complete && i.naturalWidth)"
+    )
+    print(f"The maps of the next image were on the screen after {time.monotonic() - asked:.2f} s")
+    for section, number in (("Filters", 9), ("What decides", 4), ("Receptive fields", 12)):
+        page.get_by_role("radio", name=section).click()
+        expect(pictures(page)).to_have_count(number)
+    # What is looked at, and the image, outlive a change of page.
+    go(page, "Draw")
+    go(page, "Inside")
+    expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
+    expect(page.get_by_role("radio", name="Receptive fields")).to_be_checked()
+    assert raised == []
+
+
+def test_a_cell_of_the_matrix_shows_its_images_by_click_and_by_keyboard(page: Page, url: str) -> None:
+    raised: list[str] = []
+    page.on("pageerror", lambda error: raised.append(str(error)))
+    visit(page, f"{url}/errors")
+    chart = page.get_by_role("img", name=re.compile("^Confusion matrix"))
+    expect(chart.locator(".heatmap-label").first).to_be_visible()
+    box = chart.locator(".nsewdrag").first.bounding_box()
+    assert box is not None
+    # Row 4, column 9: its count stands in the cell.
+    page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.45)
+    said = page.get_by_text(re.compile(r"^\d+ of 982 images of a 4 are read as a 9\.$"))
+    expect(said).to_be_visible()
+    count = int(said.inner_text().split()[0])
+    cell = page.locator("[class*='st-key-cell_']").get_by_role("button")
+    expect(cell).to_have_count(count)
+    expect(page.get_by_text("4, read as 9").first).to_be_visible()
+
+    truth = page.get_by_role("combobox", name="Truth")
+    truth.focus()
+    page.keyboard.type("9")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text(re.compile("images of a 9 are read right"))).to_be_visible()
+    expect(cell).to_have_count(61)
+    page.get_by_role("button", name="Show 60 more").first.click()
+    expect(cell).to_have_count(121)
+
+    number = page.locator("[class*='st-key-errors_']").get_by_role("button").first
+    name = number.inner_text()
+    number.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Look inside")
+    expect(page.get_by_text(f"test image {name.removeprefix('No. ')}, labelled")).to_be_visible()
+    assert raised == []
 
 
 def test_layers_are_edited_by_their_menu_and_undone(page: Page, url: str) -> None:
@@ -410,6 +483,31 @@ def test_a_digit_is_read_while_the_network_learns(page: Page, fresh: str) -> Non
     learning = page.get_by_text(re.compile(r"weights after [\d,]+ steps"))
     first = learning.inner_text()
     expect(learning).not_to_have_text(first, timeout=15_000)
+    go(page, "Train")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
+
+
+def test_the_inside_and_the_errors_of_a_network_change_as_it_learns(page: Page, fresh: str) -> None:
+    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
+    start(page)
+    step(page)
+    go(page, "Inside")
+    expect(page.get_by_role("combobox")).to_have_value(re.compile(r"^run-\d+-\w+, in training"))
+    page.get_by_role("radio", name="Receptive fields").click()
+    field = page.get_by_role("img", name=re.compile("effective receptive field of layer 9"))
+    seen = {field.get_attribute("src")}
+    for _ in range(2):
+        page.wait_for_function(
+            "seen => !seen.includes(document.querySelector('img[alt*=\"of layer 9\"]')?.getAttribute('src'))",
+            arg=list(seen),
+        )
+        seen.add(field.get_attribute("src"))
+    go(page, "Errors")
+    measured = page.get_by_text(re.compile(r"measured after step [\d,]+, now at step"))
+    first = measured.inner_text().split(",")[0]
+    page.get_by_role("button", name="Measure again").click()
+    expect(measured).not_to_contain_text(first)
     go(page, "Train")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)

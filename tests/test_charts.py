@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 
@@ -18,15 +19,20 @@ from lib.architecture import Architecture
 from lib.charts import (
     PALETTE,
     RAW_POINTS,
+    SURFACE,
     RunCurves,
+    class_accuracy,
+    confusion_matrix,
     layer_costs,
     probability_bars,
+    reliability,
     running_mean,
     thin,
     training_curves,
 )
 from lib.digits import Prediction
 from lib.history import Curves
+from lib.insight import Bin, Proportion
 from lib.training import EpochMetrics
 from tests.architectures import architectures
 
@@ -106,6 +112,7 @@ def test_bars_name_every_digit_and_mark_the_likeliest() -> None:
 def test_the_palette_is_the_light_themes_and_the_dark_one_is_as_long() -> None:
     assert CONFIG["theme"]["light"]["chartCategoricalColors"] == list(PALETTE)
     assert len(CONFIG["theme"]["dark"]["chartCategoricalColors"]) == len(PALETTE)
+    assert CONFIG["theme"]["light"]["secondaryBackgroundColor"] == SURFACE
 
 
 @given(architectures())
@@ -119,3 +126,32 @@ def test_bars_end_at_the_totals_and_plotly_takes_them(architecture: Architecture
         assert list(bars.base) == [0, *ends[:-1]]
         assert ends[-1] == total
     assert set(budget.x) == {20_000}
+
+
+def test_a_confusion_matrix_has_its_errors_beside_its_diagonal_and_frames_one_cell() -> None:
+    counts = [[100 * (row == column) + row * (column == 3) for column in range(10)] for row in range(10)]
+    figure = go.Figure(json.loads(confusion_matrix(counts, (7, 3))))
+    wrong, right = figure.data
+    assert [wrong.z[i][i] for i in range(10)] == [None] * 10
+    assert [right.z[i][i] for i in range(10)] == [100, 100, 100, 103, *[100] * 6]
+    assert wrong.z[7][3] == 7
+    # Nine 9s read as 3 are the darkest, whatever the diagonal holds.
+    assert (wrong.zmin, wrong.zmax) == (0, 9)
+    (frame,) = figure.layout.shapes
+    assert (frame.x0, frame.x1, frame.y0, frame.y1) == (2.5, 3.5, 6.5, 7.5)
+    assert go.Figure(json.loads(confusion_matrix([[1] * 1], (0, 0)))).data[0].zmax == 1
+
+
+def test_intervals_are_drawn_from_end_to_end_and_empty_classes_and_bins_are_gaps() -> None:
+    classes = [Proportion(8, 10), Proportion(0, 0)]
+    text = class_accuracy(classes)
+    assert "NaN" not in text
+    (trace,) = go.Figure(json.loads(text)).data
+    assert trace.y == (80, None)
+    assert trace.y[0] + trace.error_y.array[0] == pytest.approx(94.33, abs=0.01)
+    assert trace.y[0] - trace.error_y.arrayminus[0] == pytest.approx(49.02, abs=0.01)
+    text = reliability([Bin(0.1, 0.2, math.nan, Proportion(0, 0)), Bin(0.8, 0.9, 0.85, Proportion(8, 10))])
+    assert "NaN" not in text
+    honest, found = go.Figure(json.loads(text)).data
+    assert honest.x == honest.y
+    assert (found.x, found.y) == ((85,), (80,))

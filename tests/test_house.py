@@ -30,13 +30,13 @@ FLOORS = [
         "lib/comparison.py",
         "lib/onnx_file.py",
     },
-    {"lib/checkpoints.py", "lib/calibration.py", "lib/cost.py", "lib/history.py"},
+    {"lib/checkpoints.py", "lib/calibration.py", "lib/cost.py", "lib/history.py", "lib/insight.py"},
     {"lib/run_files.py"},
     {"lib/runs.py"},
-    {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/__main__.py"},
+    {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/pictures.py", "lib/__main__.py"},
     {"lib/resources.py"},
     {"lib/components.py", "lib/readers.py"},
-    {"pages/design.py", "pages/train.py", "pages/draw.py"},
+    {"pages/design.py", "pages/train.py", "pages/draw.py", "pages/inspect.py", "pages/errors.py"},
     {"app.py"},
 ]
 KNOW_A_SCREEN = {
@@ -47,6 +47,8 @@ KNOW_A_SCREEN = {
     "pages/design.py",
     "pages/train.py",
     "pages/draw.py",
+    "pages/inspect.py",
+    "pages/errors.py",
     "app.py",
 }
 FILES = sorted(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import streamlit as st
+import torch
 from streamlit.testing.v1 import AppTest
 
 from lib import checkpoints, dataset, resources
@@ -22,7 +23,7 @@ from lib.resources import run_manager
 from tests.drawings import SEVEN, canvas_state
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("design", "train", "draw")
+PAGES = ("design", "train", "draw", "inspect", "errors")
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,7 @@ def words(at: AppTest) -> str:
     """All text of the page."""
     shown: list[Any] = [
         *at.title,
+        *at.header,
         *at.subheader,
         *at.markdown,
         *at.caption,
@@ -79,7 +81,13 @@ def rows(at: AppTest) -> dict[str, list[object]]:
 def test_every_page_opens_and_says_what_to_do(page: str) -> None:
     at = visit(page)
     assert len(at.title) == 1
-    hints = {"design": "Choose how many channels", "train": "Press Start training", "draw": "Draw a digit, 0 to 9"}
+    hints = {
+        "design": "Choose how many channels",
+        "train": "Press Start training",
+        "draw": "Draw a digit, 0 to 9",
+        "inspect": "A cross marks a dead channel",
+        "errors": "Click a cell of the matrix",
+    }
     assert hints[page] in words(at)
     assert not at.error
 
@@ -638,13 +646,201 @@ def test_each_step_from_the_drawing_is_shown_and_what_other_ways_would_give() ->
 
 def test_who_cannot_draw_picks_an_image() -> None:
     at = visit("draw")
-    at.segmented_control[0].set_value("Pick an image").run()
+    at.segmented_control(key="source").set_value("A test image").run()
     assert "# It reads 7" in words(at)
     assert "meant 7" in words(at)
     press(at, "Next")
     assert "meant 2" in words(at)
-    press(at, "Any")
+    # The same image inside.
+    at.switch_page("pages/inspect.py").run()
+    assert "test image 1, labelled 2" in words(at)
+
+
+INSIDE = ("Feature maps", "Filters", "What decides", "Receptive fields")
+
+
+def test_every_layers_maps_are_shown_with_shape_range_and_dead_channels() -> None:
+    at = visit("inspect", image="4")
+    assert "## It reads 4" in words(at)
+    assert "test image 4, labelled 4" in words(at)
+    # The image, and a picture of each of the eleven layers.
+    assert len(at.get("image")) == 12
+    assert "4\u00a0×\u00a028\u00a0×\u00a028" in words(at)
+    assert len(re.findall(r"from −?[\d.]+ to −?[\d.]+", words(at))) == 11
+    # Seven of the eight convolutions have a ReLU.
+    assert words(at).count("none dead") == 7
+
+
+@pytest.mark.parametrize("section", INSIDE[1:])
+def test_the_other_looks_inside_have_their_pictures(section: str) -> None:
+    at = visit("inspect", image="4")
+    at.segmented_control(key="section").set_value(section).run()
     assert not at.exception
-    at.number_input(key="picked").set_value(9_999).run()
+    assert len(at.get("image")) == {"Filters": 9, "What decides": 4, "Receptive fields": 12}[section]
+    expected = {
+        "Filters": "20\u00a0×\u00a016 filters of 3\u00a0×\u00a03",
+        "What decides": "black square of 5 × 5 pixels",
+        "Receptive fields": "in theory 46 px, in effect ",
+    }
+    assert expected[section] in words(at)
+
+
+def test_a_dead_channel_is_named() -> None:
+    path = checkpoints.FOLDER / "assignment-9274.safetensors"
+    shipped = checkpoints.load(path)
+    weights = {name: tensor.clone() for name, tensor in shipped.weights.items()}
+    weights["0.bias"][2] = -1e4
+    weights["0.bias"][1] = -1e4
+    checkpoints.save(checkpoints.Checkpoint(shipped.summary, weights), checkpoints.SAVED_FOLDER / "dying.safetensors")
+    at = visit("inspect")
+    at.selectbox(key="reader").set_value("dying").run()
+    assert not at.exception
+    assert "**dead: 2, 3** (2 of 4)" in words(at)
+
+
+@pytest.mark.parametrize("number", [-1, 10_000, 2**40])
+def test_a_test_image_that_is_not_there_is_a_sentence(number: int) -> None:
+    at = visit("inspect")
+    at.number_input(key="image").set_value(number).run()
+    assert not at.exception
+    assert f"There is no test image {number}" in at.error[0].value
     press(at, "Next")
-    assert at.number_input(key="picked").value == 0
+    assert not at.error
+    assert at.number_input(key="image").value == 0
+
+
+@pytest.mark.parametrize("number", ["10000", "-1", "4.5"])
+def test_a_bad_number_in_the_address_is_left_out_with_a_sentence(number: str) -> None:
+    at = visit("design", image=number)
+    assert "It is the number of a test image, 0 to 9999." in words(at)
+    at.switch_page("pages/inspect.py").run()
+    assert at.number_input(key="image").value == 0
+
+
+def test_next_and_random_choose_images_and_the_last_is_followed_by_the_first() -> None:
+    at = visit("inspect", image="9999")
+    press(at, "Next")
+    assert at.number_input(key="image").value == 0
+    press(at, "Next")
+    assert "test image 1, labelled 2" in words(at)
+    press(at, "Random")
+    assert at.number_input(key="image").value in range(10_000)
+    assert not at.error
+
+
+def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> None:
+    at = visit("inspect")
+    assert "can be looked at here too" in words(at)
+    at.session_state["drawn"] = mnist.test_images[0]
+    at.run()
+    assert not at.exception
+    assert "## It reads 7" in words(at)
+    assert "your drawing" in words(at)
+    for section in INSIDE:
+        at.segmented_control(key="section").set_value(section).run()
+        assert not at.exception
+    at.segmented_control(key="source").set_value("A test image").run()
+    assert "test image 0" in words(at)
+    # An empty drawing is a black image: nothing to divide by.
+    at.session_state["drawn"] = torch.zeros(28, 28, dtype=torch.uint8)
+    at.segmented_control(key="source").set_value("Your drawing").run()
+    at.segmented_control(key="section").set_value("What decides").run()
+    assert not at.exception
+    assert "Nowhere does it fall." in words(at)
+
+
+def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
+    """Norm before, dropout, a fully connected head."""
+    at = visit("train", net="4b 6s2 D10 A3s2 64v 16f D10 10f", epochs="1", batch_size="500")
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    while run.active and not run.weights:
+        time.sleep(0.005)
+    at.switch_page("pages/inspect.py").run()
+    at.selectbox(key="reader").set_value(run.identity).run()
+    assert "still learning, weights after" in words(at)
+    for section in INSIDE:
+        at.segmented_control(key="section").set_value(section).run()
+        assert not at.exception
+    run.stop()
+    assert run.wait(30)
+    at.run()
+    assert not at.exception
+    assert at.selectbox(key="reader").value == run.identity
+    assert "It reads" in words(at)
+    assert "still learning" not in words(at)
+    at.switch_page("pages/errors.py").run()
+    assert not at.exception
+    assert "test images are read wrong" in words(at)
+
+
+def test_a_run_in_training_is_measured_again_when_asked_and_after_an_epoch() -> None:
+    at = visit("train", net="4 M 10 A", epochs="90", batch_size="500")
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+
+    def measured_at() -> int:
+        found = re.search(r"measured after step ([\d,]+), now", words(at))
+        assert found, words(at)
+        return int(found.group(1).replace(",", ""))
+
+    def learn_until(step: int) -> None:
+        while run.active and (not run.weights or run.weights.step < step):
+            time.sleep(0.005)
+
+    learn_until(1)
+    at.switch_page("pages/errors.py").run()
+    at.selectbox(key="reader").set_value(run.identity).run()
+    first = measured_at()
+    learn_until(first + 1)
+    at.run()
+    assert measured_at() == first or measured_at() >= first + 120
+    press(at, "Measure again")
+    second = measured_at()
+    assert second > first
+    learn_until(second + 120)
+    at.run()
+    assert measured_at() >= second + 120
+    run.pause()
+    assert run.wait(30)
+    at.run()
+    assert not at.exception
+    assert "In training" not in words(at)
+
+
+def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Dataset) -> None:
+    at = visit("errors")
+    network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
+    with torch.no_grad():
+        read = torch.cat([network(dataset.normalise(x)).argmax(1) for x in torch.split(mnist.test_images, 500)])
+    wrong = (read != mnist.test_labels).nonzero()[:, 0].tolist()
+    assert f"**{len(wrong)} of 10,000** test images are read wrong" in words(at)
+    shown = {int(button.label.removeprefix("No. ")) for button in at.button if (button.key or "").startswith("errors_")}
+    assert shown == set(wrong)
+    number = wrong[0]
+    label, taken = int(mnist.test_labels[number]), int(read[number])
+    at.selectbox(key="truth").set_value(label).run()
+    at.selectbox(key="read_as").set_value(taken).run()
+    assert not at.exception
+    cell = {int(button.label.removeprefix("No. ")) for button in at.button if (button.key or "").startswith("cell_")}
+    assert cell == {n for n in wrong if mnist.test_labels[n] == label and read[n] == taken}
+    assert f"images of a {label} are read as a {taken}" in words(at)
+    at.button(key=f"cell_{number}").click().run()
+    assert not at.exception
+    assert at.title[0].value == "Look inside"
+    assert f"## It reads {taken}" in words(at)
+    assert f"test image {number}, labelled {label}" in words(at)
+
+
+def test_a_full_cell_shows_sixty_images_and_more_on_request() -> None:
+    at = visit("errors")
+    at.selectbox(key="truth").set_value(1).run()
+    at.selectbox(key="read_as").set_value(1).run()
+
+    def count() -> int:
+        return sum(re.fullmatch(r"cell_\d+", button.key or "") is not None for button in at.button)
+
+    assert count() == 60
+    press(at, "Show 60 more")
+    assert count() == 120
+    assert not at.exception

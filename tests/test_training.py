@@ -261,7 +261,11 @@ def test_label_smoothing_is_that_of_torch(small: Dataset) -> None:
 
 def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
     """What is measured is of the digits alone; of marks never seen, the network comes to be less sure."""
-    unseen = normalise((marks(200, torch.Generator().manual_seed(99)) * 255).to(torch.uint8).squeeze(1))
+    unseen = normalise(
+        (marks(small.test_images[:100].unsqueeze(1) / 255, 200, torch.Generator().manual_seed(99)) * 255)
+        .to(torch.uint8)
+        .squeeze(1)
+    )
     sureness = {}
     for share in (0.0, 0.5):
         training = Training(ARCHITECTURE, Recipe(epochs=12, batch_size=50, marks=share), small)

@@ -1,0 +1,272 @@
+"""Errors: where a network fails on the 10,000 test images, and whether it knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import streamlit as st
+from torch import nn
+
+from lib import dataset, pictures
+from lib.analysis import percent
+from lib.architecture import Architecture
+from lib.charts import class_accuracy, confusion_matrix, reliability
+from lib.checkpoints import CheckpointError
+from lib.components import enter, live_figure
+from lib.dataset import DatasetError
+from lib.insight import Bin, Evaluation, Proportion, evaluation
+from lib.readers import Reader, choose_reader, reader
+from lib.resources import run_manager
+
+enter("errors")
+
+TICK_SECONDS = 2.0
+# Images that a gallery shows at first, and that each press adds.
+SHOWN = 60
+DIGITS = tuple(range(10))
+
+
+class Measurement(NamedTuple):
+    """What was found of the weights of this version; `training` where they were a run's in training."""
+
+    version: tuple[str, int]
+    training: bool
+    found: Evaluation
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the 10,000 test images…")
+def measured(version: tuple[str, int], _network: nn.Module, _architecture: Architecture) -> Evaluation:
+    data = dataset.load()
+    return evaluation(_network, _architecture, data.test_images, data.test_labels)
+
+
+def held() -> Measurement | None:
+    """The session's last measurement."""
+    return cast("Measurement | None", st.session_state.get("measured"))
+
+
+def due(now: Reader) -> bool:
+    """Whether the last measurement is not of these weights nor, while they are in training, less than an epoch old."""
+    last = held()
+    if last is None or (last.version[0], last.training) != (now.name, now.run is not None):
+        return True
+    if now.run is None:
+        return last.version != now.version
+    snapshot = now.run.snapshot(since_step=now.step)
+    return now.step - last.version[1] >= snapshot.steps_total / now.run.recipe.epochs
+
+
+def forget() -> None:
+    st.session_state.measured = None
+
+
+def watch(name: str) -> None:
+    """How old the measurement of a run in training is; measures again, with the whole page, when it is due."""
+    try:
+        now = reader(name)
+    except (CheckpointError, OSError):
+        st.rerun()
+    if now.run is None or (now.network is not None and due(now)):
+        st.rerun()
+    last = held()
+    if now.network is None or last is None:
+        st.caption("The network has not learnt from its first batch yet.")
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"In training: measured after step {last.version[1]:,}, now at step {now.step:,}. It is "
+            "measured again after every epoch.",
+            width="content",
+        )
+        st.button("Measure again", icon=":material/refresh:", on_click=forget)
+
+
+def interval_text(found: Proportion) -> str:
+    low, high = found.interval
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
+
+
+def choose_cell(column: str, row: str) -> None:
+    """A click on the matrix; both come from the browser."""
+    if column.isdecimal() and row.isdecimal() and int(column) in DIGITS and int(row) in DIGITS:
+        st.session_state.truth, st.session_state.read_as = int(row), int(column)
+
+
+def open_image(number: int) -> None:
+    st.session_state.image = number
+    st.session_state.source = "A test image"
+
+
+def gallery(found: Evaluation, numbers: Sequence[int], key: str) -> None:
+    """Images with what they are, what they are read as and the probability of the truth; more of them on request."""
+    limit = st.session_state.get(f"{key}_limit", SHOWN)
+    with st.grid(10, min_column_width=100):
+        for number in numbers[:limit]:
+            label, read = int(found.labels[number]), int(found.read[number])
+            with st.container(gap="xxsmall"):
+                st.image(pictures.digit(dataset.load().test_images[number], 84), alt=f"Test image {number}, a {label}")
+                what = f"a {label}" if label == read else f"{label}, read as {read}"
+                st.caption(f"{what}  \ntruth: {percent(float(found.truth[number]))}")
+                if st.button(
+                    f"No. {number}",
+                    key=f"{key}_{number}",
+                    type="tertiary",
+                    on_click=open_image,
+                    args=(number,),
+                ):
+                    st.switch_page("pages/inspect.py")
+    if len(numbers) > limit:
+
+        def show_more() -> None:
+            st.session_state[f"{key}_limit"] = limit + SHOWN
+
+        st.button(f"Show {min(SHOWN, len(numbers) - limit)} more", key=f"{key}_more", on_click=show_more)
+
+
+def confusion(found: Evaluation) -> None:
+    st.header("What is taken for what")
+    counts: list[list[int]] = found.confusion.tolist()
+    off = found.confusion.clone().fill_diagonal_(-1)
+    worst = divmod(int(off.argmax()), len(DIGITS))
+    if "truth" not in st.session_state:
+        st.session_state.truth, st.session_state.read_as = worst
+    matrix, cell = st.columns([3, 2], gap="large")
+    with cell:
+        truth = st.selectbox("Truth", DIGITS, key="truth", persist_state="session")
+        read_as = st.selectbox("Read as", DIGITS, key="read_as", persist_state="session")
+        numbers = found.cell(truth, read_as)
+        count = counts[truth][read_as]
+        if truth == read_as:
+            st.markdown(f"**{count:,} of {sum(counts[truth]):,}** images of a {truth} are read right.")
+        else:
+            st.markdown(f"**{count:,} of {sum(counts[truth]):,}** images of a {truth} are read as a {read_as}.")
+        st.caption(
+            "Click a cell of the matrix, or choose it above: its images are below, those first for which the network "
+            "gave the truth the lowest probability. Rows are the truth, columns what was read; what is read right is "
+            "on the diagonal, in bold."
+        )
+    with matrix:
+        live_figure(
+            confusion_matrix(counts, (truth, read_as)),
+            key="confusion",
+            height=440,
+            tools=False,
+            on_pick=choose_cell,
+            alt=f"Confusion matrix, ten by ten: {sum(map(sum, counts)) - int(found.confusion.trace())} images are off "
+            f"the diagonal, most of them, {counts[worst[0]][worst[1]]}, a {worst[0]} read as a {worst[1]}",
+        )
+    gallery(found, numbers, "cell")
+
+
+def classes(found: Evaluation) -> None:
+    st.header("Which digits it reads best")
+    chart, table = st.columns([3, 2], gap="large")
+    with chart:
+        live_figure(
+            class_accuracy(found.by_class),
+            key="classes",
+            height=400,
+            tools=False,
+            alt="Accuracy of each digit with its interval; the same numbers are in the table",
+        )
+    table.table(
+        [
+            {
+                "Digit": digit,
+                "Right": f"{of.correct:,} of {of.count:,}",
+                "Accuracy": percent(of.share, 2),
+                "95 % interval": interval_text(of),
+            }
+            for digit, of in enumerate(found.by_class)
+        ],
+        hide_index=True,
+    )
+    st.caption(
+        "Each digit has only about a thousand images: where intervals overlap widely, the digits may not differ. "
+        "(Wilson's interval)"
+    )
+
+
+def calibration_text(found: Evaluation) -> str:
+    confidence = float(found.probabilities.amax(1).double().mean())
+    gap = confidence - found.accuracy.share
+    word = "a little too sure of itself" if gap > 0 else "a little too modest"
+    verdict = "it knows well how often it is right" if abs(gap) < 0.0005 else f"on the whole it is {word}"
+    return (
+        f"It gives the digit that it reads a probability of {percent(confidence, 2)} on average, and "
+        f"{percent(found.accuracy.share, 2)} of the images are read right: {verdict}. The expected calibration error, "
+        f"the gap between the two bin by bin, weighted by the images in the bin, is "
+        f"**{100 * found.calibration_error:.2f} points**."
+    )
+
+
+def bin_row(of: Bin) -> dict[str, Any]:
+    return {
+        "Confidence": f"{100 * of.low:.0f} to {100 * of.high:.0f} %",
+        "Images": f"{of.accuracy.count:,}",
+        "On average": "–" if math.isnan(of.confidence) else percent(of.confidence),
+        "Read right": percent(of.accuracy.share) if of.accuracy.count else "–",
+    }
+
+
+def calibration(found: Evaluation) -> None:
+    st.header("Does it know when it is wrong?")
+    st.markdown(calibration_text(found))
+    chart, table = st.columns([3, 2], gap="large")
+    with chart:
+        live_figure(
+            reliability(found.calibration),
+            key="calibration",
+            height=400,
+            tools=False,
+            alt="Accuracy over confidence in ten bins; the same numbers are in the table",
+        )
+    table.table([bin_row(of) for of in found.calibration], hide_index=True)
+    st.caption(
+        "Below the dashed line it is surer than it should be, above it more modest. Bins with few images have wide "
+        "intervals. (Guo et al. 2017)"
+    )
+
+
+def show(found: Evaluation) -> None:
+    wrong = found.accuracy.count - found.accuracy.correct
+    st.markdown(
+        f"**{wrong:,} of {found.accuracy.count:,}** test images are read wrong: an accuracy of "
+        f"{percent(found.accuracy.share, 2)}, 95 % interval {interval_text(found.accuracy)}."
+    )
+    confusion(found)
+    st.header("All errors")
+    st.caption(
+        "Those first for which the network gave the truth the lowest probability. Press a number to look inside the "
+        "network for that image."
+    )
+    if found.errors:
+        gallery(found, found.errors, "errors")
+    else:
+        st.caption("There are none.")
+    classes(found)
+    calibration(found)
+
+
+st.title("Where it fails")
+name = choose_reader()
+run = run_manager().get(name)
+ticking = run is not None and run.active
+try:
+    now = reader(name)
+    # Before the fragment, which says how old it is.
+    if now.network is not None and due(now):
+        found = measured(now.version, now.network, now.architecture)
+        st.session_state.measured = Measurement(now.version, now.run is not None, found)
+except (CheckpointError, DatasetError, OSError) as error:
+    st.error(str(error), icon=":material/error:")
+    st.stop()
+if ticking:
+    st.fragment(watch, run_every=TICK_SECONDS)(name)
+last = held()
+if now.network is None or last is None:
+    st.markdown("## Not yet")
+else:
+    show(last.found)

@@ -1,0 +1,320 @@
+"""What a network does inside and where it fails, held to loops over numbers and to networks made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lib import checkpoints
+from lib.analysis import analyse, fold
+from lib.architecture import Architecture, Convolution, operations, parse
+from lib.dataset import MEAN, STD, Dataset, normalise
+from lib.insight import (
+    BATCH_SIZE,
+    Evaluation,
+    Proportion,
+    activations,
+    affordable,
+    dead_channels,
+    effective_fields,
+    evaluation,
+    field_size,
+    filters,
+    occlusion,
+    saliency,
+    theoretical_fields,
+)
+from lib.network import build
+from lib.training import evaluate
+from tests.architectures import architectures
+
+NETWORK = "4 8b M 6n D10 10v A"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[nn.Sequential, Architecture]:
+    checkpoint = checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors")
+    return checkpoints.network(checkpoint), checkpoint.summary.architecture
+
+
+def trained(text: str, images: Tensor, seed: int = 0) -> tuple[nn.Sequential, Architecture]:
+    """A network whose norms have seen images, so that they do something, in eval mode."""
+    architecture = parse(text)
+    network = build(architecture, seed)
+    network(normalise(images[:64]))
+    return network.eval(), architecture
+
+
+@given(architectures())
+@settings(max_examples=60)
+def test_every_layer_of_the_notation_has_one_output_of_the_analysed_shape(architecture: Architecture) -> None:
+    image = torch.arange(784).view(28, 28).remainder(256).to(torch.uint8)
+    found = activations(build(architecture).eval(), architecture, image)
+    rows = fold(analyse(architecture), architecture).rows
+    assert [maps.layer for maps in found] == [row.layer for row in rows]
+    assert [tuple(maps.maps.shape) for maps in found] == [row.output_shape for row in rows]
+    assert all(maps.lowest == maps.maps.min() and maps.highest == maps.maps.max() for maps in found)
+
+
+def test_maps_are_those_after_relu_and_norm_in_the_networks_order(mnist: Dataset) -> None:
+    network, architecture = trained(NETWORK, mnist.test_images)
+    found = activations(network, architecture, mnist.test_images[3])
+    x = normalise(mnist.test_images[3:4])
+    # ReLU, norm; norm, ReLU; pool; ReLU; dropout; the logits; their mean and Flatten.
+    for maps, end in zip(found, (3, 6, 7, 9, 10, 11, 13), strict=True):
+        torch.testing.assert_close(maps.maps.flatten(), network[:end](x).flatten())
+    assert found[0].lowest < 0
+    assert found[1].lowest == 0
+    torch.testing.assert_close(found[-1].maps[:, 0, 0], network(x)[0])
+
+
+def test_a_channel_is_dead_where_no_image_wakes_it_and_silent_where_this_one_does_not(mnist: Dataset) -> None:
+    network, architecture = trained(NETWORK, mnist.test_images)
+    first = network[0]
+    assert isinstance(first, nn.Conv2d)
+    with torch.no_grad():
+        assert first.bias is not None
+        # Channel 2 never wakes; channel 1 wakes where a pixel is bright, and in a black image nowhere.
+        first.bias[2] = -1e3
+        first.weight[1] = 1.0
+        first.bias[1] = 0.0
+    # What wakes a channel comes after more black images than fit one batch.
+    images = torch.cat([torch.zeros(BATCH_SIZE + 10, 28, 28, dtype=torch.uint8), mnist.test_images[:40]])
+    dead = dead_channels(network, architecture, images)
+    assert set(dead) == {0, 1, 3}
+    assert 2 in dead[0]
+    assert 1 not in dead[0]
+    black = activations(network, architecture, torch.zeros(28, 28, dtype=torch.uint8))
+    assert {1, 2} <= set(black[0].silent)
+    assert black[2].silent == ()
+    # The slow way: every image, and nothing but the outputs.
+    for layer, end in ((0, 2), (1, 6), (3, 9)):
+        outputs = network[:end](normalise(images)).detach().numpy()
+        channels = [c for c in range(outputs.shape[1]) if not outputs[:, c].any()]
+        assert list(dead[layer]) == channels
+
+
+def test_filters_are_the_convolutions_weights(mnist: Dataset) -> None:
+    network, architecture = trained("4k5 M 8 16f 10f", mnist.test_images)
+    found = filters(network, architecture)
+    assert {layer: tuple(weights.shape) for layer, weights in found.items()} == {0: (4, 1, 5, 5), 2: (8, 4, 3, 3)}
+    assert not any(weights.requires_grad for weights in found.values())
+
+
+def test_saliency_is_the_slope_of_the_digits_logit(shipped: tuple[nn.Sequential, Architecture]) -> None:
+    network, architecture = shipped
+    # Noise, for in a flat background every max-pool has ties, where there is no one slope.
+    image = torch.randint(0, 256, (28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    found = saliency(network, architecture, image)
+    double = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors")).double()
+    x = normalise(image[None]).double()
+    with torch.no_grad():
+        digit = int(double(x).argmax())
+        for row, column in ((14, 14), (9, 12), (20, 10), (2, 2)):
+            step = torch.zeros_like(x)
+            step[0, 0, row, column] = 1e-6
+            slope = (double(x + step) - double(x - step))[0, digit] / 2e-6
+            assert float(found[row, column]) == pytest.approx(abs(float(slope)), rel=1e-2, abs=1e-4)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_occlusion_is_what_covering_each_place_costs(
+    shipped: tuple[nn.Sequential, Architecture], mnist: Dataset
+) -> None:
+    network, architecture = shipped
+    image = mnist.test_images[0]
+    drop = occlusion(network, architecture, image)
+    with torch.no_grad():
+        before = torch.softmax(network(normalise(image[None])), 1)[0]
+        digit = int(before.argmax())
+        for row, column in ((0, 0), (7, 8), (14, 15), (20, 12), (27, 27), (10, 19)):
+            covered = image.clone()
+            covered[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = 0
+            after = torch.softmax(network(normalise(covered[None])), 1)[0]
+            assert float(drop[row, column]) == pytest.approx(float(before[digit] - after[digit]), abs=1e-5)
+    assert drop.abs().max() > 0.01
+    black = torch.zeros(28, 28, dtype=torch.uint8)
+    assert not occlusion(network, architecture, black).any()
+
+
+@given(architectures(), st.integers(0, 2**20))
+@settings(max_examples=100)
+def test_the_effective_field_lies_in_the_theoretical_one(architecture: Architecture, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (4, 28, 28), generator=generator).to(torch.uint8)
+    theory = theoretical_fields(architecture)
+    effect = effective_fields(build(architecture, seed).eval(), architecture, images)
+    assert len(theory) == len(effect) == len(architecture.layers)
+    for within, field in zip(theory, effect, strict=True):
+        assert not field[~within].any()
+        assert field.min() >= 0
+        assert field.max() == 1 or not field.any()
+
+
+@given(architectures(dense=False))
+@settings(max_examples=100)
+def test_a_theoretical_field_away_from_the_edges_is_the_formulas(architecture: Architecture) -> None:
+    """Without gaps, and with the image's edge far enough, it is a square of the receptive field's side."""
+    rows = fold(analyse(architecture), architecture).rows
+    fields = theoretical_fields(architecture)
+    dense = all(
+        not isinstance(layer, Convolution) or (layer.dilation == 1 and layer.stride <= layer.kernel_size)
+        for layer in architecture.layers
+    )
+    for row, field in zip(rows, fields, strict=True):
+        middle = row.center + row.output_shape[1] // 2 * row.jump
+        half = (row.receptive_field - 1) / 2
+        side = sum(1 for pixel in range(28) if abs(pixel - middle) <= half)
+        assert int(field.sum()) <= side**2
+        if dense and all(row.jump == 1 for row in rows):
+            assert int(field.sum()) == side**2
+
+
+def test_the_effective_field_of_a_linear_network_is_its_weights() -> None:
+    """A convolution and a mean, by loops: unit 14, 14 of the convolution, then the mean over all of its units."""
+    architecture = parse("10k5 A")
+    network = build(architecture, 3).eval()
+    convolution = network[0]
+    assert isinstance(convolution, nn.Conv2d)
+    kernel = convolution.weight.detach().sum((0, 1)).double().numpy()
+    unit, mean = np.zeros((28, 28)), np.zeros((28, 28))
+    unit[12:17, 12:17] = np.abs(kernel)
+    for row in range(28):
+        for column in range(28):
+            for down in range(5):
+                for right in range(5):
+                    y, x = row + down - 2, column + right - 2
+                    if 0 <= y < 28 and 0 <= x < 28:
+                        mean[y, x] += kernel[down, right]
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8)
+    found = effective_fields(network, architecture, images)
+    np.testing.assert_allclose(found[0].numpy(), unit / unit.max(), atol=1e-6)
+    np.testing.assert_allclose(found[1].numpy(), np.abs(mean) / np.abs(mean).max(), atol=1e-5)
+    assert field_size(found[0]) == math.sqrt((np.abs(kernel) / np.abs(kernel).max() > 0.0455).sum())
+
+
+def test_the_effective_field_is_averaged_over_the_images(mnist: Dataset) -> None:
+    """One convolution with ReLU: an image counts the filters that it wakes at the centre."""
+    architecture = parse("6n 10 A")
+    network = build(architecture, 1).eval()
+    first = network[0]
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    weights, bias = first.weight.detach().double().numpy(), first.bias.detach().double().numpy()
+    images = mnist.test_images[:20]
+    expected = np.zeros((3, 3))
+    for image in images.double().numpy():
+        patch = (image[13:16, 13:16] / 255 - MEAN) / STD
+        awake = [w[0] for w, b in zip(weights, bias, strict=True) if (w[0] * patch).sum() + b > 0]
+        expected += np.abs(sum(awake)) / len(images)
+    (found, *_) = effective_fields(network, architecture, images)
+    np.testing.assert_allclose(found[13:16, 13:16].numpy(), expected / expected.max(), atol=1e-5)
+
+
+def test_a_wide_network_is_shown_fewer_images() -> None:
+    assert affordable(parse("4 4 8 M 12 12 16 M 20v 10v A"), 500) == 500
+    wide = parse("32n 64n M 128n 256n M 512vn 1024vn 10v")
+    assert 4 <= affordable(wide, 500) < 500
+    assert affordable(wide, 500, passes=1000) == 4
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.lists(st.floats(-8, 8), min_size=10, max_size=10)), min_size=1))
+@settings(max_examples=60)
+def test_an_evaluation_is_what_loops_count(images: list[tuple[int, list[float]]]) -> None:
+    labels = torch.tensor([label for label, _ in images])
+    probabilities = torch.softmax(torch.tensor([logits for _, logits in images]), 1)
+    found = Evaluation(probabilities, labels)
+    numbers = probabilities.numpy()
+    confusion = np.zeros((10, 10), int)
+    errors = []
+    for number, label in enumerate(labels.tolist()):
+        read = int(numbers[number].argmax())
+        confusion[label, read] += 1
+        if read != label:
+            errors.append((numbers[number, label], number))
+    assert (found.confusion.numpy() == confusion).all()
+    assert found.errors == [number for _, number in sorted(errors)]
+    for label in range(10):
+        assert found.by_class[label] == Proportion(int(confusion[label, label]), int(confusion[label].sum()))
+        for read in range(10):
+            cell = found.cell(label, read)
+            assert len(cell) == confusion[label, read]
+            assert [numbers[n, label] for n in cell] == sorted(numbers[n, label] for n in cell)
+    error = 0.0
+    for number, bin_ in enumerate(found.calibration):
+        inside = [
+            n for n in range(len(numbers)) if number / 10 < float(np.float64(numbers[n].max())) <= (number + 1) / 10
+        ]
+        assert bin_.accuracy.count == len(inside)
+        if inside:
+            confidence = np.mean([np.float64(numbers[n].max()) for n in inside])
+            accuracy = np.mean([numbers[n].argmax() == labels[n].item() for n in inside])
+            assert bin_.confidence == pytest.approx(confidence)
+            assert bin_.accuracy.share == pytest.approx(accuracy)
+            error += len(inside) / len(numbers) * abs(accuracy - confidence)
+    assert found.calibration_error == pytest.approx(error, abs=1e-9)
+
+
+def test_a_table_made_by_hand() -> None:
+    """Five images, of which one is read wrong: its truth, a 3, has a fifth."""
+    rows = [(7, 7, 0.95), (3, 5, 0.75), (3, 3, 0.75), (0, 0, 0.95), (1, 1, 0.55)]
+    probabilities = torch.full((5, 10), 0.0)
+    for number, (label, read, confidence) in enumerate(rows):
+        probabilities[number] = (1 - confidence) / 9
+        probabilities[number, read] = confidence
+        if label != read:
+            probabilities[number, label] = 0.2
+    found = Evaluation(probabilities, torch.tensor([label for label, _, _ in rows]))
+    assert found.errors == [1]
+    assert float(found.truth[1]) == pytest.approx(0.2)
+    assert int(found.confusion[3, 5]) == 1
+    assert found.accuracy == Proportion(4, 5)
+    # Bins: 0.55 right; 0.75 half right; 0.95 right. (1 · 0.45 + 2 · 0.25 + 2 · 0.05) / 5.
+    assert found.calibration_error == pytest.approx(0.21)
+    assert [b.accuracy.count for b in found.calibration] == [0, 0, 0, 0, 0, 1, 0, 2, 0, 2]
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_wilsons_interval_holds_the_proportions_that_a_score_test_keeps(correct: int, count: int) -> None:
+    """Its ends are where |p - share| is 1.96 deviations of p (Wilson's definition), or 0 and 1."""
+    correct = min(correct, count)
+    found = Proportion(correct, count)
+    low, high = found.interval
+    assert -1e-12 < low <= found.share <= high < 1 + 1e-12
+    for end in (low, high):
+        if 1e-9 < end < 1 - 1e-9:
+            assert abs(end - found.share) / math.sqrt(end * (1 - end) / count) == pytest.approx(1.959964, rel=1e-5)
+
+
+def test_wilsons_interval_of_nothing_and_of_a_known_case() -> None:
+    assert Proportion(0, 0).interval == (0.0, 1.0)
+    assert math.isnan(Proportion(0, 0).share)
+    # 8 of 10, as textbooks have it.
+    assert Proportion(8, 10).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+def test_a_network_is_measured_as_training_measures_it(
+    shipped: tuple[nn.Sequential, Architecture], mnist: Dataset
+) -> None:
+    network, architecture = shipped
+    images, labels = mnist.test_images[:2000], mnist.test_labels[:2000]
+    before = torch.get_num_threads()
+    found = evaluation(network, architecture, images, labels)
+    assert torch.get_num_threads() == before
+    assert found.accuracy.share == evaluate(network, images, labels)
+    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(2000))
+    with torch.no_grad():
+        alone = torch.softmax(network(normalise(images[17:18])), 1)[0]
+    torch.testing.assert_close(found.probabilities[17], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_layers_modules_are_counted_once(shipped: tuple[nn.Sequential, Architecture]) -> None:
+    network, architecture = shipped
+    assert len(list(operations(architecture))) == len(network)
+    assert len(theoretical_fields(architecture)) == len(architecture.layers)

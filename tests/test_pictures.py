@@ -1,0 +1,93 @@
+"""Pictures of a network's numbers, pixel by pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.pictures import DIGIT, FRAME_GREY, GAP, HEAT, TILE, digit, feature_maps, fields, filters, heat
+
+STEP = TILE + 2 + GAP
+
+
+@given(st.integers(1, 400), st.integers(1, 28))
+@settings(max_examples=40)
+def test_every_channel_has_its_place(channels: int, side: int) -> None:
+    """A tile's middle has the grey of its value; channel c stands in the row and column that reading gives it."""
+    maps = torch.arange(channels, dtype=torch.float32)[:, None, None].expand(channels, side, side).contiguous()
+    picture = feature_maps(maps)
+    assert picture.shape[2] == 4
+    assert picture.shape[1] <= 32 * (28 + 2 + GAP)
+    scale = next(n for n in range(1, 200) if (picture[0, :, 3] > 0).argmin() in (0, side * n + 2))
+    step = side * scale + 2 + GAP if channels > 1 else 1
+    columns = (picture.shape[1] + GAP) // step if channels > 1 else 1
+    for channel in {0, channels // 2, channels - 1}:
+        row, column = divmod(channel, columns)
+        y, x = row * step + 1 + side * scale // 2, column * step + 1 + side * scale // 2
+        expected = round(255 * channel / max(channels - 1, 1))
+        if channels > 1:
+            assert picture[y, x].tolist() == [expected, expected, expected, 255]
+
+
+def test_black_is_the_lowest_and_white_the_highest_and_gaps_are_clear() -> None:
+    maps = torch.zeros(3, 2, 2)
+    maps[0, 0, 0], maps[2, 1, 1] = -3.0, 1.0
+    picture = feature_maps(maps)
+    assert picture.shape == (TILE + 2, 3 * STEP - GAP, 4)
+    assert picture[1, 1].tolist() == [0, 0, 0, 255]
+    assert picture[TILE, 2 * STEP + TILE].tolist() == [255, 255, 255, 255]
+    assert picture[10, STEP + 10, 0] == 191
+    assert picture[0, 5].tolist() == [FRAME_GREY, FRAME_GREY, FRAME_GREY, 255]
+    assert not picture[:, TILE + 2 : STEP].any()
+
+
+def test_a_dead_channel_is_crossed_and_a_silent_one_struck_once() -> None:
+    picture = feature_maps(torch.zeros(3, 28, 28), dead=[0], silent=[1])[1:-1, :, 0]
+    dead, silent, awake = (picture[:, number * STEP + 1 :][:, :TILE] for number in range(3))
+    rising, falling = np.eye(TILE, dtype=bool)[::-1], np.eye(TILE, dtype=bool)
+    assert (dead[rising] == 255).all()
+    assert (dead[falling] == 255).all()
+    assert (silent[rising] == 255).all()
+    assert (silent[falling] == 255).mean() < 0.1
+    assert not awake.any()
+
+
+def test_filters_are_signed_greys_a_row_an_output() -> None:
+    weights = torch.zeros(2, 3, 3, 3)
+    weights[1, 2, 0, 0], weights[0, 1, 2, 2] = -2.0, 1.0
+    picture = filters(weights)[..., 0]
+    step, pixel = 24 + 2 + GAP, 8
+    assert picture.shape == (2 * step - GAP, 3 * step - GAP)
+    assert picture[step + 1, 2 * step + 1] == 0
+    assert picture[1 + 2 * pixel, step + 1 + 2 * pixel] == 191
+    assert picture[1, 1] == 128
+    assert filters(torch.ones(5, 1, 3, 3)).shape[:2] == (50, 5 * (50 + GAP) - GAP)
+    # Of more than 32 a side, the first 32, on the scale of all.
+    wide = torch.ones(40, 50, 1, 1)
+    wide[39, 49] = 2.0
+    assert filters(wide).shape[:2] == (32 * step - GAP, 32 * step - GAP)
+    assert filters(wide)[5, 5, 0] == 191
+
+
+def test_heat_is_orange_where_it_is_highest_and_the_dimmed_image_where_there_is_none() -> None:
+    image = torch.full((28, 28), 200, dtype=torch.uint8)
+    values = torch.zeros(28, 28)
+    values[3, 4], values[5, 6] = 0.5, -0.5
+    picture = heat(image, values)
+    scale = DIGIT // 28
+    assert picture.shape == (DIGIT, DIGIT, 3)
+    assert picture[3 * scale, 4 * scale].tolist() == list(HEAT)
+    assert picture[5 * scale, 6 * scale].tolist() == [120, 120, 120]
+    assert (heat(image, torch.full((28, 28), torch.nan)) == 120).all()
+
+
+def test_a_digit_and_fields_are_enlarged_pixel_by_pixel() -> None:
+    image = torch.arange(784).view(28, 28).remainder(256).to(torch.uint8)
+    assert (digit(image, 84)[::3, ::3] == image.numpy()).all()
+    inside = torch.zeros(28, 28, dtype=torch.bool)
+    inside[10:12, 10:12] = True
+    picture = fields(inside, torch.full((28, 28), 0.5))[..., 0]
+    assert (picture[1:-1, 1:113][::4, ::4] == 255 * inside.numpy()).all()
+    assert (picture[1:-1, -113:-1] == 128).all()
