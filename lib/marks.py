@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIZE, BOX = 28, 20
-POINTS = 96
+POINTS = 120
+# Of a scribble, at most.
+CURVES = 6
 PEN = (1.8, 3.6)
 SEAM = 6.0
 # Strokes on a square from 0 to 1, x to the right and y down; none is also a way to write a digit.
@@ -94,12 +96,15 @@ def _letters(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _scribbles(count: int, generator: torch.Generator) -> Tensor:
-    """Three cubic Bezier curves between random points, every second one drawn without lifting the pen."""
-    corners = torch.rand(count, 3, 4, 2, generator=generator)
+    """Two to six cubic Bezier curves between random points, every second scribble without lifting the pen."""
+    corners = torch.rand(count, CURVES, 4, 2, generator=generator)
     joined = torch.arange(count) % 2 == 1
-    for curve in (1, 2):
+    for curve in range(1, CURVES):
         corners[joined, curve, 0] = corners[joined, curve - 1, 3]
-    t = torch.linspace(0, 1, POINTS // 3)
+    some = torch.randint(2, CURVES + 1, (count, 1), generator=generator)
+    left_out = torch.arange(CURVES) >= some
+    corners = torch.where(left_out[:, :, None, None], corners[:, :1], corners)
+    t = torch.linspace(0, 1, POINTS // CURVES)
     weights = torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
     return torch.einsum("ncki,kt->ncti", corners, weights).reshape(count, POINTS, 2)
 

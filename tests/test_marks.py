@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lib.dataset import Dataset
-from lib.marks import BOX, PEN, drawn, marks
+from lib.marks import BOX, PEN, POINTS, drawn, marks
 
 
 def test_marks_fit_mnists_box_and_differ(small: Dataset) -> None:
@@ -24,8 +24,8 @@ def test_marks_fit_mnists_box_and_differ(small: Dataset) -> None:
 
 
 def test_a_line_is_as_long_and_as_thick_as_asked() -> None:
-    y = torch.linspace(0, 5, 96)
-    line = torch.stack([torch.zeros(96), y], 1)[None]
+    y = torch.linspace(0, 5, POINTS)
+    line = torch.stack([torch.zeros(POINTS), y], 1)[None]
     for pen in PEN:
         image = drawn(line, torch.tensor([pen]))[0, 0]
         assert abs(float(image[14].sum()) - pen) < 0.1
