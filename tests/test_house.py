@@ -22,7 +22,7 @@ FLOORS = [
         "lib/comparison.py",
         "lib/onnx_file.py",
     },
-    {"lib/checkpoints.py", "lib/cost.py", "lib/history.py"},
+    {"lib/checkpoints.py", "lib/cost.py", "lib/history.py", "lib/photos.py"},
     {"lib/run_files.py"},
     {"lib/runs.py"},
     {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/__main__.py"},
