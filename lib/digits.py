@@ -18,6 +18,9 @@ from lib.dataset import normalise
 BOX = 20
 SIZE = 28
 INK_THRESHOLD = 0.1
+BATCH = 250
+# A prediction of less is called uncertain.
+CERTAIN = 0.6
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Prediction:
     @property
     def confidence(self) -> float:
         return self.probabilities[self.digit]
+
+    @property
+    def uncertain(self) -> bool:
+        return self.confidence < CERTAIN
 
 
 def ink(pixels: Tensor) -> Tensor:
@@ -60,9 +67,14 @@ def reduce(drawing: Tensor) -> Tensor | None:
 
 def predict(network: nn.Module, image: Tensor) -> Prediction:
     """The ten probabilities of a uint8 (28, 28) image; `network` must be in eval mode."""
+    return predict_all(network, image[None])[0]
+
+
+def predict_all(network: nn.Module, images: Tensor) -> list[Prediction]:
+    """Those of uint8 (N, 28, 28) images; `network` must be in eval mode."""
     with torch.inference_mode():
-        logits = network(normalise(image[None]))[0].double()
-        return Prediction(tuple(torch.softmax(logits, 0).tolist()))
+        logits = [network(normalise(images[i : i + BATCH])).double() for i in range(0, len(images), BATCH)]
+    return [Prediction(tuple(row)) for some in logits for row in torch.softmax(some, 1).tolist()]
 
 
 def _centre(digit: Tensor) -> Tensor:
