@@ -55,6 +55,7 @@ def navigation() -> StreamlitPage:
             st.Page("pages/design.py", title="Design", default=True),
             st.Page("pages/train.py", title="Train"),
             st.Page("pages/draw.py", title="Draw"),
+            st.Page("pages/photos.py", title="Your digits"),
         ],
         position="top",
     )

@@ -13,8 +13,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lib.digits import reduce
+from lib.digits import Prediction, reduce
 
 # Not torch: work as small as this would wait for its threads, which a training beside it keeps busy.
 Plane: TypeAlias = NDArray[np.float32]
@@ -38,6 +40,8 @@ MAX_FILES = 200
 MIN_CONTRAST = 0.08
 # Between paper and ink there are so many standard deviations of the paper's noise; bare noise comes to 2.
 MIN_SEPARATION = 4.0
+# Full-width signs are formulas to some spreadsheets too.
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _FORMATS = ("PNG", "JPEG")
 # A photo is looked at with its longer side at most this long, its paper and its specks with less.
 _SIDE, _PAPER_SIDE, _SPECK_SIDE = 512, 32, 128
@@ -76,6 +80,24 @@ def ink(content: bytes) -> Tensor:
         if sheet := _sheet(found):
             found = _strokes(grey[sheet])
     return torch.from_numpy(found)
+
+
+def table_csv(read: Sequence[tuple[str, Prediction | str]]) -> str:
+    """One line a file: its name, the digit, its probability and those of all ten, or the sentence why there is none.
+
+    A name that a spreadsheet would take for a formula begins with an apostrophe (OWASP, "CSV Injection").
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "digit", "probability", *(f"p{number}" for number in range(10)), "note"])
+    for name, found in read:
+        safe = f"'{name}" if name.lstrip().startswith(_FORMULA) or name.startswith(("\t", "\r", "\n")) else name
+        if isinstance(found, str):
+            writer.writerow([safe, *[""] * 12, found])
+        else:
+            numbers = [f"{p:.6f}" for p in (found.confidence, *found.probabilities)]
+            writer.writerow([safe, found.digit, *numbers, "uncertain" if found.uncertain else ""])
+    return text.getvalue()
 
 
 def _sheet(found: Plane) -> tuple[slice, slice] | None:

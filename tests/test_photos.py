@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ from PIL import Image
 
 from lib import checkpoints, photos
 from lib.dataset import Dataset
-from lib.photos import PhotoError, digit, ink
+from lib.digits import Prediction
+from lib.photos import PhotoError, digit, ink, table_csv
 from lib.training import evaluate
 from tests.photographs import STYLES, Style, encoded, on_a_table, photo
 
@@ -204,6 +207,19 @@ def test_a_file_cut_short_or_changed_is_a_digit_or_a_sentence(kind: str, data: s
 def test_any_picture_is_a_digit_or_a_sentence(width: int, height: int, data: st.DataObject) -> None:
     pixels = data.draw(st.binary(min_size=width * height, max_size=width * height))
     _sentence_or_digit(encoded(Image.frombytes("L", (width, height), pixels), "PNG"))
+
+
+def test_the_table_is_read_back_and_no_name_is_a_formula() -> None:
+    likely, unlikely = Prediction((0.0,) * 7 + (0.9, 0.1, 0.0)), Prediction((0.3,) + (0.7 / 9,) * 9)
+    names = ["a.png", "=1+1.png", '@x, "y".png', " +1.png", "\t-1.png", "élève –.png", "new\nline.png"]
+    text = table_csv([*((name, likely) for name in names), ("b.png", unlikely), ("c.png", "It is damaged.")])
+    head, *rows = csv.reader(io.StringIO(text))
+    assert len(head) == 14
+    assert [row[0].removeprefix("'") for row in rows] == [*names, "b.png", "c.png"]
+    assert not any(row[0].lstrip().startswith(("=", "+", "-", "@")) for row in rows)
+    assert rows[0] == ["a.png", "7", "0.900000", *["0.000000"] * 7, "0.900000", "0.100000", "0.000000", ""]
+    assert (rows[-2][1], rows[-2][-1]) == ("0", "uncertain")
+    assert rows[-1] == ["c.png", *[""] * 12, "It is damaged."]
 
 
 def _sample() -> Image.Image:
