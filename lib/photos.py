@@ -82,16 +82,20 @@ def ink(content: bytes) -> Tensor:
     return torch.from_numpy(found)
 
 
-def table_csv(read: Sequence[tuple[str, Prediction | str]]) -> str:
-    """One line a file: its name, the digit, its probability and those of all ten, or the sentence why there is none.
-
-    A name that a spreadsheet would take for a formula begins with an apostrophe (OWASP, "CSV Injection").
+def safe_name(name: str) -> str:
+    """A file's name for a table: what a spreadsheet would take for a formula begins with an apostrophe (OWASP, "CSV
+    Injection").
     """
+    return f"'{name}" if name.lstrip().startswith(_FORMULA) or name.startswith(("\t", "\r", "\n")) else name
+
+
+def table_csv(read: Sequence[tuple[str, Prediction | str]]) -> str:
+    """One line a file: its name, the digit, its probability and those of all ten, or the sentence why there is none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "digit", "probability", *(f"p{number}" for number in range(10)), "note"])
     for name, found in read:
-        safe = f"'{name}" if name.lstrip().startswith(_FORMULA) or name.startswith(("\t", "\r", "\n")) else name
+        safe = safe_name(name)
         if isinstance(found, str):
             writer.writerow([safe, *[""] * 12, found])
         else:

@@ -18,14 +18,16 @@ from lib.checkpoints import CheckpointError
 from lib.components import enter, escaped
 from lib.digit_sets import DigitSet, DigitSetError
 from lib.digits import SIZE, predict_all
-from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, PhotoError, table_csv
+from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, PhotoError, safe_name, table_csv
 from lib.readers import Reader, choose_reader, reader
 
 enter("photos")
 
 SHOWN_PROBLEMS, SHOWN_MISTAKES = 5, 40
 # Digits of a gallery, a row, and how many pixels of the screen one of theirs has.
-ACROSS, ZOOM, GAP = 16, 2, 4
+ACROSS, ZOOM, GAP = 8, 2, 4
+# Of the table, in pixels of the screen; more rows are scrolled to.
+ROW_HEIGHT, HEAD_HEIGHT, SHOWN_ROWS = 2 * SIZE + 8, 37, 8
 NAME_LENGTH = 80
 
 
@@ -100,7 +102,7 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
                 "It reads": prediction.digit,
                 "Probability": 100 * prediction.confidence,
                 "Certainty": "uncertain" if prediction.uncertain else "",
-                "File": short(file.name),
+                "File": safe_name(short(file.name)),
             }
             for (file, image), prediction in zip(readable, predictions, strict=True)
         ]
@@ -120,7 +122,8 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
                     help="What it is, for a set of your own. Correct it where the network is wrong.",
                 ),
             },
-            row_height=2 * SIZE + 8,
+            height=HEAD_HEIGHT + ROW_HEIGHT * min(len(rows), SHOWN_ROWS),
+            row_height=ROW_HEIGHT,
             hide_index=True,
             alt="What the network reads in each photo",
         )
@@ -242,8 +245,8 @@ def add_controls(name: str, from_photos: tuple[Tensor, list[int]] | None) -> Non
             )
 
 
-def show_set(digits: DigitSet) -> None:
-    """All digits by their labels."""
+def count_controls(digits: DigitSet) -> None:
+    """How many there are, and the way back."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{len(digits):,} digit{'s' * (len(digits) != 1)}**, of {digit_sets.MAX_DIGITS:,} at most")
         st.button(
@@ -256,11 +259,18 @@ def show_set(digits: DigitSet) -> None:
         )
     if not len(digits):
         st.info("The set is empty. Add your drawing, or the photos that were read.", icon=":material/info:")
-    for label in range(10):
-        images = digits.images[digits.labels == label]
-        if len(images):
-            st.markdown(f"Label **{label}**: {len(images)}")
-            st.image(gallery(images).numpy(), alt=f"{len(images)} digits with the label {label}")
+
+
+def show_set(digits: DigitSet) -> None:
+    """All digits by their labels."""
+    st.markdown("**All of them**")
+    with st.grid(2, min_column_width=300):
+        for label in range(10):
+            images = digits.images[digits.labels == label]
+            if len(images):
+                with st.container(gap="xsmall"):
+                    st.markdown(f"Label **{label}**: {len(images)}")
+                    st.image(gallery(images).numpy(), alt=f"All with the label {label}: {len(images)}")
 
 
 def test_on(digits: DigitSet, now: Reader) -> None:
@@ -288,11 +298,10 @@ def test_on(digits: DigitSet, now: Reader) -> None:
     if wrong:
         st.markdown("**Where it is wrong**" + (f", the first {SHOWN_MISTAKES}" * (len(wrong) > SHOWN_MISTAKES)))
         shown = wrong[:SHOWN_MISTAKES]
-        st.image(
-            [enlarged(enlarged(digits.images[place])).numpy() for place in shown],
-            caption=[f"{labels[place]}, read as {answers[place]}" for place in shown],
-            alt=[f"A digit with the label {labels[place]}, read as {answers[place]}" for place in shown],
-        )
+        with st.container(horizontal=True):
+            for place in shown:
+                words = f"{labels[place]}, read as {answers[place]}"
+                st.image(enlarged(enlarged(digits.images[place])).numpy(), caption=words, alt=f"A digit: {words}")
 
 
 st.title("Your digits")
@@ -307,7 +316,7 @@ if now.run:
         st.caption(f"Still learning: weights after {now.step:,} steps.")
         st.button("Read again", icon=":material/refresh:")
 
-st.subheader("Photos")
+st.header("Photos")
 files = st.file_uploader(
     "Photos of digits, one digit each",
     type=["png", "jpg", "jpeg"],
@@ -329,7 +338,7 @@ else:
         "A photo is looked at in memory and not kept, unless you put its 28×28 pixels into a set below."
     )
 
-st.subheader("A set of your own")
+st.header("A set of your own")
 own = choose_set()
 if own is None:
     st.info(
@@ -343,6 +352,7 @@ except DigitSetError as error:
     st.error(str(error), icon=":material/error:")
     st.stop()
 add_controls(own, from_photos)
-show_set(digits)
+count_controls(digits)
 if len(digits):
     test_on(digits, now)
+    show_set(digits)
