@@ -169,3 +169,21 @@ def test_a_folder_that_cannot_be_written_is_said(folder: Path) -> None:
     folder.write_text("a file")
     with pytest.raises(DigitSetError, match="could not be saved"):
         digit_sets.create("a")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_a_disk_that_is_full_leaves_what_stood(folder: Path) -> None:
+    """A file that may grow no further stands for the disk."""
+    import resource
+
+    digit_sets.create("a")
+    digit_sets.add("a", IMAGES, LABELS)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DigitSetError, match=r"could not be saved \(File too large\)"):
+            digit_sets.add("a", IMAGES, LABELS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(digit_sets.load("a")) == 3
+    assert [path.name for path in folder.iterdir()] == ["a.safetensors"]
