@@ -4,6 +4,7 @@
   at once.
 - `python -m lib train "4 8 M 10 A"` trains with the app's own engine and into its folder of runs: the app lists the run
   from its next start on.
+- `python -m lib predict IMAGE...` reads photos of digits with a trained network.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from lib.architecture import Architecture, ArchitectureError, notation, parse, s
 from lib.recipe import RECIPES, Recipe, RecipeError, differences, from_json
 
 if TYPE_CHECKING:
+    from lib.checkpoints import Checkpoint
+    from lib.digits import Prediction
     from lib.runs import Run, RunManager, Snapshot
 
 COLUMNS = ("Layer", "Output", "Parameters", "Share", "MACs", "Activations", "Receptive field", "Jump", "Centre")
@@ -51,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_describe(commands.add_parser("describe", help="what each layer of a network outputs, costs and sees"))
     _add_train(commands.add_parser("train", help="train a network on MNIST; the app lists the run"))
+    _add_predict(commands.add_parser("predict", help="read photos of digits with a trained network"))
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that a terminal does not have must not end a training.
@@ -492,6 +496,96 @@ def _close_output() -> None:
     """Let the interpreter's last flush go nowhere: it would fail as the one before it."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# predict
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "One digit an image, dark on light or light on dark. Exit status: 0 all images were read, 1 some could not be, "
+        "2 arguments that cannot be used."
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG or JPEG file")
+    parser.add_argument(
+        "--checkpoint", metavar="NAME|PATH", help="the network that reads, other than the first that is shipped"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line for every image")
+    parser.set_defaults(command=predict)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Print what the network reads in each image; returns 0, 1 where some could not be read, or 128 + the number of
+    SIGPIPE for a closed output. Raises UnusableError.
+    """
+    from lib import calibration, checkpoints, dataset, digits, photos
+
+    try:
+        network = checkpoints.network(_checkpoint(options.checkpoint))
+        temperature = calibration.calibrate(network, dataset.load()).temperature
+    except (checkpoints.CheckpointError, dataset.DatasetError) as error:
+        raise UnusableError(str(error)) from error
+    status = 0
+    try:
+        for name in options.images:
+            try:
+                with open(name, "rb") as file:
+                    content = file.read(photos.MAX_BYTES + 1)
+                prediction = digits.predict(network, photos.digit(content), temperature)
+            except (photos.PhotoError, OSError) as error:
+                status = 1
+                problem = (
+                    f"It cannot be opened ({error.strerror}): check its name."
+                    if isinstance(error, OSError)
+                    else str(error)
+                )
+                if options.json:
+                    print(json.dumps({"file": name, "error": problem}), flush=True)
+                else:
+                    _complain(f"{name}: {problem}")
+                continue
+            print(_prediction_line(name, prediction, options.json), flush=True)
+    except BrokenPipeError:
+        _close_output()
+        return 128 + SIGPIPE
+    return status
+
+
+def _prediction_line(name: str, prediction: Prediction, as_json: bool) -> str:
+    if not as_json:
+        doubt = "" if prediction.certain else ", uncertain"
+        return f"{name}: reads {prediction.digit} with a probability of {percent(prediction.confidence)}{doubt}"
+    return json.dumps(
+        {
+            "file": name,
+            "digit": prediction.digit,
+            "certain": prediction.certain,
+            "confidence": prediction.confidence,
+            "entropy": prediction.entropy,
+            "probabilities": prediction.probabilities,
+        }
+    )
+
+
+def _checkpoint(name: str | None) -> Checkpoint:
+    """The one of that name or file, else the first that is shipped and can be read. Raises CheckpointError and
+    UnusableError.
+    """
+    from lib import checkpoints
+
+    if name is None:
+        for path in sorted(checkpoints.FOLDER.glob(f"*{checkpoints.SUFFIX}")):
+            with suppress(checkpoints.CheckpointError):
+                found = checkpoints.load(path)
+                if found.weights:
+                    return found
+        raise UnusableError("There is no network to ask: checkpoints/ is empty. Restore it from the project.")
+    if name.endswith(checkpoints.SUFFIX):
+        return checkpoints.load(Path(name))
+    found_paths = {path.stem: path for path in reversed(checkpoints.paths())}
+    if name not in found_paths:
+        raise UnusableError(f"There is no checkpoint {name}: name one of {', '.join(sorted(found_paths))}, or a file.")
+    return checkpoints.load(found_paths[name])
 
 
 if __name__ == "__main__":

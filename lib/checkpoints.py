@@ -1,6 +1,6 @@
 """Trained networks as safetensors files, architecture and recipe inside, and whatever a training needs to go on.
 
-- Written whole or not at all: temporary file, fsync, rename, fsync of the folder.
+- Written whole or not at all.
 - Read without executing anything; whatever is wrong with a file is a `CheckpointError` in one sentence.
 - A file carries the sha256 of all it holds: what a disk or a person has changed is found.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from lib import atomic_file
 from lib.architecture import Architecture, ArchitectureError, notation, parse
 from lib.network import build
 from lib.recipe import Recipe, RecipeError, from_json, to_json
@@ -85,18 +85,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     named = {**checkpoint.weights, **{EXTRA + name: tensor for name, tensor in checkpoint.extra.items()}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
     metadata["sha256"] = _digest(metadata, tensors)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(save_tensors(tensors, metadata))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        atomic_file.write(path, save_tensors(tensors, metadata))
     except OSError as error:
         raise CheckpointError(
             f"The checkpoint {path.name} could not be saved ({error.strerror}). Free some disk space and try again."
@@ -215,14 +205,3 @@ def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk only once its folder is; Windows can't open a folder and needs no sync."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

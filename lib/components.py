@@ -57,6 +57,7 @@ def navigation() -> StreamlitPage:
             st.Page("pages/draw.py", title="Draw"),
             st.Page("pages/inspect.py", title="Inside"),
             st.Page("pages/errors.py", title="Errors"),
+            st.Page("pages/photos.py", title="Your digits"),
         ],
         position="top",
     )

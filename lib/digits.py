@@ -29,9 +29,10 @@ FINE = 6
 # A stroke is made thinner by at most this part of its thickness on each side: more would break it where it is thin.
 MOST_THINNED = 0.35
 # Below this calibrated probability a reading is called uncertain.
-CERTAIN = 0.7
+CERTAIN = 0.8
 # How near to an edge counts as its rim, in pixels.
 EDGE = 2
+BATCH = 250
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +186,14 @@ def predict(network: nn.Module, image: Tensor, temperature: float = 1.0) -> Pred
 
     The logits are divided by the temperature (`lib/calibration.py`).
     """
+    return predict_all(network, image[None], temperature)[0]
+
+
+def predict_all(network: nn.Module, images: Tensor, temperature: float = 1.0) -> list[Prediction]:
+    """Those of uint8 (N, 28, 28) images; `network` must be in eval mode."""
     with torch.inference_mode():
-        logits = network(normalise(image[None]))[0].double()
-        return Prediction(tuple(torch.softmax(logits / temperature, 0).tolist()))
+        logits = [network(normalise(images[i : i + BATCH])).double() for i in range(0, len(images), BATCH)]
+    return [Prediction(tuple(row)) for some in logits for row in torch.softmax(some / temperature, 1).tolist()]
 
 
 def predict_with(network: nn.Module, weights: Mapping[str, Tensor], image: Tensor) -> Prediction:

@@ -212,7 +212,7 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
         st.markdown("## Not yet")
         st.caption("The network has not learnt from its first batch yet.")
         return
-    prediction = predict(network, image)
+    prediction = predict(network, image, now.calibration.temperature)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.image(pictures.digit(image, 84), alt=f"The image: {subject}")
         with st.container(width="stretch"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).parent.parent
-UNCLONED = shutil.ignore_patterns("MNIST", "saved", "__pycache__", "plotly-*")
+UNCLONED = shutil.ignore_patterns("MNIST", "own", "saved", "__pycache__", "plotly-*")
 PARTS = ("app.py", "lib", "pages", "checkpoints", "data", "docs", "static", ".streamlit")
 START_SECONDS = 60
 

@@ -26,6 +26,7 @@ from lib.dataset import Dataset
 from lib.recipe import RECIPES, Recipe
 from lib.run_files import RunRecord
 from lib.training import evaluate
+from tests.photographs import photo
 
 ROOT = Path(__file__).parent.parent
 # Python would flush by itself where this is set.
@@ -358,3 +359,81 @@ def test_a_file_that_is_no_run_stays_where_it_is(tmp_path: Path) -> None:
 def test_the_app_keeps_its_runs_where_it_trains_without_a_folder() -> None:
     done = run("train", "--resume", "oops")
     assert done.stderr.startswith(f"There is no run oops in {checkpoints.SAVED_FOLDER}: ")
+
+
+# predict
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, mnist: Dataset) -> dict[str, Path]:
+    """Photos of a 7, a 2 and a 1, and what is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    files = {name: folder / name for name in ("seven.jpg", "two.jpg", "one – Zoé.png", "text.png", "missing.png")}
+    files["seven.jpg"].write_bytes(photo(mnist.test_images[0], "paper", 0))
+    files["two.jpg"].write_bytes(photo(mnist.test_images[1], "blackboard", 1))
+    files["one – Zoé.png"].write_bytes(photo(mnist.test_images[2], "tile", 2))
+    files["text.png"].write_bytes(b"print('never run')")
+    return files
+
+
+def test_images_are_read_a_line_each(images: dict[str, Path]) -> None:
+    names = [str(images[name]) for name in ("seven.jpg", "two.jpg", "one – Zoé.png")]
+    done = run("predict", *names)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line, name, digit in zip(done.stdout.splitlines(), names, (7, 2, 1), strict=True):
+        assert line.startswith(f"{name}: reads {digit} with a probability of ")
+        assert float(line.split()[-2]) > 90
+        assert line.endswith(" %")
+
+
+def test_in_json_what_cannot_be_read_is_a_line_too_and_the_rest_is_read(images: dict[str, Path]) -> None:
+    names = [str(path) for path in images.values()]
+    done = run("predict", "--json", *names, str(images["text.png"].parent))
+    assert (done.returncode, done.stderr) == (1, "")
+    seven, two, one, text, missing, folder = map(json.loads, done.stdout.splitlines())
+    assert [line["digit"] for line in (seven, two, one)] == [7, 2, 1]
+    for line, name in zip((seven, two, one), names, strict=False):
+        assert line["file"] == name
+        assert len(line["probabilities"]) == 10
+        assert sum(line["probabilities"]) == pytest.approx(1)
+        assert line["confidence"] == max(line["probabilities"]) == line["probabilities"][line["digit"]]
+    assert text == {"file": names[3], "error": "It is not a PNG or JPEG image: save the photo as one of these."}
+    assert missing["error"] == "It cannot be opened (No such file or directory): check its name."
+    assert folder["error"].startswith("It cannot be opened (")
+
+
+def test_what_cannot_be_read_is_a_sentence_on_the_error_stream(images: dict[str, Path]) -> None:
+    done = run("predict", str(images["text.png"]), str(images["seven.jpg"]))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"{images['text.png']}: It is not a PNG or JPEG image: save the photo as one of these."
+    ]
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_another_checkpoint_reads_by_its_name_or_its_file(
+    images: dict[str, Path], tmp_path: Path, mnist: Dataset
+) -> None:
+    name = "small-4468"
+    probabilities = set()
+    for checkpoint in ((), ("--checkpoint", name), ("--checkpoint", str(checkpoints.FOLDER / f"{name}{SUFFIX}"))):
+        done = run("predict", str(images["seven.jpg"]), "--json", *checkpoint)
+        assert done.returncode == 0, done.stderr
+        probabilities.add(tuple(json.loads(done.stdout)["probabilities"]))
+    assert len(probabilities) == 2
+
+    broken = tmp_path / f"broken{SUFFIX}"
+    broken.write_bytes(b"no checkpoint")
+    for unusable, sentence in (
+        ("oops", "There is no checkpoint oops: name one of "),
+        (str(broken), f"{broken.name} is not a checkpoint of Receptive"),
+        (str(tmp_path / f"gone{SUFFIX}"), "The checkpoint gone.safetensors cannot be read"),
+    ):
+        done = run("predict", str(images["seven.jpg"]), "--checkpoint", unusable)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(sentence)
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_an_image_there_is_nothing_to_predict() -> None:
+    assert run("predict").returncode == 2

@@ -20,6 +20,7 @@ FLOORS = [
         "lib/kernels.py",
         "lib/augmentation.py",
         "lib/marks.py",
+        "lib/atomic_file.py",
     },
     {"lib/analysis.py", "lib/fused_network.py"},
     {
@@ -30,13 +31,13 @@ FLOORS = [
         "lib/comparison.py",
         "lib/onnx_file.py",
     },
-    {"lib/checkpoints.py", "lib/calibration.py", "lib/cost.py", "lib/history.py", "lib/insight.py"},
-    {"lib/run_files.py"},
+    {"lib/checkpoints.py", "lib/calibration.py", "lib/cost.py", "lib/history.py", "lib/insight.py", "lib/photos.py"},
+    {"lib/run_files.py", "lib/digit_sets.py"},
     {"lib/runs.py"},
     {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/pictures.py", "lib/__main__.py"},
     {"lib/resources.py"},
     {"lib/components.py", "lib/readers.py"},
-    {"pages/design.py", "pages/train.py", "pages/draw.py", "pages/inspect.py", "pages/errors.py"},
+    {"pages/design.py", "pages/train.py", "pages/draw.py", "pages/inspect.py", "pages/errors.py", "pages/photos.py"},
     {"app.py"},
 ]
 KNOW_A_SCREEN = {
@@ -49,6 +50,7 @@ KNOW_A_SCREEN = {
     "pages/draw.py",
     "pages/inspect.py",
     "pages/errors.py",
+    "pages/photos.py",
     "app.py",
 }
 FILES = sorted(

@@ -15,21 +15,25 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, dataset, resources
+from lib import checkpoints, dataset, digit_sets, photos, resources
 from lib.address import PARTS
+from lib.analysis import interval95
 from lib.architecture import PRESETS, ArchitectureError, parse
+from lib.dataset import Dataset
 from lib.recipe import RECIPES
 from lib.resources import run_manager
 from tests.drawings import SEVEN, canvas_state
+from tests.photographs import photo
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("design", "train", "draw", "inspect", "errors")
+PAGES = ("design", "train", "draw", "inspect", "errors", "photos")
 
 
 @pytest.fixture(autouse=True)
 def own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test finds a server that has just started, and saves into a folder of its own."""
     monkeypatch.setattr(checkpoints, "SAVED_FOLDER", tmp_path / "saved")
+    monkeypatch.setattr(digit_sets, "FOLDER", tmp_path / "own")
     st.cache_resource.clear()
     st.cache_data.clear()
     yield
@@ -87,6 +91,7 @@ def test_every_page_opens_and_says_what_to_do(page: str) -> None:
         "draw": "Draw a digit, 0 to 9",
         "inspect": "A cross marks a dead channel",
         "errors": "Click a cell of the matrix",
+        "photos": "Dark ink on light paper, or light on dark",
     }
     assert hints[page] in words(at)
     assert not at.error
@@ -844,3 +849,133 @@ def test_a_full_cell_shows_sixty_images_and_more_on_request() -> None:
     press(at, "Show 60 more")
     assert count() == 120
     assert not at.exception
+
+
+def uploaded(mnist: Dataset, count: int) -> list[tuple[str, bytes, str]]:
+    """Photos of the first digits of the test set: 7, 2, 1, 0, 4, ..."""
+    return [(f"{n}.png", photo(image, "tile", n), "image/png") for n, image in enumerate(mnist.test_images[:count])]
+
+
+def test_photos_are_read_and_what_is_none_is_a_sentence(mnist: Dataset) -> None:
+    at = visit("photos")
+    files = [
+        *uploaded(mnist, 3),
+        ("*no* photo.png", b"import os", "image/png"),
+        ("cut.jpg", b"\xff\xd8\xff", "image/jpeg"),
+    ]
+    at.file_uploader(key="uploaded").set_value(files).run()
+    assert not at.exception
+    table = at.data_editor[0].value
+    assert table["It reads"].tolist() == table["Label"].tolist() == [7, 2, 1]
+    assert table["File"].tolist() == ["0.png", "1.png", "2.png"]
+    assert all(90 < probability <= 100 for probability in table["Probability"])
+    assert all(photo.startswith("data:image/png;base64,") for photo in table["Photo"])
+    assert [warning.value for warning in at.warning] == [
+        r"\*no\* photo.png: It is not a PNG or JPEG image: save the photo as one of these.",
+        "cut.jpg: It is not a PNG or JPEG image: save the photo as one of these.",
+    ]
+    assert "3 of 5 photos read, as 7, 2, 1." in words(at)
+    (button,) = at.get("download_button")
+    assert button.proto.label == "Table as CSV"
+
+
+def test_files_that_are_too_many_or_all_unreadable_are_said(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "MAX_FILES", 2)
+    at = visit("photos")
+    at.file_uploader(key="uploaded").set_value(uploaded(mnist, 3)).run()
+    assert "3 files are more than 2: the first 2 are read." in words(at)
+    assert len(at.data_editor[0].value) == 2
+    monkeypatch.setattr(photos, "MAX_FILES", 200)
+    at.file_uploader(key="uploaded").set_value([(f"{n}.png", b"", "image/png") for n in range(8)]).run()
+    assert not at.exception
+    assert not at.data_editor
+    assert "3 more files could not be read" in words(at)
+
+
+def new_set(at: AppTest, name: str) -> None:
+    at.text_input(key="set_name").set_value(name)
+    press(at, "Create")
+
+
+def test_a_set_is_filled_with_photos_and_a_drawing_and_a_network_is_tested_on_it(mnist: Dataset) -> None:
+    at = visit("photos")
+    assert "Press New set to make one" in words(at)
+    new_set(at, "My class")
+    assert at.selectbox(key="own_set").value == "My class"
+    for hint in ("The set is empty", "Draw a digit first", "Drop some above"):
+        assert hint in words(at)
+    assert [link.label for link in at.page_link] == ["Draw a digit"]
+    at.file_uploader(key="uploaded").set_value(uploaded(mnist, 18)).run()
+    press(at, "Add the 18 photos")
+    labels = mnist.test_labels[:18].tolist()
+    assert digit_sets.load("My class").labels.tolist() == labels
+    at.session_state["drawn"] = mnist.test_images[0]
+    at.run()
+    assert next(button for button in at.button if button.label == "Add the drawing").disabled
+    # The label of whoever draws counts, and not what it looks like.
+    at.pills(key="drawn_label").set_value(3).run()
+    press(at, "Add the drawing")
+    digits = digit_sets.load("My class")
+    assert digits.labels.tolist()[18:] == [3]
+    assert torch.equal(digits.images[18], mnist.test_images[0])
+    assert "19 digits" in words(at)
+    press(at, "Test the network on it")
+    half = 100 * interval95(18 / 19, 19)
+    assert (at.metric[0].label, at.metric[0].value) == ("Accuracy on My class", f"94.7 % ± {half:.1f}")
+    assert "18 of 19 are read as their labels say." in words(at)
+    assert "Where it is wrong" in words(at)
+    # Another network, another answer.
+    at.selectbox(key="reader").set_value("small-4468").run()
+    assert not at.metric
+    press(at, "Remove the last")
+    assert len(digit_sets.load("My class")) == 18
+
+
+def test_a_deleted_set_is_brought_back(mnist: Dataset) -> None:
+    digit_sets.create("A")
+    digit_sets.create("B")
+    digit_sets.add("B", mnist.test_images[:3], mnist.test_labels[:3])
+    at = visit("photos")
+    assert at.selectbox(key="own_set").value == "A"
+    at.selectbox(key="own_set").set_value("B").run()
+    press(at, "Delete set")
+    assert "The set B was deleted." in words(at)
+    assert at.selectbox(key="own_set").value == "A"
+    press(at, "Undo")
+    assert at.selectbox(key="own_set").value == "B"
+    assert "3 digits" in words(at)
+    assert "was deleted" not in words(at)
+    at.switch_page("pages/draw.py").run()
+    at.switch_page("pages/photos.py").run()
+    assert at.selectbox(key="own_set").value == "B"
+
+
+def test_a_name_that_cannot_be_and_a_set_that_is_damaged_are_sentences(tmp_path: Path) -> None:
+    at = visit("photos")
+    new_set(at, "../x")
+    assert "A set's name has 1 to 40 letters" in at.error[0].value
+    new_set(at, "A")
+    (tmp_path / "own" / "A.safetensors").write_bytes(b"damaged")
+    at.run()
+    assert not at.exception
+    assert "“A” is damaged" in at.error[0].value
+    assert (tmp_path / "own" / "set-aside" / "A.safetensors").read_bytes() == b"damaged"
+    assert "Press New set to make one" in words(at.run())
+
+
+def test_a_network_in_training_reads_photos_and_is_tested_as_it_is_now(mnist: Dataset) -> None:
+    digit_sets.create("A")
+    digit_sets.add("A", mnist.test_images[:3], mnist.test_labels[:3])
+    at = visit("train", net="4 10 A", epochs="50", batch_size="100")
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    while not run.weights:
+        time.sleep(0.005)
+    at.switch_page("pages/photos.py").run()
+    at.selectbox(key="reader").set_value(run.identity)
+    at.file_uploader(key="uploaded").set_value(uploaded(mnist, 2)).run()
+    assert "Still learning: weights after" in words(at)
+    assert len(at.data_editor[0].value) == 2
+    press(at, "Read again")
+    press(at, "Test the network on it")
+    assert at.metric

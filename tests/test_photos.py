@@ -1,0 +1,231 @@
+"""Photos of digits, held to MNIST: what was rendered as a photo is read as the original is; junk is a sentence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lib import checkpoints, photos
+from lib.dataset import Dataset
+from lib.digits import Prediction
+from lib.photos import PhotoError, digit, ink, table_csv
+from lib.training import evaluate
+from tests.photographs import STYLES, Style, encoded, on_a_table, photo
+
+COUNT = 200
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Pictures as small as these are read quicker so, above all on a machine that is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _nearest(content: bytes, original: torch.Tensor) -> float:
+    """Mean difference, of 255, from the digit of MNIST; by whole pixels at most one off."""
+    read, other = digit(content).float(), original.float()
+    moved = [other.roll((y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    return min(float((read - image).abs().mean()) for image in moved)
+
+
+@pytest.fixture(scope="module")
+def seven(mnist: Dataset) -> Image.Image:
+    """A 7 of MNIST, 280 a side in a margin, dark on light."""
+    large = Image.fromarray(mnist.test_images[0].numpy()).resize((280, 280), Image.Resampling.BICUBIC)
+    paper = Image.new("L", (400, 360), 255)
+    paper.paste(large.point(lambda level: 255 - level), (60, 40))
+    return paper
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_photo_is_read_as_well_as_the_original(mnist: Dataset, style: Style) -> None:
+    """The shipped network reads 198 of the 200 originals."""
+    network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
+    images, labels = mnist.test_images[:COUNT], mnist.test_labels[:COUNT]
+    read = torch.stack([digit(photo(image, style, seed)) for seed, image in enumerate(images)])
+    assert evaluate(network, read, labels) >= evaluate(network, images, labels) - 0.01
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA"])
+def test_every_kind_of_png_is_the_same_digit(mnist: Dataset, seven: Image.Image, mode: str) -> None:
+    assert _nearest(encoded(seven.convert(mode), "PNG"), mnist.test_images[0]) < 8
+
+
+def test_sixteen_bits_and_the_inks_of_a_printer_are_read(mnist: Dataset, seven: Image.Image) -> None:
+    deep = Image.fromarray(np.asarray(seven).astype(np.uint16) * 257)
+    assert deep.mode == "I;16"
+    assert _nearest(encoded(deep, "PNG"), mnist.test_images[0]) < 8
+    # With the value that stands for "transparent": the paper's.
+    assert _nearest(_with_transparency(encoded(deep, "PNG"), 65_535), mnist.test_images[0]) < 8
+    assert _nearest(encoded(seven.convert("RGB").convert("CMYK"), "JPEG"), mnist.test_images[0]) < 8
+
+
+@pytest.mark.parametrize("stroke", [0, 120, 255])
+@pytest.mark.parametrize("hidden", [0, 128, 255])
+def test_what_is_transparent_is_paper_whatever_its_colour(
+    mnist: Dataset, seven: Image.Image, stroke: int, hidden: int
+) -> None:
+    alpha = seven.point(lambda level: 255 - level)
+    colour = Image.fromarray(np.where(np.asarray(alpha) > 0, stroke, hidden).astype(np.uint8))
+    image = Image.merge("LA", (colour, alpha))
+    assert _nearest(encoded(image, "PNG"), mnist.test_images[0]) < 8
+    indexed = image.convert("RGBA").quantize(64)
+    assert _nearest(encoded(indexed, "PNG"), mnist.test_images[0]) < 10
+
+
+def test_a_photo_in_a_transparent_frame_is_read_by_its_own_paper(mnist: Dataset, seven: Image.Image) -> None:
+    frame = Image.new("RGBA", (500, 460))
+    frame.paste(seven.convert("RGBA"), (50, 50))
+    assert _nearest(encoded(frame, "PNG"), mnist.test_images[0]) < 8
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(3, 180), (6, 90), (8, 270)])
+def test_a_camera_that_was_turned_is_turned_back(
+    mnist: Dataset, seven: Image.Image, orientation: int, turn: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = seven.rotate(turn, expand=True)
+    assert _nearest(encoded(turned, "JPEG", exif=exif), mnist.test_images[0]) < 8
+    assert _nearest(encoded(turned, "JPEG"), mnist.test_images[0]) > 20
+
+
+def test_a_phones_photo_with_a_second_picture_is_read_by_its_first(mnist: Dataset, seven: Image.Image) -> None:
+    content = encoded(seven, "MPO", save_all=True, append_images=[Image.new("L", (100, 90))])
+    assert _nearest(content, mnist.test_images[0]) < 8
+
+
+def test_a_sheet_on_a_dark_table_is_read_and_not_taken_for_a_stroke(mnist: Dataset) -> None:
+    for seed, image in enumerate(mnist.test_images[:20]):
+        assert _nearest(on_a_table(image, seed), image) < 12, seed
+
+
+def test_specks_and_what_comes_in_from_the_edge_are_no_strokes(mnist: Dataset, seven: Image.Image) -> None:
+    dirty = np.array(seven)
+    dirty[:, :20] = 60
+    for row, column in ((15, 385), (200, 380), (340, 30), (345, 200)):
+        dirty[row : row + 6, column : column + 6] = 0
+    assert _nearest(encoded(Image.fromarray(dirty), "PNG"), mnist.test_images[0]) < 8
+
+
+def test_ink_is_light_from_0_to_1_and_small(seven: Image.Image) -> None:
+    found = ink(encoded(seven.resize((3000, 2700)), "JPEG"))
+    assert found.shape == (461, 512)
+    assert (float(found.min()), float(found.max())) == (0, 1)
+    assert found[:40].max() == 0
+
+
+def _with_transparency(content: bytes, value: int) -> bytes:
+    """A grey PNG with a tRNS chunk after its header, which is 33 bytes long."""
+    chunk = b"tRNS" + struct.pack(">H", value)
+    return content[:33] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+
+
+def _bare(noise: float) -> bytes:
+    chance = np.random.default_rng(0)
+    x = np.linspace(0, 1, 600)
+    light = 220 - 90 * x + chance.normal(0, noise, (500, 600))
+    return encoded(Image.fromarray(light.clip(0, 255).astype(np.uint8)), "JPEG", quality=60)
+
+
+def _of_size(width: int, height: int) -> bytes:
+    """A PNG that says that it is so large, and holds next to nothing."""
+    content = bytearray(encoded(Image.new("L", (4, 4)), "PNG"))
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+ANIMATION: dict[str, Any] = {"save_all": True, "append_images": [Image.new("L", (28, 28), 9)]}
+REFUSED = {
+    "empty": (b"", "not a PNG or JPEG"),
+    "text": (b"a text that is called photo.png", "not a PNG or JPEG"),
+    "another format": (encoded(Image.new("L", (28, 28)), "GIF"), "not a PNG or JPEG"),
+    "script": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "not a PNG or JPEG"),
+    "too long": (b"\x89PNG\r\n\x1a\n" + bytes(photos.MAX_BYTES), "larger than 10 MB"),
+    "too many pixels": (_of_size(8000, 5001), "more than 40 million pixels"),
+    "a bomb": (_of_size(60_000, 60_000), "more than 40 million pixels"),
+    "animation": (encoded(Image.new("L", (28, 28)), "PNG", **ANIMATION), "an animation"),
+    "truncated PNG": (encoded(Image.effect_noise((200, 200), 50), "PNG")[:9000], "damaged or not complete"),
+    "truncated JPEG": (encoded(Image.effect_noise((200, 200), 50), "JPEG")[:3000], "damaged or not complete"),
+    "black": (encoded(Image.new("L", (300, 200)), "PNG"), "No digit was found"),
+    "transparent": (encoded(Image.new("RGBA", (300, 200)), "PNG"), "No digit was found"),
+    "one pixel": (encoded(Image.new("L", (1, 1), 99), "PNG"), "No digit was found"),
+    "paper under a lamp": (_bare(3), "No digit was found"),
+    "paper in the dusk": (_bare(25), "No digit was found"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_holds_no_digit_is_refused_in_a_sentence(name: str) -> None:
+    content, says = REFUSED[name]
+    with pytest.raises(PhotoError, match=says) as caught:
+        digit(content)
+    assert str(caught.value).endswith(".")
+
+
+def _sentence_or_digit(content: bytes) -> None:
+    try:
+        image = digit(content)
+        assert (image.shape, image.dtype) == ((28, 28), torch.uint8)
+        assert image.any()
+    except PhotoError as error:
+        assert str(error).endswith(".")
+
+
+@given(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"]), st.binary())
+def test_random_bytes_are_refused(start: bytes, rest: bytes) -> None:
+    with pytest.raises(PhotoError):
+        digit(start + rest)
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(["PNG", "JPEG"]), st.data())
+def test_a_file_cut_short_or_changed_is_a_digit_or_a_sentence(kind: str, data: st.DataObject) -> None:
+    whole = bytearray(_SAMPLES[kind])
+    for _ in range(data.draw(st.integers(0, 5))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    _sentence_or_digit(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 40), st.data())
+def test_any_picture_is_a_digit_or_a_sentence(width: int, height: int, data: st.DataObject) -> None:
+    pixels = data.draw(st.binary(min_size=width * height, max_size=width * height))
+    _sentence_or_digit(encoded(Image.frombytes("L", (width, height), pixels), "PNG"))
+
+
+def test_the_table_is_read_back_and_no_name_is_a_formula() -> None:
+    likely, unlikely = Prediction((0.0,) * 7 + (0.9, 0.1, 0.0)), Prediction((0.3,) + (0.7 / 9,) * 9)
+    names = ["a.png", "=1+1.png", '@x, "y".png', " +1.png", "\t-1.png", "élève –.png", "new\nline.png"]
+    text = table_csv([*((name, likely) for name in names), ("b.png", unlikely), ("c.png", "It is damaged.")])
+    head, *rows = csv.reader(io.StringIO(text))
+    assert len(head) == 14
+    assert [row[0].removeprefix("'") for row in rows] == [*names, "b.png", "c.png"]
+    assert not any(row[0].lstrip().startswith(("=", "+", "-", "@")) for row in rows)
+    assert rows[0] == ["a.png", "7", "0.900000", *["0.000000"] * 7, "0.900000", "0.100000", "0.000000", ""]
+    assert (rows[-2][1], rows[-2][-1]) == ("0", "uncertain")
+    assert rows[-1] == ["c.png", *[""] * 12, "It is damaged."]
+
+
+def _sample() -> Image.Image:
+    image = Image.new("L", (60, 60), 230)
+    image.paste(30, (25, 10, 34, 50))
+    return image
+
+
+_SAMPLES = {kind: encoded(_sample(), kind) for kind in ("PNG", "JPEG")}
