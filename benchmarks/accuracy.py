@@ -1,12 +1,14 @@
-"""What the shipped recipes reach, each over three seeds, and the checkpoints that are shipped.
+"""What the shipped recipes reach, and the checkpoints that are shipped. Three seeds each, one of that for drawings.
 
     make accuracy       writes benchmarks/accuracy.json
     make checkpoints    writes the first seed's networks to checkpoints/ too
 
 Final epoch, on the 10,000 test images, as it comes: no epoch, seed or recipe is chosen by them here. The recipes were
-chosen by trainings on 50,000 of the training images, measured on the other 10,000. The small network was not: of two
-that were tried on the test images, `8 8 8 M 8 8 8 M 8v 10v A` (4,426 parameters) came to 99.39 % on average and this
-one is kept.
+chosen by trainings on 50,000 of the training images, measured on the other 10,000. Two that were chosen so before
+today's Thorough were measured on the test images too: without the change of stroke 99.593 %, and with batches of 64, a
+learning rate of 0.015 and a shear of 5 degrees 99.563 % (means of seeds 0, 1, 2). The small network was not chosen so:
+of two that were tried on the test images, `8 8 8 M 8 8 8 M 8v 10v A` (4,426 parameters) came to 99.39 % on average and
+this one is kept.
 """
 
 from __future__ import annotations
@@ -40,12 +42,14 @@ class Entry:
     network: str
     recipe: str
     title: str
+    seeds: tuple[int, ...] = SEEDS
 
 
 ENTRIES = (
     Entry("assignment-9274", PRESETS[0].text, "Thorough", "The assignment's network"),
     Entry("small-4468", "4 6 8 M 8 8 8 8 M 8v 10v A", "Thorough, small network", "Under 4,500 parameters"),
     Entry("quick-9274", PRESETS[0].text, "Quick", "The assignment's network, five epochs"),
+    Entry("drawings-19978", "8 16 M 24 24 M 32v 10v A", "For drawings", "For drawings", seeds=(0,)),
 )
 
 
@@ -55,7 +59,7 @@ def main() -> None:
     for entry in ENTRIES:
         architecture = parse(entry.network)
         recipe = next(preset.recipe for preset in RECIPES if preset.title == entry.recipe)
-        runs = [_train(entry, architecture, replace(recipe, seed=seed), ship) for seed in SEEDS]
+        runs = [_train(entry, architecture, replace(recipe, seed=seed), ship) for seed in entry.seeds]
         accuracies = [run["test_accuracy"] for run in runs]
         mean = statistics.mean(accuracies)
         tables[entry.name] = {
@@ -69,7 +73,7 @@ def main() -> None:
             "interval95": round(interval95(mean, 10_000), 6),
             "median_seconds": round(statistics.median(run["seconds"] for run in runs), 1),
         }
-        print(f"{entry.name}: mean {mean:.2%} ± {interval95(mean, 10_000):.2%} over seeds {SEEDS}", flush=True)
+        print(f"{entry.name}: mean {mean:.2%} ± {interval95(mean, 10_000):.2%} over seeds {entry.seeds}", flush=True)
     quick = tables["quick-9274"]
     reached = quick["mean_test_accuracy"] >= TARGET_ACCURACY
     result = {
@@ -96,7 +100,7 @@ def _train(entry: Entry, architecture: Architecture, recipe: Recipe, ship: bool)
         f"± {interval95(last.test_accuracy, 10_000):.2%}, {seconds:.0f} s",
         flush=True,
     )
-    if ship and recipe.seed == SEEDS[0]:
+    if ship and recipe.seed == entry.seeds[0]:
         summary = checkpoints.Summary(
             title=entry.title,
             architecture=architecture,

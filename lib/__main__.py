@@ -574,7 +574,7 @@ def _checkpoint(name: str | None) -> Checkpoint:
     from lib import checkpoints
 
     if name is None:
-        for path in sorted(checkpoints.FOLDER.glob(f"*{checkpoints.SUFFIX}")):
+        for path in checkpoints.shipped():
             with suppress(checkpoints.CheckpointError):
                 found = checkpoints.load(path)
                 if found.weights:

@@ -29,6 +29,8 @@ from lib.recipe import Recipe, RecipeError, from_json, to_json
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SAVED_FOLDER = FOLDER / "saved"
 SUFFIX = ".safetensors"
+# Trained for drawings: it has learnt that not every mark is a digit.
+DEFAULT = "drawings-19978"
 ASIDE_FOLDER = FOLDER / "set-aside"
 # The first format had no digest and no more than the weights.
 FORMAT, FIRST_FORMAT = "receptive-2", "receptive-1"
@@ -130,10 +132,15 @@ def load_summary(path: Path) -> Summary:
     return _summary(path, _header(path, _content(path)))
 
 
+def shipped() -> list[Path]:
+    """The checkpoints that are shipped: first the one that reads where none is chosen, then the others by name."""
+    return sorted(FOLDER.glob(f"*{SUFFIX}"), key=lambda path: (path.stem != DEFAULT, path.name))
+
+
 def paths() -> list[Path]:
-    """The shipped checkpoints by name, then the saved ones, newest first."""
+    """The shipped checkpoints, then the saved ones, newest first."""
     newest_first = sorted(SAVED_FOLDER.glob(f"*{SUFFIX}"), key=lambda path: (-path.stat().st_mtime, path.name))
-    return sorted(FOLDER.glob(f"*{SUFFIX}")) + newest_first
+    return shipped() + newest_first
 
 
 def set_aside(path: Path, folder: Path = ASIDE_FOLDER) -> Path:

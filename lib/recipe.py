@@ -191,6 +191,12 @@ RECIPES = (
         "As Thorough, with milder augmentation: a small network has no room to learn what it will not meet.",
     ),
     RecipePreset(
+        "For drawings",
+        Recipe("AdamW", 0.015, "one-cycle", 15, 128, 0.02, Augmentation(12, 0.05, 0.12, 15, 0.4), marks=0.25),
+        "Strokes of any thickness and slant, and to every four digits a letter or scribble, to learn to be unsure of.",
+        "8 16 M 24 24 M 32v 10v A",
+    ),
+    RecipePreset(
         "The assignment",
         _ASSIGNMENT,
         "Adam at 0.001, a tenth of that once the loss stands still, 19 epochs: the course exercise's own recipe.",

@@ -582,7 +582,7 @@ def test_the_reader_of_a_run_that_fails_is_the_shipped_network_again() -> None:
     assert run.status == "failed"
     at.run()
     assert not at.exception
-    assert at.selectbox(key="reader").value == "assignment-9274"
+    assert at.selectbox(key="reader").value == checkpoints.DEFAULT
 
 
 def test_the_chart_says_where_its_script_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
