@@ -2,7 +2,7 @@ PYTHON ?= python3
 PORT ?= 8501
 BIN := .venv/bin
 
-.PHONY: run test soak format bench screenshots accuracy checkpoints clean
+.PHONY: run test soak format bench screenshots accuracy drawings checkpoints clean
 
 run: .venv/installed
 	$(BIN)/streamlit run app.py --server.port $(PORT)
@@ -25,6 +25,7 @@ format: .venv/installed-dev
 # Measures on this machine; writes benchmarks/report.json. Leave the machine alone meanwhile.
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.drawings
 	$(BIN)/python -m benchmarks.report
 
 # docs/*.png, from the running app.
@@ -35,7 +36,11 @@ screenshots: .venv/installed-dev
 accuracy: .venv/installed
 	$(BIN)/python -m benchmarks.accuracy
 
-# The same, and writes the checkpoints that are shipped.
+# What the shipped networks read of drawings and say of other marks; writes benchmarks/drawings.json.
+drawings: .venv/installed
+	$(BIN)/python -m benchmarks.drawings
+
+# Like accuracy, and writes the checkpoints that are shipped.
 checkpoints: .venv/installed
 	$(BIN)/python -m benchmarks.accuracy --ship
 

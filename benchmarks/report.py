@@ -8,6 +8,9 @@
 - `stop_max_ms`: from the press of Stop to the word of it on the screen.
 - `ui_p95_ms`: while a run trains at full speed, from a slider to the new table and from the pen's lift to the
   prediction, in Chromium, 95th percentiles; `ui_p95_ms` itself is the larger.
+- `draw_p95_ms`: from the pen's lift to the prediction while nothing trains; the first reading of a network included,
+  which is calibrated then.
+- `evaluation_seconds`: to measure a network on the 10,000 test images.
 - `seconds_to_99_4`, `epochs_to_99_4`, `tables`: what `benchmarks.accuracy` has just found.
 - `train_slowdown`: how many fewer images a second a run trains with a Train page open and ticking than with the page
   closed, in turns in one run, medians.
@@ -40,10 +43,11 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from benchmarks import accuracy
-from lib import cost, run_files
+from lib import checkpoints, cost, run_files
 from lib.analysis import analyse
 from lib.architecture import PRESETS, parse
 from lib.dataset import FOLDER, MEAN, STD, load
+from lib.insight import evaluation
 from lib.network import build
 from lib.recipe import Recipe
 from lib.training import StepMetrics, Training, threads
@@ -84,6 +88,7 @@ def main() -> None:
         "throughput_ratio": round(ours / notebook, 2),
         "parse_and_analyse_30_layers_ms": _analysis_milliseconds(),
         "estimate_off_percent": _estimates(),
+        "evaluation_seconds": _evaluations(),
         **_latencies(),
         **json.loads(accuracy.RESULT.read_text(encoding="utf-8")),
     }
@@ -119,6 +124,20 @@ def _estimates() -> dict[str, int]:
         measured = statistics.median(after - before for before, after in itertools.pairwise(ends[2:]))
         off[text] = round(100 * (measured / cost.epoch_seconds(rate, architecture, recipe, BATCH_SIZE) - 1))
     return off
+
+
+def _evaluations() -> dict[str, float]:
+    """Seconds to measure each shipped network on the 10,000 test images, as the Errors page does; median of five."""
+    data, found = load(), {}
+    for path in checkpoints.shipped():
+        checkpoint = checkpoints.load(path)
+        network, times = checkpoints.network(checkpoint), []
+        for _ in range(5):
+            started = time.perf_counter()
+            evaluation(network, checkpoint.summary.architecture, data.test_images, data.test_labels)
+            times.append(time.perf_counter() - started)
+        found[path.stem] = round(statistics.median(times), 2)
+    return found
 
 
 def _in_turns(*loops: tuple[Iterator[None], int]) -> list[float]:
@@ -174,6 +193,7 @@ def _latencies() -> dict[str, float]:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         report = {
             **_design_latency(page, url),
+            "draw_p95_ms": _p95(_strokes(page, url)),
             **_stop_latency(page, url),
             **_latencies_while_training(page, url),
             **_slowdown(page, url, Path(folder) / "checkpoints" / "saved"),
@@ -231,6 +251,14 @@ def _latencies_while_training(page: Page, url: str) -> dict[str, float]:
     expect(page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution"))).to_be_visible(timeout=60_000)
     page.wait_for_timeout(3000)
     slides = _slides(page)
+    strokes = _strokes(page, url)
+    _stop(page, url)
+    report = {"ui_slider_p95_ms": _p95(slides), "ui_draw_p95_ms": _p95(strokes)}
+    return {"ui_strokes": STROKES, **report, "ui_p95_ms": max(report.values())}
+
+
+def _strokes(page: Page, url: str) -> list[float]:
+    """Draw stroke after stroke, each of which changes the answer; from the pen's lift to the ten new probabilities."""
     strokes = []
     visit(page, f"{url}/draw")
     for stroke in range(STROKES):
@@ -239,9 +267,7 @@ def _latencies_while_training(page: Page, url: str) -> dict[str, float]:
         draw(page, [(x, 60), (x + 10 * (stroke % 3), 220)])
         page.wait_for_function("() => window.latency !== null")
         strokes.append(page.evaluate("() => window.latency"))
-    _stop(page, url)
-    report = {"ui_slider_p95_ms": _p95(slides), "ui_draw_p95_ms": _p95(strokes[1:])}
-    return {"ui_strokes": STROKES, **report, "ui_p95_ms": max(report.values())}
+    return strokes[1:]
 
 
 def _start(page: Page, url: str) -> None:

@@ -46,6 +46,12 @@ def main() -> None:
             expect(page.get_by_role("heading", name="It reads 7")).to_be_visible(timeout=15_000)
             page.mouse.move(640, 20)
             shoot(page, f"draw-{scheme}.png")
+            visit(page, f"{url}/inspect?image=4")
+            expect(page.get_by_role("heading", name="It reads 4")).to_be_visible()
+            shoot(page, f"inspect-{scheme}.png")
+            visit(page, f"{url}/errors")
+            expect(page.locator(".live-figure .main-svg").nth(2)).to_be_visible()
+            shoot(page, f"errors-{scheme}.png")
             context.close()
         browser.close()
 

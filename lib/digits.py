@@ -92,7 +92,7 @@ def reduction(drawing: Tensor) -> Reduction | None:
     stroked = fitted
     wanted = min(max(before, THIN), THICK)
     if wanted != before:
-        changed = _cropped(_with_stroke(fine, before * FINE, wanted * FINE))
+        changed = _cropped(with_stroke(fine, wanted * FINE))
         if changed is not None:
             stroked = _fitted(changed, BOX)
     image = (_centred(stroked) * 255).round().to(torch.uint8)
@@ -134,8 +134,11 @@ def thickness(digit: Tensor) -> float:
     return float(2 * inside.sum() / (rim / (2 * EDGE)))
 
 
-def _with_stroke(digit: Tensor, before: float, wanted: float) -> Tensor:
-    """Grow or shrink the ink of (h, w) at its edges, to go from one thickness to the other, in pixels."""
+def with_stroke(digit: Tensor, wanted: float) -> Tensor:
+    """Grow or shrink the ink of (h, w) at its edges until its strokes are `wanted` pixels thick, as far as they can be:
+    a stroke keeps at least 0.3 of its thickness. The picture grows with the ink.
+    """
+    before = thickness(digit)
     grown = min(max((wanted - before) / 2, -MOST_THINNED * before), wanted)
     room = math.ceil(max(grown, 0)) + 1
     padded = F.pad(digit, (room, room, room, room))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from 
 class Reader:
     """A network as it is now, in eval mode; None before the first batch of a run. `step` counts a run's batches.
 
-    `run` is there while the network is in training; it is not calibrated before its end. `version` changes whenever the
-    weights do.
+    `run` is there while the network is in training. Before its end it is not calibrated, nor is any network without
+    MNIST. `version` changes whenever the weights do.
     """
 
     name: str
@@ -53,7 +54,7 @@ def titles() -> tuple[dict[str, str], list[str]]:
     found = {
         run.identity: f"{run.name}, in training · {notation(run.architecture)}"
         for run in run_manager().runs()
-        if run.active and run.weights
+        if run.weights and is_learning(run)
     }
     # What was set aside when Receptive began, and what has become unreadable since.
     damaged = list(run_manager().set_aside)
@@ -70,6 +71,11 @@ def titles() -> tuple[dict[str, str], list[str]]:
         accuracy = "not measured" if summary.test_accuracy is None else percent(summary.test_accuracy, 2)
         found[path.stem] = f"{summary.title} · {notation(summary.architecture)} · {accuracy}"
     return found, damaged
+
+
+def is_learning(run: Run) -> bool:
+    """In training, or ended so lately that its file is still being written."""
+    return run.active or (run.weights is not None and not run.wait(0))
 
 
 def choose_reader() -> str:
@@ -125,9 +131,9 @@ def choose_test_image() -> tuple[Tensor, int]:
 
 
 def reader(name: str) -> Reader:
-    """The network of that name as it is now. Raises CheckpointError, DatasetError and, of a file that went, OSError."""
+    """The network of that name as it is now. Raises CheckpointError and, where its file has gone, OSError."""
     run = run_manager().get(name)
-    if run and run.active:
+    if run and is_learning(run):
         weights = run.weights
         network = None
         if weights:
@@ -140,5 +146,8 @@ def reader(name: str) -> Reader:
         raise checkpoints.CheckpointError(f"The checkpoint {name} is no longer there. Choose another network.")
     modified = path.stat().st_mtime_ns
     summary = checkpoint_summary(path, modified)
-    saved, calibration = checkpoint_network(path, modified), checkpoint_calibration(path, modified)
-    return Reader(name, summary.architecture, saved, (name, modified), calibration)
+    calibration = NONE
+    # A drawing can be read without MNIST; only how far to believe it is then unknown.
+    with suppress(dataset.DatasetError):
+        calibration = checkpoint_calibration(path, modified)
+    return Reader(name, summary.architecture, checkpoint_network(path, modified), (name, modified), calibration)

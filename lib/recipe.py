@@ -182,8 +182,8 @@ RECIPES = (
     RecipePreset("One epoch", Recipe(epochs=1), "One pass over the 60,000 images: the shortest honest training."),
     RecipePreset(
         "Thorough",
-        Recipe("AdamW", 0.02, "one-cycle", 19, 128, 0.01, Augmentation(10, 0.07, 0.1, 0, 0.3)),
-        "AdamW, one-cycle, 19 epochs, every image turned, shifted and zoomed, its stroke thicker or thinner.",
+        Recipe("AdamW", 0.02, "one-cycle", 19, 128, 0.01, Augmentation(10, 0.07, 0.1)),
+        "AdamW, one-cycle, 19 epochs, every image turned, shifted and zoomed a little.",
     ),
     RecipePreset(
         "Thorough, small network",

@@ -13,7 +13,7 @@ from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
 from lib.digits import BOX, Prediction, Reduction, boxed, predict, predict_with, reduction, shrunk
 from lib.network import build
-from lib.readers import DRAWING, Reader, choose_reader, choose_source, choose_test_image, reader
+from lib.readers import DRAWING, Reader, choose_reader, choose_source, choose_test_image, is_learning, reader
 from lib.resources import run_manager
 from lib.runs import Run
 
@@ -63,6 +63,8 @@ def calibration_text(now: Reader) -> str:
     found = now.calibration
     if now.run:
         return f"Still learning: weights after {now.step:,} steps. Its probabilities are calibrated when it has ended."
+    if not found.images:
+        return "Not calibrated: the images of MNIST that this needs could not be read."
     return (
         f"Calibrated: the logits are divided by a temperature of {found.temperature:.2f}, which makes {found.images:,} "
         "images of the training set, moved about a little, as likely as possible. There the probabilities were off by "
@@ -75,7 +77,7 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
     """What the chosen network says of the image; ticks while that network is in training."""
     try:
         now = reader(name)
-    except (CheckpointError, DatasetError, OSError) as error:
+    except (CheckpointError, OSError) as error:
         st.error(str(error), icon=":material/error:")
         return
     if ticking and not now.run:
@@ -180,7 +182,7 @@ def other_ways(drawing: Tensor, name: str) -> None:
     """What simpler reductions would have given, and what the network would have read there."""
     try:
         now = reader(name)
-    except (CheckpointError, DatasetError, OSError):
+    except (CheckpointError, OSError):
         return
     ways = {
         "As MNIST was made": reduction(drawing),
@@ -217,7 +219,11 @@ with canvas:
         image = None if steps is None else steps.image
         st.session_state.drawn = image
     else:
-        image, label = choose_test_image()
+        try:
+            image, label = choose_test_image()
+        except DatasetError as error:
+            st.error(str(error), icon=":material/error:")
+            st.stop()
         st.caption(f"One of MNIST's 10,000 test images, for whoever cannot draw. Its writer meant {label}.")
 with seen:
     st.markdown("**What the network gets**")
@@ -226,7 +232,7 @@ with seen:
     else:
         picture(image, 6, "The digit in 28 by 28 pixels")
 run = run_manager().get(name)
-ticking = run is not None and run.active
+ticking = run is not None and is_learning(run)
 every = TICK_SECONDS if ticking else None
 with answer:
     st.fragment(read, run_every=every)(name, image, ticking)

@@ -17,7 +17,7 @@ from lib.checkpoints import CheckpointError
 from lib.components import enter, live_figure
 from lib.dataset import DatasetError
 from lib.insight import Bin, Evaluation, Proportion, evaluation
-from lib.readers import Reader, choose_reader, reader
+from lib.readers import Reader, choose_reader, is_learning, reader
 from lib.resources import run_manager
 
 enter("errors")
@@ -253,7 +253,7 @@ def show(found: Evaluation) -> None:
 st.title("Where it fails")
 name = choose_reader()
 run = run_manager().get(name)
-ticking = run is not None and run.active
+ticking = run is not None and is_learning(run)
 try:
     now = reader(name)
     # Before the fragment, which says how old it is.

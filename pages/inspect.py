@@ -28,7 +28,7 @@ from lib.insight import (
     saliency,
     theoretical_fields,
 )
-from lib.readers import DRAWING, TEST, Reader, choose_reader, choose_source, choose_test_image, reader
+from lib.readers import DRAWING, TEST, Reader, choose_reader, choose_source, choose_test_image, is_learning, reader
 from lib.resources import run_manager
 
 enter("inspect")
@@ -249,7 +249,7 @@ section = st.segmented_control(
     format_func=":gray[{}]".format,
 )
 run = run_manager().get(name)
-ticking = run is not None and run.active
+ticking = run is not None and is_learning(run)
 seconds = None
 if run is not None and ticking:
     # A look into a wide network takes longer, and takes its time from the training.

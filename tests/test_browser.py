@@ -24,6 +24,7 @@ from tests.photographs import photo
 expect.set_options(timeout=20_000)
 
 SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
+SCROLLED = "() => [document.scrollingElement.scrollTop, document.querySelector('[data-testid=stMain]').scrollTop]"
 HEADINGS = {
     "": "Design a network",
     "train": "Train it",
@@ -551,6 +552,29 @@ def test_the_canvas_is_cleared_and_the_page_says_what_to_do(page: Page, url: str
     canvas.hover()
     page.get_by_role("button", name=re.compile("clear|reset|delete", re.IGNORECASE)).last.click()
     expect(page.get_by_role("heading", name="Nothing drawn yet")).to_be_visible(timeout=10_000)
+
+
+def test_a_digit_is_drawn_by_touch_and_the_page_stays_where_it_is(chromium: Browser, url: str) -> None:
+    context = chromium.new_context(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+    tab = context.new_page()
+    visit(tab, f"{url}/draw")
+    canvas = tab.locator("canvas.upper-canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    before = tab.evaluate(SCROLLED)
+    device = context.new_cdp_session(tab)
+    (x, y), *rest = [(box["x"] + x, box["y"] + y) for x, y in SEVEN]
+    device.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for to_x, to_y in rest:
+        for part in range(1, 13):
+            point = {"x": x + (to_x - x) * part / 12, "y": y + (to_y - y) * part / 12}
+            device.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+        x, y = to_x, to_y
+    device.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    expect(tab.get_by_role("heading", name="It reads 7")).to_be_visible()
+    assert tab.evaluate(SCROLLED) == before
+    context.close()
 
 
 def test_photos_are_dropped_read_put_into_a_set_and_tested(

@@ -1,0 +1,125 @@
+"""How the shipped networks read what is drawn with a pen, and what they say of marks that are no digit.
+
+    make drawings       writes benchmarks/drawings.json
+
+No drawings of people who are not in MNIST come with the project. The next best: the shapes of MNIST's test writers,
+whom no network was trained on, as a pen of some width would have left them, of any size and at any place on the canvas.
+They go the way of a drawing. The marks are capital letters of a printed face that look like no digit, most of which
+lib/marks.py teaches as bare strokes, and random walks of a pen, which it does not.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+from lib import checkpoints
+from lib.analysis import interval95
+from lib.calibration import calibrate
+from lib.dataset import load
+from lib.digits import boxed, predict_all, reduce, shrunk, with_stroke
+
+RESULT = Path(__file__).parent / "drawings.json"
+CANVAS, DIGITS, SCRIBBLES = 280, 2_000, 300
+PENS = (4, 8, 14, 22, 30)
+LETTERS = "AEFHKMNPRTVWX"
+SEED = 0
+
+
+def main() -> None:
+    data, chance = load(), np.random.default_rng(SEED)
+    drawings = [_redrawn(image.float() / 255, chance) for image in data.test_images[:DIGITS]]
+    labels = data.test_labels[:DIGITS].tolist()
+    ways = {"as MNIST was made": reduce, "the canvas shrunk": shrunk, "the box in the middle": boxed}
+    reduced = {way: torch.stack([_known(made(drawing)) for drawing in drawings]) for way, made in ways.items()}
+    marks = {"letters": _letters(chance), "scribbles": _scribbles(chance)}
+    unknown = {kind: torch.stack([_known(reduce(mark)) for mark in some]) for kind, some in marks.items()}
+    result = {}
+    for path in checkpoints.shipped():
+        network = checkpoints.network(checkpoints.load(path))
+        found = calibrate(network, data)
+        right = {}
+        for way, images in reduced.items():
+            read = predict_all(network, images, found.temperature)
+            right[way] = float(np.mean([p.digit == label for p, label in zip(read, labels, strict=True)]))
+        read = predict_all(network, reduced["as MNIST was made"], found.temperature)
+        certain = float(np.mean([p.certain for p in read]))
+        taken = {
+            kind: float(np.mean([p.certain for p in predict_all(network, images, found.temperature)]))
+            for kind, images in unknown.items()
+        }
+        result[path.stem] = {
+            "drawings": DIGITS,
+            "read_right": right,
+            "certain_of_drawings": certain,
+            "certain_of_marks": taken,
+            "temperature": found.temperature,
+            "calibration_error_before": found.error_before,
+            "calibration_error_after": found.error_after,
+        }
+        best = right["as MNIST was made"]
+        print(
+            f"{path.stem}: reads {best:.2%} ± {interval95(best, DIGITS):.2%} of {DIGITS:,} drawings "
+            f"({right['the canvas shrunk']:.1%} shrunk, {right['the box in the middle']:.1%} box in the middle), "
+            f"is certain of {certain:.1%}; certain of {taken['letters']:.0%} of {len(marks['letters'])} letters and "
+            f"{taken['scribbles']:.0%} of {SCRIBBLES} scribbles; calibration error "
+            f"{found.error_before:.2%} before, {found.error_after:.2%} after",
+            flush=True,
+        )
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _known(image: Tensor | None) -> Tensor:
+    assert image is not None
+    return image
+
+
+def _redrawn(digit: Tensor, chance: np.random.Generator) -> Tensor:
+    """A digit (28, 28) with another pen, of another size and at another place: (CANVAS, CANVAS), 0 to 1."""
+    size, pen = int(chance.integers(70, 230)), float(chance.choice(PENS))
+    large = F.interpolate(digit[None, None], size=(size, size), mode="bicubic")[0, 0].clamp(0, 1)
+    # A pen cannot be wider than a fifth of what it draws, or nobody could read it.
+    drawn = with_stroke(large, min(pen, size / 5))
+    canvas = torch.zeros(CANVAS, CANVAS)
+    height, width = (min(side, CANVAS) for side in drawn.shape)
+    top, left = (int(chance.integers(0, CANVAS - side + 1)) for side in (height, width))
+    canvas[top : top + height, left : left + width] = drawn[:height, :width]
+    return canvas
+
+
+def _letters(chance: np.random.Generator) -> list[Tensor]:
+    found = []
+    for letter in LETTERS:
+        for size in (90, 140, 200):
+            page = Image.new("L", (CANVAS, CANVAS))
+            place = tuple(float(n) for n in chance.uniform(0, 60, 2))
+            ImageDraw.Draw(page).text((place[0], place[1]), letter, fill=255, font=ImageFont.load_default(size))
+            found.append(torch.from_numpy(np.array(page)).float() / 255)
+    return found
+
+
+def _scribbles(chance: np.random.Generator) -> list[Tensor]:
+    found = []
+    for _ in range(SCRIBBLES):
+        page = Image.new("L", (CANVAS, CANVAS))
+        pen = ImageDraw.Draw(page)
+        for _ in range(chance.integers(1, 4)):
+            place, speed = chance.uniform(40, 240, 2), chance.normal(0, 12, 2)
+            points = []
+            for _ in range(chance.integers(20, 60)):
+                speed = 0.8 * speed + chance.normal(0, 9, 2)
+                place = np.clip(place + speed, 20, 260)
+                points.append((float(place[0]), float(place[1])))
+            pen.line(points, fill=255, width=int(chance.choice((8, 14, 22))), joint="curve")
+        found.append(torch.from_numpy(np.array(page)).float() / 255)
+    return found
+
+
+if __name__ == "__main__":
+    main()
