@@ -16,6 +16,7 @@ from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER
 from lib.components import enter, escaped, live_figure, network_input, preset_pills, tab
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
+from lib.marks import marks
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Recipe, RecipeError, differences
 from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
@@ -116,15 +117,17 @@ def recipe_inputs() -> None:
 
 
 def augmentation_preview(recipe: Recipe) -> None:
-    if not recipe.augmentation.active:
+    if not recipe.augmentation.active and not recipe.marks:
         st.caption("All are 0: the network sees every image as it is.")
         return
     digits = torch.frombuffer(bytearray(b"".join(example_digits())), dtype=torch.uint8).view(-1, 28, 28)
     picture = preview(digits, recipe.augmentation, rows=3)
-    st.image(
-        picture.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy(),
-        caption="Ten digits as they are (first row), and as the network may see them.",
-    )
+    caption = "Ten digits as they are (first row), and as the network may see them."
+    if recipe.marks:
+        some = marks(digits.unsqueeze(1) / 255, len(digits), torch.Generator().manual_seed(0))
+        picture = torch.cat([picture, preview((some[:, 0] * 255).to(torch.uint8), recipe.augmentation, rows=0)])
+        caption += " Last row: marks that are no digit."
+    st.image(picture.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy(), caption=caption)
 
 
 def start(text: str, recipe: Recipe) -> None:

@@ -979,3 +979,11 @@ def test_a_network_in_training_reads_photos_and_is_tested_as_it_is_now(mnist: Da
     press(at, "Read again")
     press(at, "Test the network on it")
     assert at.metric
+
+
+def test_marks_are_in_the_preview_of_what_the_network_sees() -> None:
+    at = visit("train", marks="0.25")
+    captions = [image.proto.imgs[0].caption for image in at.get("image")]
+    assert ["Last row: marks that are no digit." in caption for caption in captions] == [True]
+    at = visit("train")
+    assert "Last row" not in at.get("image")[0].proto.imgs[0].caption
