@@ -23,7 +23,7 @@ from lib import checkpoints
 from lib.analysis import interval95
 from lib.calibration import calibrate
 from lib.dataset import load
-from lib.digits import boxed, predict_all, reduce, shrunk, with_stroke
+from lib.digits import boxed, predict_all, reduce, shrunk, thickness, with_stroke
 
 RESULT = Path(__file__).parent / "drawings.json"
 CANVAS, DIGITS, SCRIBBLES = 280, 2_000, 300
@@ -84,8 +84,8 @@ def _redrawn(digit: Tensor, chance: np.random.Generator) -> Tensor:
     """A digit (28, 28) with another pen, of another size and at another place: (CANVAS, CANVAS), 0 to 1."""
     size, pen = int(chance.integers(70, 230)), float(chance.choice(PENS))
     large = F.interpolate(digit[None, None], size=(size, size), mode="bicubic")[0, 0].clamp(0, 1)
-    # A pen cannot be wider than a fifth of what it draws, or nobody could read it.
-    drawn = with_stroke(large, min(pen, size / 5))
+    # Wider than a fifth of what it draws, nobody could read it; thinner than half of its ink, it would break.
+    drawn = with_stroke(large, max(min(pen, size / 5), thickness(large) / 2))
     canvas = torch.zeros(CANVAS, CANVAS)
     height, width = (min(side, CANVAS) for side in drawn.shape)
     top, left = (int(chance.integers(0, CANVAS - side + 1)) for side in (height, width))
