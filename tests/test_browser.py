@@ -147,7 +147,7 @@ def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     )
     go(page, "Draw")
     expect(page.get_by_text("Nothing drawn yet")).to_be_visible()
-    expect(page.get_by_role("combobox")).to_have_value(re.compile("^The assignment's network"))
+    expect(page.get_by_role("combobox")).to_have_value(re.compile("^For drawings"))
     page.get_by_role("combobox").click()
     page.get_by_role("option", name=re.compile(r"^run-")).first.click()
     settled(page)
@@ -323,7 +323,7 @@ def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) ->
     page.on("pageerror", lambda error: raised.append(str(error)))
     visit(page, f"{url}/inspect?image=4")
     expect(page.get_by_role("heading", name="It reads 4")).to_be_visible()
-    expect(pictures(page)).to_have_count(12)
+    expect(pictures(page)).to_have_count(10)
     assert pictures(page).evaluate_all("images => images.every(image => image.alt)")
     asked = time.monotonic()
     page.get_by_role("button", name="Next").click()
@@ -332,7 +332,7 @@ def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) ->
         "() => [...document.querySelectorAll('[data-testid=stImage] img')].every(i => i.complete && i.naturalWidth)"
     )
     print(f"The maps of the next image were on the screen after {time.monotonic() - asked:.2f} s")
-    for section, number in (("Filters", 9), ("What decides", 4), ("Receptive fields", 12)):
+    for section, number in (("Filters", 7), ("What decides", 4), ("Receptive fields", 10)):
         page.get_by_role("radio", name=section).click()
         expect(pictures(page)).to_have_count(number)
     # What is looked at, and the image, outlive a change of page.

@@ -220,4 +220,8 @@ def test_paths_lists_the_shipped_first_then_the_newest(tmp_path: Path, monkeypat
     for index, name in enumerate(["old", "new"]):
         checkpoints.save(sample(), folder / f"{name}.safetensors")
         os.utime(folder / f"{name}.safetensors", (index, index))
-    assert checkpoints.paths() == [*SHIPPED, folder / "new.safetensors", folder / "old.safetensors"]
+    shipped = checkpoints.shipped()
+    first, *others = shipped
+    assert first.stem == checkpoints.DEFAULT
+    assert others == sorted(set(SHIPPED) - {first})
+    assert checkpoints.paths() == [*shipped, folder / "new.safetensors", folder / "old.safetensors"]

@@ -666,6 +666,7 @@ INSIDE = ("Feature maps", "Filters", "What decides", "Receptive fields")
 
 def test_every_layers_maps_are_shown_with_shape_range_and_dead_channels() -> None:
     at = visit("inspect", image="4")
+    at.selectbox(key="reader").set_value("assignment-9274").run()
     assert "## It reads 4" in words(at)
     assert "test image 4, labelled 4" in words(at)
     # The image, and a picture of each of the eleven layers.
@@ -679,6 +680,7 @@ def test_every_layers_maps_are_shown_with_shape_range_and_dead_channels() -> Non
 @pytest.mark.parametrize("section", INSIDE[1:])
 def test_the_other_looks_inside_have_their_pictures(section: str) -> None:
     at = visit("inspect", image="4")
+    at.selectbox(key="reader").set_value("assignment-9274").run()
     at.segmented_control(key="section").set_value(section).run()
     assert not at.exception
     assert len(at.get("image")) == {"Filters": 9, "What decides": 4, "Receptive fields": 12}[section]
@@ -815,6 +817,7 @@ def test_a_run_in_training_is_measured_again_when_asked_and_after_an_epoch() -> 
 
 def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Dataset) -> None:
     at = visit("errors")
+    at.selectbox(key="reader").set_value("assignment-9274").run()
     network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
     with torch.no_grad():
         read = torch.cat([network(dataset.normalise(x)).argmax(1) for x in torch.split(mnist.test_images, 500)])
@@ -899,6 +902,7 @@ def new_set(at: AppTest, name: str) -> None:
 
 def test_a_set_is_filled_with_photos_and_a_drawing_and_a_network_is_tested_on_it(mnist: Dataset) -> None:
     at = visit("photos")
+    at.selectbox(key="reader").set_value("assignment-9274").run()
     assert "Press New set to make one" in words(at)
     new_set(at, "My class")
     assert at.selectbox(key="own_set").value == "My class"

