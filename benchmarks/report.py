@@ -245,7 +245,7 @@ def _p95(latencies: list[float]) -> int:
 
 
 def _latencies_while_training(page: Page, url: str) -> dict[str, float]:
-    """A run of 100 epochs beside it; the prediction is the shipped network's, of strokes that change its answer."""
+    """A run of 100 epochs beside it; the prediction is the run's own, which the page follows."""
     _start(page, url)
     page.get_by_role("link", name="Design").click()
     expect(page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution"))).to_be_visible(timeout=60_000)
@@ -258,7 +258,7 @@ def _latencies_while_training(page: Page, url: str) -> dict[str, float]:
 
 
 def _strokes(page: Page, url: str) -> list[float]:
-    """Draw stroke after stroke, each of which changes the answer; from the pen's lift to the ten new probabilities."""
+    """Draw stroke after stroke; from the pen's lift to the ten new probabilities."""
     strokes = []
     visit(page, f"{url}/draw")
     for stroke in range(STROKES):
@@ -325,16 +325,18 @@ _WATCH_TABLE = """() => {
   }, { once: true, capture: true })
 }"""
 
-# The clock starts when the pen is lifted and stops when the caption of the ten probabilities is another.
+# The clock starts when the pen is lifted and stops when the 28x28 pixels are others and the page's script has ended:
+# the reading of them is then on the screen, be it the same as before or not.
 _WATCH_PREDICTION = """() => {
-  const bars = () => document.querySelector(".live-figure")?.getAttribute("aria-label")
-  const before = bars()
+  const pixels = () => document.querySelector("img[alt='The digit in 28 by 28 pixels']")?.src
+  const ended = () => document.querySelector("[data-testid=stApp]").dataset.testScriptState === "notRunning"
+  const before = pixels()
   window.latency = null
   addEventListener("mouseup", () => {
     const start = performance.now()
     const look = () => {
-      const now = bars()
-      if (now && now !== before) window.latency = performance.now() - start
+      const now = pixels()
+      if (now && now !== before && ended()) window.latency = performance.now() - start
       else requestAnimationFrame(look)
     }
     look()
