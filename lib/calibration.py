@@ -16,11 +16,10 @@ from torch.nn import functional as F
 
 from lib.augmentation import augment
 from lib.dataset import Dataset, normalise
-from lib.recipe import Augmentation, Recipe
-from lib.training import split
+from lib.insight import Evaluation
+from lib.recipe import Augmentation
+from lib.training import held_out_places
 
-# How far apart what the probabilities say and how often they are right may be found, in bins of a tenth (section 2).
-BINS = 10
 LEAST, MOST = 0.05, 20.0
 SEARCH_STEPS = 40
 # Drawings are slanted, small and thick as MNIST's digits are not: the images are moved about as much.
@@ -47,15 +46,16 @@ def calibrate(network: nn.Module, data: Dataset) -> Calibration:
     `network` must be in eval mode. Where it was trained on these images too it has not seen them moved like this; a
     network this small does not know them by heart.
     """
-    held = split(data, Recipe(validation="held-out"))
-    images, labels = held.validation_images, held.validation_labels
+    places, _ = held_out_places(len(data.train_images))
+    images, labels = data.train_images[places], data.train_labels[places]
     chance = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         logits = torch.cat(
             [network(augment(normalise(some), AS_DRAWN, chance)).double() for some in torch.split(images, BATCH)]
         )
     best = temperature(logits, labels)
-    return Calibration(best, len(labels), expected_error(logits, labels), expected_error(logits / best, labels))
+    before, after = (Evaluation(scaled.softmax(1), labels).calibration_error for scaled in (logits, logits / best))
+    return Calibration(best, len(labels), before, after)
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
@@ -72,12 +72,3 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
         else:
             low = left
     return 2 / (low + high)
-
-
-def expected_error(logits: Tensor, labels: Tensor) -> float:
-    """Mean distance between confidence and accuracy over BINS bins of confidence, weighed by their images."""
-    confidence, digit = logits.softmax(1).max(1)
-    right = (digit == labels).double()
-    bins = (confidence * BINS).long().clamp(max=BINS - 1)
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, confidence.double() - right)
-    return float(gaps.abs().sum() / len(labels))

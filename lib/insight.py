@@ -163,10 +163,14 @@ class Evaluation:
         return found
 
 
-def evaluation(network: nn.Module, architecture: Architecture, images: Tensor, labels: Tensor) -> Evaluation:
-    """Measure `network` on uint8 images (N, 28, 28) with labels int64 (N,)."""
+def evaluation(
+    network: nn.Module, architecture: Architecture, images: Tensor, labels: Tensor, temperature: float = 1.0
+) -> Evaluation:
+    """Measure `network` on uint8 images (N, 28, 28) with labels int64 (N,); its logits are divided by the temperature
+    (`lib/calibration.py`).
+    """
     with _threads(architecture):
-        return Evaluation(_probabilities(network, architecture, images), labels)
+        return Evaluation(_probabilities(network, architecture, images, temperature), labels)
 
 
 def activations(network: nn.Module, architecture: Architecture, image: Tensor) -> list[LayerMaps]:
@@ -307,11 +311,11 @@ def _off(outputs: list[tuple[Operation, Tensor]]) -> tuple[int, ...]:
     return tuple((rectified.amax((0, 2, 3)) == 0).nonzero()[:, 0].tolist())
 
 
-def _probabilities(network: nn.Module, architecture: Architecture, images: Tensor) -> Tensor:
+def _probabilities(network: nn.Module, architecture: Architecture, images: Tensor, temperature: float = 1.0) -> Tensor:
     with torch.inference_mode():
         logits = torch.cat([network(normalise(batch)) for batch in torch.split(images, _batch_size(architecture))])
     # Made outside, so that whoever has them may do with them what they like.
-    return torch.softmax(logits.clone(), 1)
+    return torch.softmax(logits.clone() / temperature, 1)
 
 
 def _batch_size(architecture: Architecture) -> int:

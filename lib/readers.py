@@ -20,6 +20,7 @@ from lib.resources import checkpoint_calibration, checkpoint_network, checkpoint
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from lib.digits import Prediction
     from lib.runs import Run
 
 DRAWING, TEST = "Your drawing", "A test image"
@@ -78,6 +79,32 @@ def is_learning(run: Run) -> bool:
     return run.active or (run.weights is not None and not run.wait(0))
 
 
+def learning_run(name: str) -> Run | None:
+    """The run of that name while it is learning."""
+    run = run_manager().get(name)
+    return run if run and is_learning(run) else None
+
+
+def ticking_reader(name: str, ticking: bool) -> Reader | None:
+    """The network as it is now, for a fragment that ticks while it is learning: the page runs anew once it has ended.
+
+    None, with a sentence on the screen, where it cannot be read.
+    """
+    try:
+        now = reader(name)
+    except (checkpoints.CheckpointError, OSError) as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+    if ticking and not now.run:
+        st.rerun()
+    return now
+
+
+def verdict(prediction: Prediction) -> str:
+    """What is read, for a heading."""
+    return f"It reads {prediction.digit}" if prediction.certain else "Uncertain"
+
+
 def choose_reader() -> str:
     """The control that chooses one, the same on every page; stops the page with a sentence where there is none."""
     found, damaged = titles()
@@ -132,8 +159,8 @@ def choose_test_image() -> tuple[Tensor, int]:
 
 def reader(name: str) -> Reader:
     """The network of that name as it is now. Raises CheckpointError and, where its file has gone, OSError."""
-    run = run_manager().get(name)
-    if run and is_learning(run):
+    run = learning_run(name)
+    if run:
         weights = run.weights
         network = None
         if weights:

@@ -308,9 +308,16 @@ def split(data: Dataset, recipe: Recipe) -> SplitDataset:
     images, labels = data.train_images, data.train_labels
     if recipe.validation == "test":
         return SplitDataset(images, labels, data.test_images, data.test_labels, data.test_images, data.test_labels)
-    order = torch.randperm(len(images), generator=_chance(0, "held out", 0))
-    out, kept = order[: held_out(len(images))].sort().values, order[held_out(len(images)) :].sort().values
+    out, kept = held_out_places(len(images))
     return SplitDataset(images[kept], labels[kept], images[out], labels[out], data.test_images, data.test_labels)
+
+
+def held_out_places(images: int) -> tuple[Tensor, Tensor]:
+    """Where those held out of so many training images stand and where the others do, int64, ascending; no seed moves
+    them.
+    """
+    order = torch.randperm(images, generator=_chance(0, "held out", 0))
+    return order[: held_out(images)].sort().values, order[held_out(images) :].sort().values
 
 
 def held_out(images: int) -> int:

@@ -13,7 +13,17 @@ from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
 from lib.digits import BOX, Prediction, Reduction, boxed, predict, predict_with, reduction, shrunk
 from lib.network import build
-from lib.readers import DRAWING, Reader, choose_reader, choose_source, choose_test_image, is_learning, reader
+from lib.readers import (
+    DRAWING,
+    Reader,
+    choose_reader,
+    choose_source,
+    choose_test_image,
+    learning_run,
+    reader,
+    ticking_reader,
+    verdict,
+)
 from lib.resources import run_manager
 from lib.runs import Run
 
@@ -48,10 +58,10 @@ def words(prediction: Prediction | None, image: Tensor | None) -> None:
         st.markdown("## Not yet")
         st.caption("The network has not learnt from its first batch yet.")
     elif prediction.certain:
-        st.markdown(f"## It reads {prediction.digit}")
+        st.markdown(f"## {verdict(prediction)}")
         st.caption(f"with a probability of {percent(prediction.confidence)} · entropy {prediction.entropy:.2f} bits")
     else:
-        st.markdown("## Uncertain")
+        st.markdown(f"## {verdict(prediction)}")
         st.caption(
             f"Perhaps a {prediction.digit}, with a probability of {percent(prediction.confidence)}, or no digit at "
             f"all · entropy {prediction.entropy:.2f} of {MOST_BITS} bits"
@@ -75,13 +85,9 @@ def calibration_text(now: Reader) -> str:
 
 def read(name: str, image: Tensor | None, ticking: bool) -> None:
     """What the chosen network says of the image; ticks while that network is in training."""
-    try:
-        now = reader(name)
-    except (CheckpointError, OSError) as error:
-        st.error(str(error), icon=":material/error:")
+    now = ticking_reader(name, ticking)
+    if now is None:
         return
-    if ticking and not now.run:
-        st.rerun()
     prediction = None
     if image is not None and now.network is not None:
         prediction = predict(now.network, image, now.calibration.temperature)
@@ -231,8 +237,7 @@ with seen:
         st.caption("28×28 pixels, made from the drawing as MNIST's were.")
     else:
         picture(image, 6, "The digit in 28 by 28 pixels")
-run = run_manager().get(name)
-ticking = run is not None and is_learning(run)
+ticking = learning_run(name) is not None
 every = TICK_SECONDS if ticking else None
 with answer:
     st.fragment(read, run_every=every)(name, image, ticking)

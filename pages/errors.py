@@ -17,8 +17,7 @@ from lib.checkpoints import CheckpointError
 from lib.components import enter, live_figure
 from lib.dataset import DatasetError
 from lib.insight import Bin, Evaluation, Proportion, evaluation
-from lib.readers import Reader, choose_reader, is_learning, reader
-from lib.resources import run_manager
+from lib.readers import TEST, Reader, choose_reader, learning_run, reader
 
 enter("errors")
 
@@ -37,9 +36,11 @@ class Measurement(NamedTuple):
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the 10,000 test images…")
-def measured(version: tuple[str, int], _network: nn.Module, _architecture: Architecture) -> Evaluation:
+def measured(
+    version: tuple[str, int], _network: nn.Module, _architecture: Architecture, temperature: float
+) -> Evaluation:
     data = dataset.load()
-    return evaluation(_network, _architecture, data.test_images, data.test_labels)
+    return evaluation(_network, _architecture, data.test_images, data.test_labels, temperature)
 
 
 def held() -> Measurement | None:
@@ -96,7 +97,7 @@ def choose_cell(column: str, row: str) -> None:
 
 def open_image(number: int) -> None:
     st.session_state.image = number
-    st.session_state.source = "A test image"
+    st.session_state.source = TEST
 
 
 def gallery(found: Evaluation, numbers: Sequence[int], key: str) -> None:
@@ -252,18 +253,16 @@ def show(found: Evaluation) -> None:
 
 st.title("Where it fails")
 name = choose_reader()
-run = run_manager().get(name)
-ticking = run is not None and is_learning(run)
 try:
     now = reader(name)
     # Before the fragment, which says how old it is.
     if now.network is not None and due(now):
-        found = measured(now.version, now.network, now.architecture)
+        found = measured(now.version, now.network, now.architecture, now.calibration.temperature)
         st.session_state.measured = Measurement(now.version, now.run is not None, found)
 except (CheckpointError, DatasetError, OSError) as error:
     st.error(str(error), icon=":material/error:")
     st.stop()
-if ticking:
+if learning_run(name):
     st.fragment(watch, run_every=TICK_SECONDS)(name)
 last = held()
 if now.network is None or last is None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from lib import dataset, pictures
 from lib.analysis import FUSABLE_MACS, LayerAnalysis, analyse, fold, percent
 from lib.architecture import Architecture, FullyConnected, shape_text, token
-from lib.checkpoints import CheckpointError
 from lib.components import enter
 from lib.dataset import DatasetError
 from lib.digits import predict
@@ -28,8 +27,17 @@ from lib.insight import (
     saliency,
     theoretical_fields,
 )
-from lib.readers import DRAWING, TEST, Reader, choose_reader, choose_source, choose_test_image, is_learning, reader
-from lib.resources import run_manager
+from lib.readers import (
+    DRAWING,
+    TEST,
+    Reader,
+    choose_reader,
+    choose_source,
+    choose_test_image,
+    learning_run,
+    ticking_reader,
+    verdict,
+)
 
 enter("inspect")
 
@@ -200,13 +208,9 @@ def receptive_fields(network: nn.Module, now: Reader) -> None:
 
 def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) -> None:
     """What the chosen network makes of the image; ticks while that network is in training."""
-    try:
-        now = reader(name)
-    except (CheckpointError, OSError) as error:
-        st.error(str(error), icon=":material/error:")
+    now = ticking_reader(name, ticking)
+    if now is None:
         return
-    if ticking and not now.run:
-        st.rerun()
     network = now.network
     if network is None:
         st.markdown("## Not yet")
@@ -216,9 +220,10 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
     with st.container(horizontal=True, vertical_alignment="center"):
         st.image(pictures.digit(image, 84), alt=f"The image: {subject}")
         with st.container(width="stretch"):
-            st.markdown(f"## It reads {prediction.digit}")
+            st.markdown(f"## {verdict(prediction)}")
             st.caption(
-                f"with a probability of {percent(prediction.confidence)} · {subject}"
+                ("" if prediction.certain else f"perhaps a {prediction.digit}, ")
+                + f"with a probability of {percent(prediction.confidence)} · {subject}"
                 + (f" · still learning, weights after {now.step:,} steps" if now.run else "")
             )
     match section:
@@ -248,10 +253,9 @@ section = st.segmented_control(
     persist_state="session",
     format_func=":gray[{}]".format,
 )
-run = run_manager().get(name)
-ticking = run is not None and is_learning(run)
+run = learning_run(name)
 seconds = None
-if run is not None and ticking:
+if run:
     # A look into a wide network takes longer, and takes its time from the training.
     seconds = TICK_SECONDS if analyse(run.architecture).macs <= FUSABLE_MACS else WIDE_TICK_SECONDS
-st.fragment(look, run_every=seconds)(name, image, subject, section, ticking)
+st.fragment(look, run_every=seconds)(name, image, subject, section, run is not None)

@@ -17,7 +17,7 @@ from lib.analysis import interval95, percent
 from lib.checkpoints import CheckpointError
 from lib.components import enter, escaped
 from lib.digit_sets import DigitSet, DigitSetError
-from lib.digits import SIZE, predict_all
+from lib.digits import CERTAIN, SIZE, predict_all
 from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, PhotoError, safe_name, table_csv
 from lib.readers import Reader, choose_reader, reader
 
@@ -115,7 +115,7 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
             column_config={
                 "Photo": st.column_config.ImageColumn("Reduced", help="28×28 pixels: what the network gets."),
                 "Probability": st.column_config.NumberColumn(format="%.1f %%"),
-                "Certainty": st.column_config.TextColumn(help="Uncertain: a probability under 80 %."),
+                "Certainty": st.column_config.TextColumn(help=f"Uncertain: a probability under {100 * CERTAIN:.0f} %."),
                 "Label": st.column_config.SelectboxColumn(
                     options=list(range(10)),
                     required=True,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lib import checkpoints
-from lib.calibration import calibrate, expected_error, temperature
+from lib.calibration import calibrate, temperature
 from lib.dataset import Dataset
 
 
@@ -32,16 +32,6 @@ def test_no_other_temperature_has_a_lower_loss() -> None:
     best = temperature(logits * 3, labels)
     losses = [float(F.cross_entropy(logits * 3 / other, labels)) for other in torch.linspace(0.5, 10, 200)]
     assert float(F.cross_entropy(logits * 3 / best, labels)) <= min(losses) + 1e-9
-
-
-def test_the_error_is_the_distance_of_saying_and_being_right() -> None:
-    """Four of ten right at a confidence of 0.9: 0.5 off; the table by hand."""
-    logits = torch.tensor([[0.9] + [0.1 / 9] * 9] * 10, dtype=torch.float64).log()
-    labels = torch.tensor([0] * 4 + [1] * 6)
-    assert expected_error(logits, labels) == pytest.approx(0.5)
-    truth, drawn = made(1)
-    assert expected_error(truth, drawn) < 0.01
-    assert expected_error(truth * 4, drawn) > 0.1
 
 
 def test_a_shipped_network_is_calibrated_on_images_kept_for_it(mnist: Dataset) -> None:

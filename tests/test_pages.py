@@ -774,7 +774,7 @@ def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
     at.run()
     assert not at.exception
     assert at.selectbox(key="reader").value == run.identity
-    assert "It reads" in words(at)
+    assert "with a probability of" in words(at)
     assert "still learning" not in words(at)
     at.switch_page("pages/errors.py").run()
     assert not at.exception
@@ -836,7 +836,8 @@ def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Da
     at.button(key=f"cell_{number}").click().run()
     assert not at.exception
     assert at.title[0].value == "Look inside"
-    assert f"## It reads {taken}" in words(at)
+    # Errors are what a network is least sure of.
+    assert f"## It reads {taken}" in words(at) or f"perhaps a {taken}, with a probability" in words(at)
     assert f"test image {number}, labelled {label}" in words(at)
 
 
