@@ -42,6 +42,9 @@ _NETWORK_VIEW = st.components.v2.component(
     css=(Path(__file__).parent / "network_view.css").read_text(encoding="utf-8"),
     js=(Path(__file__).parent / "network_view.js").read_text(encoding="utf-8"),
 )
+_PEN_LIFT = st.components.v2.component(
+    "receptive_pen_lift", html="", js=(Path(__file__).parent / "pen_lift.js").read_text(encoding="utf-8")
+)
 
 
 def navigation() -> StreamlitPage:
@@ -111,13 +114,14 @@ def live_figure(
     alt: str,
     revision: str = "",
     tools: bool = True,
+    at_once: bool = False,
     on_pick: Callable[[str, str], None] | None = None,
 ) -> None:
     """Draw a Plotly figure, or its JSON, that keeps its zoom, hover and hidden traces while its data grow.
 
     `revision` names what is shown: another name resets what the reader changed. `tools` shows the buttons that zoom and
-    save. `on_pick` is called with x and y, as text, of what is clicked. `st.plotly_chart` would mount a new chart at
-    every change of the data.
+    save. `at_once` draws it before the rest of the page, for the answer that somebody waits for. `on_pick` is called
+    with x and y, as text, of what is clicked. `st.plotly_chart` would mount a new chart at every change of the data.
     """
     from lib.charts import PALETTE, SURFACE
 
@@ -146,6 +150,7 @@ def live_figure(
             "revision": revision,
             "alt": alt,
             "tools": tools,
+            "atOnce": at_once,
             "picks": on_pick is not None,
         },
         key=key,
@@ -190,15 +195,17 @@ def drawing_canvas(*, key: str) -> Tensor | None:
 
     from lib.digits import ink
 
-    result = st_canvas(
-        stroke_width=STROKE_WIDTH,
-        stroke_color="#fff",
-        background_color="#000",
-        width=CANVAS_SIZE,
-        height=CANVAS_SIZE,
-        return_image_data=True,
-        key=key,
-    )
+    with st.container(gap=None):
+        result = st_canvas(
+            stroke_width=STROKE_WIDTH,
+            stroke_color="#fff",
+            background_color="#000",
+            width=CANVAS_SIZE,
+            height=CANVAS_SIZE,
+            return_image_data=True,
+            key=key,
+        )
+        _PEN_LIFT(key="pen_lift", height=1)
     try:
         pixels = result.image_data
         strokes = (result.json_data or {}).get("objects")

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lib.dataset import normalise
+from lib.network import torch_threads
 
 BOX = 20
 SIZE = 28
@@ -75,12 +76,14 @@ class Prediction:
         return self.confidence >= CERTAIN
 
 
+@torch_threads(1)
 def ink(pixels: Tensor) -> Tensor:
     """uint8 (H, W, 3 or 4), light strokes on dark -> float (H, W), 0 to 1; a transparent pixel is dark."""
     colour = pixels[..., :3].float().mean(-1) / 255
     return colour * pixels[..., 3].float() / 255 if pixels.shape[-1] == 4 else colour
 
 
+@torch_threads(1)
 def reduction(drawing: Tensor) -> Reduction | None:
     """float (H, W), 0 to 1, strokes light -> every step to 28x28, or None where nothing is drawn."""
     box = _cropped(drawing)
@@ -105,11 +108,13 @@ def reduce(drawing: Tensor) -> Tensor | None:
     return None if steps is None else steps.image
 
 
+@torch_threads(1)
 def shrunk(drawing: Tensor) -> Tensor:
     """What MNIST did not do: the whole drawing (H, W) made small as it stands -> uint8 (28, 28)."""
     return (_fitted(drawing, SIZE, keep_aspect=False) * 255).round().to(torch.uint8)
 
 
+@torch_threads(1)
 def boxed(drawing: Tensor) -> Tensor | None:
     """What MNIST did not do: the bounding box fitted into 20x20, and its middle, not its mass, put at the centre."""
     box = _cropped(drawing)
@@ -130,7 +135,7 @@ def thickness(digit: Tensor) -> float:
     if not bool(inside.any()):
         return 1.0
     padded = F.pad(inside, (2, 2, 2, 2))
-    rim = ((padded & (distances(~padded) <= EDGE)) | (~padded & (distances(padded) <= EDGE))).sum()
+    rim = ((padded & (distances(~padded, EDGE) <= EDGE)) | (~padded & (distances(padded, EDGE) <= EDGE))).sum()
     return float(2 * inside.sum() / (rim / (2 * EDGE)))
 
 
@@ -141,31 +146,25 @@ def with_stroke(digit: Tensor, wanted: float) -> Tensor:
     before = thickness(digit)
     grown = min(max((wanted - before) / 2, -MOST_THINNED * before), wanted)
     room = math.ceil(max(grown, 0)) + 1
+    reach = math.ceil(abs(grown)) + 1
     padded = F.pad(digit, (room, room, room, room))
     inside = padded >= 0.5
     # To the nearest pixel of the other kind, whose edge is half a pixel nearer than its middle.
-    depth = torch.where(inside, distances(~inside) - 0.5, 0.5 - distances(inside))
+    depth = torch.where(inside, distances(~inside, reach) - 0.5, 0.5 - distances(inside, reach))
     return (depth + grown + 0.5).clamp(0, 1)
 
 
-def distances(mask: Tensor) -> Tensor:
-    """bool (h, w) -> the distance of every pixel from the nearest one that is in the mask, in pixels.
+def distances(mask: Tensor, reach: int) -> Tensor:
+    """bool (h, w) -> the distance of every pixel from the nearest one that is in the mask, in pixels; infinite where
+    that is more than `reach` rows or columns away.
 
     Two passes of the minimum of parabolas (Felzenszwalb and Huttenlocher, "Distance Transforms of Sampled Functions",
-    2012, section 2), every parabola at once: the image is small.
+    2012, section 2), over all within reach at once.
     """
-    height, width = mask.shape
-    far = float(height**2 + width**2)
-    rows = torch.where(mask, 0.0, far)
-    along = _squares(height)
-    columns = (along[:, :, None] + rows[None]).amin(1)
-    across = _squares(width)
-    return (columns[:, None, :] + across[None]).amin(2).sqrt()
-
-
-def _squares(size: int) -> Tensor:
-    places = torch.arange(size, dtype=torch.float32)
-    return (places[:, None] - places[None]) ** 2
+    squares = torch.arange(-reach, reach + 1, dtype=torch.float32) ** 2
+    rows = F.pad(torch.where(mask, 0.0, math.inf), (0, 0, reach, reach), value=math.inf)
+    columns = (rows.unfold(0, 2 * reach + 1, 1) + squares).amin(2)
+    return (F.pad(columns, (reach, reach), value=math.inf).unfold(1, 2 * reach + 1, 1) + squares).amin(2).sqrt()
 
 
 def _cropped(drawing: Tensor) -> Tensor | None:
@@ -184,6 +183,7 @@ def _fitted(drawing: Tensor, box: int, keep_aspect: bool = True) -> Tensor:
     return F.interpolate(drawing[None, None], size=size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
 
 
+@torch_threads(1)
 def predict(network: nn.Module, image: Tensor, temperature: float = 1.0) -> Prediction:
     """The ten probabilities of a uint8 (28, 28) image; `network` must be in eval mode.
 
@@ -199,6 +199,7 @@ def predict_all(network: nn.Module, images: Tensor, temperature: float = 1.0) ->
     return [Prediction(tuple(row)) for some in logits for row in torch.softmax(some / temperature, 1).tolist()]
 
 
+@torch_threads(1)
 def predict_with(network: nn.Module, weights: Mapping[str, Tensor], image: Tensor) -> Prediction:
     """As `predict`, with these weights in the place of the network's own, which stay as they are."""
     with torch.inference_mode():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -21,6 +20,7 @@ from lib import footprint
 from lib.analysis import analyse
 from lib.architecture import CLASSES, INPUT_SHAPE, Architecture, Operation, operations
 from lib.dataset import normalise
+from lib.network import torch_threads
 from lib.training import threads
 
 SIDE = INPUT_SHAPE[1]
@@ -169,13 +169,13 @@ def evaluation(
     """Measure `network` on uint8 images (N, 28, 28) with labels int64 (N,); its logits are divided by the temperature
     (`lib/calibration.py`).
     """
-    with _threads(architecture):
+    with torch_threads(threads(architecture)):
         return Evaluation(_probabilities(network, architecture, images, temperature), labels)
 
 
 def activations(network: nn.Module, architecture: Architecture, image: Tensor) -> list[LayerMaps]:
     """Every layer's output for one uint8 (28, 28) image."""
-    with _threads(architecture), torch.inference_mode():
+    with torch_threads(threads(architecture)), torch.inference_mode():
         return [
             LayerMaps(layer, _as_maps(outputs[-1][1])[0], _off(outputs))
             for layer, outputs in _layers(network, architecture, normalise(image[None]))
@@ -187,7 +187,7 @@ def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor
     image. No gradient on these images reaches their weights.
     """
     dead: dict[int, set[int]] = {}
-    with _threads(architecture), torch.inference_mode():
+    with torch_threads(threads(architecture)), torch.inference_mode():
         for batch in torch.split(images, _batch_size(architecture)):
             for layer, outputs in _layers(network, architecture, normalise(batch)):
                 if any(step.kind == "ReLU" for step, _ in outputs):
@@ -210,7 +210,7 @@ def saliency(network: nn.Module, architecture: Architecture, image: Tensor) -> T
     Zisserman, "Deep Inside Convolutional Networks", 2013, section 3), in logits a deviation of the training pixels.
     """
     x = normalise(image[None]).requires_grad_()
-    with _threads(architecture):
+    with torch_threads(threads(architecture)):
         logits = network(x)[0]
         (gradient,) = torch.autograd.grad(logits[logits.argmax()], x)
     return gradient[0, 0].abs()
@@ -227,7 +227,7 @@ def occlusion(network: nn.Module, architecture: Architecture, image: Tensor, siz
     covered = torch.where(square, 0, image)
     # Where there is no ink below it, the square changes nothing.
     changed = (covered != image).flatten(1).any(1)
-    with _threads(architecture):
+    with torch_threads(threads(architecture)):
         probabilities = _probabilities(network, architecture, torch.cat([image[None], covered[changed]]))
     before = probabilities[0]
     digit = before.argmax()
@@ -261,7 +261,7 @@ def effective_fields(network: nn.Module, architecture: Architecture, images: Ten
     """
     x = normalise(images).requires_grad_()
     fields = []
-    with _threads(architecture):
+    with torch_threads(threads(architecture)):
         for _, outputs in list(_layers(network, architecture, x)):
             maps = _as_maps(outputs[-1][1])
             centre = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
@@ -321,16 +321,3 @@ def _probabilities(network: nn.Module, architecture: Architecture, images: Tenso
 def _batch_size(architecture: Architecture) -> int:
     largest = max(math.prod(step.output_shape) for step in operations(architecture))
     return max(1, min(BATCH_SIZE, LARGEST_OUTPUT // largest))
-
-
-@contextmanager
-def _threads(architecture: Architecture) -> Iterator[None]:
-    """As many threads of torch as a training of this network has: a small one is faster on one than on two, which wait
-    for each other at every operation, and leaves the other core to a run in training.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads(architecture))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

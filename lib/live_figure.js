@@ -69,7 +69,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     displayModeBar: data.tools ? "hover" : false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud"],
   }
-  // The rest of the page is painted first; of figures that come in quick succession only the last is drawn.
+  // The rest of the page is painted first, unless this is what is waited for; of figures that come in quick succession only the last is drawn.
   host.receptive = () => {
     window.Plotly.react(host, traces, layout, config)
     host.removeAllListeners("plotly_click")
@@ -77,7 +77,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
   const draw = host.receptive
   loadPlotly(data.plotly)
-    .then(() => setTimeout(() => host.isConnected && host.receptive === draw && draw(), PAUSE))
+    .then(() => setTimeout(() => host.isConnected && host.receptive === draw && draw(), data.atOnce ? 0 : PAUSE))
     .catch((error) => (host.textContent = error.message))
   return () => window.Plotly?.purge(host)
 }

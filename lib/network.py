@@ -6,6 +6,8 @@ One module has a faster body on a CPU: `BatchNorm2d`, the same maths and the sam
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -142,3 +144,18 @@ def _module(operation: Operation, generator: torch.Generator) -> nn.Module:
             return nn.Flatten()
         case "Linear":
             return nn.Linear(inputs, outputs)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads for torch's operations on this thread, within.
+
+    Several wait for each other at the end of every operation: while a browser or a training has the other cores, one
+    does what is small sooner.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 Picture: TypeAlias = NDArray[np.uint8]
@@ -68,7 +69,35 @@ def heat(image: Tensor, values: Tensor) -> Picture:
 
 def digit(image: Tensor, size: int = DIGIT) -> Picture:
     """uint8 (28, 28), enlarged to about `size` pixels."""
-    return np.ascontiguousarray(_enlarged(image.numpy()[None], size)[0])
+    return _enlarged_one(image.numpy(), size)
+
+
+def in_square(pixels: Tensor, side: int, size: int) -> Picture:
+    """float (h, w), 0 to 1, in the middle of a black square of `side` pixels, at least h and w, enlarged to about
+    `size`.
+    """
+    height, width = pixels.shape
+    square = np.zeros((side, side), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = _greys(pixels.numpy())
+    return _enlarged_one(square, size)
+
+
+def fitted(pixels: Tensor, size: int) -> Picture:
+    """float (h, w) of any size, 0 to 1, its longer side made `size` pixels, in the middle of a black square."""
+    height, width = pixels.shape
+    scale = size / max(height, width)
+    small = Image.fromarray(_greys(pixels.numpy())).resize(
+        (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BILINEAR
+    )
+    square = Image.new("L", (size, size))
+    square.paste(small, ((size - small.width) // 2, (size - small.height) // 2))
+    return np.array(square)
+
+
+def gallery(digits: Tensor, across: int, size: int) -> Picture:
+    """uint8 (N, 28, 28), each enlarged to about `size` pixels, `across` a row."""
+    return _grid(_enlarged(digits.numpy(), size), min(across, len(digits)))
 
 
 def fields(theoretical: Tensor, effective: Tensor) -> Picture:
@@ -85,6 +114,10 @@ def _enlarged(greys: Picture, size: int) -> Picture:
     """(N, H, W), each pixel a square, so that the longer side comes near `size`."""
     scale = max(1, round(size / max(greys.shape[1:])))
     return greys.repeat(scale, 1).repeat(scale, 2)
+
+
+def _enlarged_one(greys: Picture, size: int) -> Picture:
+    return np.ascontiguousarray(*_enlarged(greys[None], size))
 
 
 def _strike(tile: Picture, *, cross: bool) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import streamlit as st
-import torch
 from torch import Tensor
 
+from lib import pictures
 from lib.analysis import percent
 from lib.charts import probability_bars, probability_curves
 from lib.checkpoints import CheckpointError
 from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
-from lib.digits import BOX, Prediction, Reduction, boxed, predict, predict_with, reduction, shrunk
+from lib.digits import BOX, SIZE, Prediction, Reduction, boxed, predict, predict_with, reduction, shrunk
 from lib.network import build
 from lib.readers import (
     DRAWING,
@@ -32,21 +32,8 @@ enter("draw")
 TICK_SECONDS = 0.5
 # The entropy of ten probabilities that are all alike: log2 10.
 MOST_BITS = 3.32
-
-
-def picture(image: Tensor, factor: int, alt: str, caption: str | None = None) -> None:
-    """A 28x28, uint8 or float 0 to 1, `factor` times as large."""
-    pixels = image if image.dtype == torch.uint8 else (image * 255).round().to(torch.uint8)
-    st.image(pixels.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy(), alt=alt, caption=caption)
-
-
-def on_square(digit: Tensor, size: int) -> Tensor:
-    """A smaller picture in the middle of a square, so that all steps are shown at one scale."""
-    height, width = digit.shape
-    square = torch.zeros(size, size)
-    top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = digit
-    return square
+# Of every picture of 28x28, in pixels of the screen.
+DIGIT = 6 * SIZE
 
 
 def words(prediction: Prediction | None, image: Tensor | None) -> None:
@@ -97,6 +84,7 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
         key="bars",
         height=330,
         tools=False,
+        at_once=True,
         alt="No digit drawn yet"
         if prediction is None
         else "Probabilities: "
@@ -156,23 +144,16 @@ def steps_of(steps: Reduction) -> None:
     with st.grid(4, min_column_width=150):
         with st.container():
             st.markdown("**1. Cut out**")
+            st.image(pictures.fitted(steps.box, DIGIT), alt="The part of the drawing that holds ink")
             height, width = steps.box.shape
-            scale = 168 / max(height, width)
-            small = torch.nn.functional.interpolate(
-                steps.box[None, None],
-                size=(max(1, round(height * scale)), max(1, round(width * scale))),
-                mode="bilinear",
-                antialias=True,
-            )[0, 0].clamp(0, 1)
-            picture(on_square(small, 168), 1, "The part of the drawing that holds ink")
             st.caption(f"The smallest box around the ink: {width} by {height} of the drawing's pixels.")
         with st.container():
             st.markdown(f"**2. Fit into {BOX}×{BOX}**")
-            picture(on_square(steps.fitted, 28), 6, "The box made small")
+            st.image(pictures.in_square(steps.fitted, SIZE, DIGIT), alt="The box made small")
             st.caption("Height and width keep their ratio, and every small pixel is the mean of what it covers.")
         with st.container():
             st.markdown("**3. Adapt the stroke**")
-            picture(on_square(steps.stroked, 28), 6, "The box with its stroke adapted")
+            st.image(pictures.in_square(steps.stroked, SIZE, DIGIT), alt="The box with its stroke adapted")
             st.caption(
                 f"The stroke is {steps.before:.1f} pixels thick, as MNIST's are: left as it is."
                 if steps.before == steps.after
@@ -180,7 +161,7 @@ def steps_of(steps: Reduction) -> None:
             )
         with st.container():
             st.markdown("**4. Centre the mass**")
-            picture(steps.image, 6, "The image that the network gets")
+            st.image(pictures.digit(steps.image, DIGIT), alt="The image that the network gets")
             st.caption("The ink's centre of mass goes to the middle of 28×28. This is what the network gets.")
 
 
@@ -202,7 +183,7 @@ def other_ways(drawing: Tensor, name: str) -> None:
                 continue
             with st.container():
                 st.markdown(f"**{title}**")
-                picture(image, 6, title)
+                st.image(pictures.digit(image, DIGIT), alt=title)
                 if now.network is not None:
                     prediction = predict(now.network, image, now.calibration.temperature)
                     st.caption(f"Read as {prediction.digit}, with a probability of {percent(prediction.confidence)}.")
@@ -236,7 +217,7 @@ with seen:
     if image is None:
         st.caption("28×28 pixels, made from the drawing as MNIST's were.")
     else:
-        picture(image, 6, "The digit in 28 by 28 pixels")
+        st.image(pictures.digit(image, DIGIT), alt="The digit in 28 by 28 pixels")
 ticking = learning_run(name) is not None
 every = TICK_SECONDS if ticking else None
 with answer:

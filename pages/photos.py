@@ -12,7 +12,7 @@ from PIL import Image
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 from torch import Tensor
 
-from lib import digit_sets, photos
+from lib import digit_sets, photos, pictures
 from lib.analysis import interval95, percent
 from lib.checkpoints import CheckpointError
 from lib.components import enter, escaped
@@ -24,8 +24,8 @@ from lib.readers import Reader, choose_reader, reader
 enter("photos")
 
 SHOWN_PROBLEMS, SHOWN_MISTAKES = 5, 40
-# Digits of a gallery, a row, and how many pixels of the screen one of theirs has.
-ACROSS, ZOOM, GAP = 8, 2, 4
+# Digits of a gallery, a row, and a digit's side in pixels of the screen.
+ACROSS, TILE = 8, 2 * SIZE
 # Of the table, in pixels of the screen; more rows are scrolled to.
 ROW_HEIGHT, HEAD_HEIGHT, SHOWN_ROWS = 2 * SIZE + 8, 37, 8
 NAME_LENGTH = 80
@@ -56,24 +56,8 @@ def short(name: str) -> str:
 def picture(image: Tensor) -> str:
     """A uint8 (28, 28) digit as an address that holds its PNG, for a cell of a table."""
     buffer = io.BytesIO()
-    Image.fromarray(enlarged(image).numpy()).save(buffer, "PNG")
+    Image.fromarray(pictures.digit(image, TILE)).save(buffer, "PNG")
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
-
-
-def enlarged(image: Tensor) -> Tensor:
-    return image.repeat_interleave(ZOOM, -2).repeat_interleave(ZOOM, -1)
-
-
-def gallery(images: Tensor) -> Tensor:
-    """Digits uint8 (N, 28, 28) side by side, ACROSS a row: grey and opacity, uint8 (H, W, 4)."""
-    step = SIZE * ZOOM + GAP
-    across, down = min(ACROSS, len(images)), -(-len(images) // ACROSS)
-    sheet = torch.zeros(down * step - GAP, across * step - GAP, 4, dtype=torch.uint8)
-    for place, image in enumerate(enlarged(images)):
-        top, left = place // ACROSS * step, place % ACROSS * step
-        tile = sheet[top : top + SIZE * ZOOM, left : left + SIZE * ZOOM]
-        tile[..., :3], tile[..., 3] = image[..., None], 255
-    return sheet
 
 
 def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[int]] | None:
@@ -220,7 +204,7 @@ def add_controls(name: str, from_photos: tuple[Tensor, list[int]] | None) -> Non
             st.caption("Nothing is drawn at present. Draw a digit first, then come back to put it into the set.")
             st.page_link("pages/draw.py", label="Draw a digit", icon=":material/draw:")
         else:
-            st.image(enlarged(drawn).numpy(), alt="The present drawing, reduced to 28 by 28")
+            st.image(pictures.digit(drawn, TILE), alt="The present drawing, reduced to 28 by 28")
             label = st.pills("Its label", range(10), key="drawn_label", format_func=":gray[{}]".format)
             st.button(
                 "Add the drawing",
@@ -270,7 +254,7 @@ def show_set(digits: DigitSet) -> None:
             if len(images):
                 with st.container(gap="xsmall"):
                     st.markdown(f"Label **{label}**: {len(images)}")
-                    st.image(gallery(images).numpy(), alt=f"All with the label {label}: {len(images)}")
+                    st.image(pictures.gallery(images, ACROSS, TILE), alt=f"All with the label {label}: {len(images)}")
 
 
 def test_on(digits: DigitSet, now: Reader) -> None:
@@ -301,7 +285,7 @@ def test_on(digits: DigitSet, now: Reader) -> None:
         with st.container(horizontal=True):
             for place in shown:
                 words = f"{labels[place]}, read as {answers[place]}"
-                st.image(enlarged(enlarged(digits.images[place])).numpy(), caption=words, alt=f"A digit: {words}")
+                st.image(pictures.digit(digits.images[place], 2 * TILE), caption=words, alt=f"A digit: {words}")
 
 
 st.title("Your digits")

@@ -543,6 +543,21 @@ def test_a_run_that_fails_says_why_and_keeps_its_curves(page: Page, fresh: str) 
     expect(page.locator(".live-figure .main-svg").first).to_be_visible()
 
 
+def test_the_canvas_sends_a_stroke_when_the_pen_is_lifted(page: Page, url: str) -> None:
+    """By its own button; left to itself it waits, in case another stroke follows."""
+    visit(page, f"{url}/draw")
+    send = page.get_by_role("button", name="Update the app with this drawing")
+    expect(send).to_be_attached()
+    send.evaluate("button => { window.sent = 0; button.addEventListener('click', () => window.sent++) }")
+    for stroke in range(1, 4):
+        draw(page, [(60.0 * stroke, 60.0), (60.0 * stroke, 200.0)])
+        page.wait_for_function("strokes => window.sent === strokes", arg=stroke)
+    settled(page)
+    page.get_by_role("button", name="Undo").click()
+    settled(page)
+    assert page.evaluate("window.sent") == 3
+
+
 def test_the_canvas_is_cleared_and_the_page_says_what_to_do(page: Page, url: str) -> None:
     visit(page, f"{url}/draw")
     draw(page, SEVEN)

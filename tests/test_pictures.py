@@ -7,7 +7,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.pictures import DIGIT, FRAME_GREY, GAP, HEAT, TILE, digit, feature_maps, fields, filters, heat
+from lib.pictures import (
+    DIGIT,
+    FRAME_GREY,
+    GAP,
+    HEAT,
+    TILE,
+    digit,
+    feature_maps,
+    fields,
+    filters,
+    fitted,
+    gallery,
+    heat,
+    in_square,
+)
 
 STEP = TILE + 2 + GAP
 
@@ -91,3 +105,40 @@ def test_a_digit_and_fields_are_enlarged_pixel_by_pixel() -> None:
     picture = fields(inside, torch.full((28, 28), 0.5))[..., 0]
     assert (picture[1:-1, 1:113][::4, ::4] == 255 * inside.numpy()).all()
     assert (picture[1:-1, -113:-1] == 128).all()
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_a_small_picture_lies_in_the_middle_of_its_square(height: int, width: int) -> None:
+    pixels = torch.linspace(0, 1, height * width).view(height, width)
+    square = in_square(pixels, 20, 60)
+    assert square.shape == (60, 60)
+    top, left = (20 - height) // 2, (20 - width) // 2
+    inside = square[1::3, 1::3][top : top + height, left : left + width]
+    assert np.array_equal(inside, (255 * pixels.numpy()).round())
+    assert int(square.sum(dtype=int)) == 9 * int(inside.sum(dtype=int))
+
+
+@given(st.integers(1, 280), st.integers(1, 280))
+def test_what_is_cut_out_touches_two_sides_of_its_square_and_keeps_its_ratio(height: int, width: int) -> None:
+    square = fitted(torch.ones(height, width), 100)
+    rows, columns = (square > 127).any(1).sum(), (square > 127).any(0).sum()
+    assert square.shape == (100, 100)
+    assert max(rows, columns) == 100
+    assert min(rows, columns) == max(1, round(100 * min(height, width) / max(height, width)))
+    assert abs(int((square > 127).argmax() // 100) - (100 - int(rows)) / 2) <= 1
+
+
+def test_what_is_made_small_is_averaged_and_not_skipped() -> None:
+    stripes = torch.zeros(200, 200)
+    stripes[::2] = 1
+    assert np.abs(fitted(stripes, 50)[5:-5].astype(int) - 127).max() <= 16
+
+
+def test_a_gallery_is_read_row_by_row() -> None:
+    digits = torch.arange(10, dtype=torch.uint8)[:, None, None].expand(10, 28, 28) * 20
+    step = 56 + 2 + GAP
+    sheet = gallery(digits, 8, 56)
+    assert sheet.shape == (2 * step - GAP, 8 * step - GAP, 4)
+    assert [int(sheet[n // 8 * step + 20, n % 8 * step + 20, 0]) for n in range(10)] == list(range(0, 200, 20))
+    assert sheet[step + 20, 2 * step + 20, 3] == 0
+    assert gallery(digits[:3], 8, 56).shape == (58, 3 * step - GAP, 4)
