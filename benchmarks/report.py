@@ -10,10 +10,11 @@
   prediction, in Chromium, 95th percentiles; `ui_p95_ms` itself is the larger.
 - `draw_p95_ms`: from the pen's lift to the prediction while nothing trains; the first reading of a network included,
   which is calibrated then.
+- `feature_maps_p95_ms`: from the press of Next on the page Inside to the maps of all layers of another test image.
 - `evaluation_seconds`: to measure a network on the 10,000 test images.
 - `seconds_to_99_4`, `epochs_to_99_4`, `tables`: what `benchmarks.accuracy` has just found.
-- `train_slowdown`: how many fewer images a second a run trains with a Train page open and ticking than with the page
-  closed, in turns in one run, medians.
+- `train_slowdown`: how many fewer images a second a run trains with its Train page open and ticking than with the page
+  closed, in turns in one run, medians; `inside_slowdown` and `draw_slowdown` with those pages, which follow it too.
 - `parse_and_analyse_30_layers_ms`: text to analysis of a network of 30 layers, median.
 - `estimate_off_percent`: how much more or less time a batch took than `lib.cost` had said, for networks that it did not
   measure itself.
@@ -61,7 +62,7 @@ ROUNDS = 9
 STEPS = 60
 SLIDES = 60
 STOPS = 9
-STROKES = 30
+STROKES = LOOKS = 30
 SPANS, SPAN_EPOCHS = 3, 3
 ANALYSES = 200
 ESTIMATED = (
@@ -194,6 +195,7 @@ def _latencies() -> dict[str, float]:
         report = {
             **_design_latency(page, url),
             "draw_p95_ms": _p95(_strokes(page, url)),
+            "feature_maps_p95_ms": _p95(_looks(page, url)),
             **_stop_latency(page, url),
             **_latencies_while_training(page, url),
             **_slowdown(page, url, Path(folder) / "checkpoints" / "saved"),
@@ -270,6 +272,19 @@ def _strokes(page: Page, url: str) -> list[float]:
     return strokes[1:]
 
 
+def _looks(page: Page, url: str) -> list[float]:
+    """Test image after test image, and each time the maps of every layer."""
+    visit(page, f"{url}/inspect")
+    expect(page.get_by_alt_text(re.compile("feature maps of layer")).last).to_be_visible()
+    looks = []
+    for _ in range(LOOKS):
+        page.evaluate(_WATCH_MAPS)
+        page.get_by_role("button", name="Next").click()
+        page.wait_for_function("() => window.latency !== null")
+        looks.append(page.evaluate("() => window.latency"))
+    return looks[1:]
+
+
 def _start(page: Page, url: str) -> None:
     visit(page, f"{url}/train?epochs=100")
     page.get_by_role("button", name="Start training").click()
@@ -286,25 +301,29 @@ def _stop(page: Page, url: str) -> None:
 
 
 def _slowdown(page: Page, url: str, saved: Path) -> dict[str, float]:
-    """Rates of whole epochs, as the run's own file has them, with its page open and with it closed."""
+    """Rates of whole epochs, as the run's own file has them, with a page that follows it open and with none."""
     _start(page, url)
-    address = page.url
+    followed = {"train": page.url, "inside": f"{url}/inspect", "draw": f"{url}/draw"}
     path = max(saved.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
-    rates: dict[str, list[float]] = {address: [], "about:blank": []}
+    rates: dict[str, list[float]] = {name: [] for name in (*followed, "closed")}
     for _ in range(SPANS):
-        for shown, measured in rates.items():
-            page.goto(shown)
+        for name, measured in rates.items():
+            if name == "closed":
+                page.goto("about:blank")
+            else:
+                visit(page, followed[name])
+            if name == "draw":
+                draw(page, [(80, 60), (200, 60), (120, 220)])
             seen = len(run_files.load(path).history.epochs)
             while len(epochs := run_files.load(path).history.epochs) < seen + 1 + SPAN_EPOCHS:
                 page.wait_for_timeout(250)
-            # The first of them began while the other page was shown.
+            # The first of them began while another page was shown.
             measured += [epoch.images_per_second for epoch in epochs[seen + 1 : seen + 1 + SPAN_EPOCHS]]
     _stop(page, url)
-    ticking, closed = (statistics.median(measured) for measured in rates.values())
+    median = {name: statistics.median(measured) for name, measured in rates.items()}
     return {
-        "ticking_images_per_second": round(ticking),
-        "closed_images_per_second": round(closed),
-        "train_slowdown": round(1 - ticking / closed, 3),
+        **{f"{name}_images_per_second": round(rate) for name, rate in median.items()},
+        **{f"{name}_slowdown": round(1 - median[name] / median["closed"], 3) for name in followed},
     }
 
 
@@ -345,3 +364,21 @@ _WATCH_PREDICTION = """() => {
 
 if __name__ == "__main__":
     main()
+
+# The clock starts at the press and stops when the last layer's maps are others and all pictures are there.
+_WATCH_MAPS = """() => {
+  const maps = () => [...document.querySelectorAll("img[alt*='feature maps of layer']")]
+  const ended = () => document.querySelector("[data-testid=stApp]").dataset.testScriptState === "notRunning"
+  const before = maps().at(-1).src
+  window.latency = null
+  addEventListener("click", () => {
+    const start = performance.now()
+    const look = () => {
+      const now = maps()
+      const others = now.length && now.at(-1).src !== before
+      if (others && ended() && now.every((map) => map.complete)) window.latency = performance.now() - start
+      else requestAnimationFrame(look)
+    }
+    look()
+  }, { once: true, capture: true })
+}"""

@@ -41,8 +41,12 @@ from lib.readers import (
 
 enter("inspect")
 
-TICK_SECONDS, WIDE_TICK_SECONDS = 1.0, 5.0
 MAPS, FILTERS, DECIDES, FIELDS = SECTIONS = ("Feature maps", "Filters", "What decides", "Receptive fields")
+# What a look takes it takes from the training: the dearer it is, the rarer.
+TICK_SECONDS = {MAPS: 2.0, FILTERS: 2.0, DECIDES: 4.0, FIELDS: 4.0}
+WIDE_TICK_SECONDS = 8.0
+# While the network is learning, a dead channel is one that is so for fewer images.
+LEARNING_IMAGES = 100
 # More numbers than these in a sentence are only counted.
 MOST_NAMED = 24
 
@@ -65,17 +69,15 @@ def choose_image() -> tuple[Tensor, str]:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def dead(version: tuple[str, int], _network: nn.Module, _architecture: Architecture) -> dict[int, tuple[int, ...]]:
-    return dead_channels(_network, _architecture, dataset.load().test_images[: reference(_architecture)])
+def dead(
+    version: tuple[str, int], images: int, _network: nn.Module, _architecture: Architecture
+) -> dict[int, tuple[int, ...]]:
+    return dead_channels(_network, _architecture, dataset.load().test_images[:images])
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def fields(version: tuple[str, int], _network: nn.Module, _architecture: Architecture) -> list[Tensor]:
     return effective_fields(_network, _architecture, dataset.load().test_images[: field_images(_architecture)])
-
-
-def reference(architecture: Architecture) -> int:
-    return affordable(architecture, REFERENCE_IMAGES)
 
 
 def field_images(architecture: Architecture) -> int:
@@ -99,14 +101,14 @@ def numbered(channels: Sequence[int]) -> str:
 
 
 def feature_maps(network: nn.Module, now: Reader, image: Tensor) -> None:
-    images = reference(now.architecture)
+    images = affordable(now.architecture, LEARNING_IMAGES if now.run else REFERENCE_IMAGES)
     st.caption(
         "In each picture black is the layer's lowest value and white its highest. Channels are numbered from 1, from "
         "left to right, row by row. A cross marks a dead channel: its ReLU gives 0 everywhere in the first "
         f"{images} test images, so that it learns nothing from them. One stroke marks a channel that is silent for "
         "this image alone."
     )
-    dead_ones = dead(now.version, network, now.architecture)
+    dead_ones = dead(now.version, images, network, now.architecture)
     for row, found in zip(layers(now), activations(network, now.architecture, image), strict=True):
         off = dead_ones.get(row.layer, ())
         silent = [channel for channel in found.silent if channel not in off]
@@ -256,6 +258,5 @@ section = st.segmented_control(
 run = learning_run(name)
 seconds = None
 if run:
-    # A look into a wide network takes longer, and takes its time from the training.
-    seconds = TICK_SECONDS if analyse(run.architecture).macs <= FUSABLE_MACS else WIDE_TICK_SECONDS
+    seconds = TICK_SECONDS[section] if analyse(run.architecture).macs <= FUSABLE_MACS else WIDE_TICK_SECONDS
 st.fragment(look, run_every=seconds)(name, image, subject, section, run is not None)
