@@ -130,6 +130,7 @@ def recipe_values(recipe: Recipe) -> dict[str, object]:
         "validation": recipe.validation,
         "clean": recipe.clean_epochs,
         "marks": recipe.marks,
+        "written": recipe.written,
     }
 
 
@@ -151,6 +152,7 @@ def recipe() -> Recipe:
         state.validation,
         state.clean,
         state.marks,
+        state.written,
     )
 
 

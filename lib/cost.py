@@ -71,7 +71,8 @@ class MachineRate:
 def epoch_seconds(rate: MachineRate, architecture: Architecture, recipe: Recipe, images: int = TRAIN_IMAGES) -> float:
     """Estimated seconds of training an epoch of `images`, the measuring on the test images left out."""
     prices = astuple(rate.fused if fusable(architecture) else rate.other)
-    batch_size, shown = round(recipe.batch_size * (1 + recipe.marks)), round(images * (1 + recipe.marks))
+    more = 1 + recipe.marks + recipe.written
+    batch_size, shown = round(recipe.batch_size * more), round(images * more)
     needs = _needs(architecture, batch_size, recipe.augmentation, shown)
     return float(sum(price * need for price, need in zip(prices, needs, strict=True)))
 

@@ -30,7 +30,7 @@ FINE = 6
 # A stroke is made thinner by at most this part of its thickness on each side: more would break it where it is thin.
 MOST_THINNED = 0.35
 # Below this calibrated probability a reading is called uncertain.
-CERTAIN = 0.8
+CERTAIN = 0.9
 # How near to an edge counts as its rim, in pixels.
 EDGE = 2
 BATCH = 250

@@ -20,6 +20,12 @@ POINTS = 120
 CURVES = 6
 PEN = (1.8, 3.6)
 SEAM = 6.0
+# Of a tangle.
+WAVES = 5
+# Two digits: columns cut off at either side of each, and how high they are then.
+PAIR_CUT, PAIR_HEIGHT = 5, 11
+# Rows above and below a digit, MNIST's box being the middle of its image.
+EMPTY = (SIZE - BOX) // 2
 # Strokes on a square from 0 to 1, x to the right and y down; none is also a way to write a digit.
 LETTERS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
     "A": (((0, 1), (0.5, 0), (1, 1)), ((0.2, 0.6), (0.8, 0.6))),
@@ -45,15 +51,15 @@ LETTERS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
 
 
 def marks(digits: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(N, 1, 28, 28) digits, 0 to 1, strokes light -> (count, 1, 28, 28) marks: a third each are letters and signs,
-    scribbles, and digits cut and put together wrongly, which no pen tells from digits.
+    """(N, 1, 28, 28) digits, 0 to 1, strokes light -> (count, 1, 28, 28) marks: a fifth each are letters and signs,
+    scribbles, tangles, digits cut and put together wrongly, which no pen tells from digits, and two digits at once.
     """
-    letters, scribbles = count // 3, count // 3
-    points = torch.cat([_letters(letters, generator), _scribbles(scribbles, generator)])
-    pens = drawn(points, _between(*PEN, letters + scribbles, generator))
+    kind = count // 5
+    points = torch.cat([_letters(count - 4 * kind, generator), _scribbles(kind, generator), _tangles(kind, generator)])
+    pens = drawn(points, _between(*PEN, len(points), generator))
     soft = torch.rand(len(pens), 1, 1, 1, generator=generator)
     pens = torch.lerp(pens, F.avg_pool2d(pens, 3, 1, 1), soft)
-    return torch.cat([pens, _cut(digits, count - letters - scribbles, generator)])
+    return torch.cat([pens, _cut(digits, kind, generator), _pairs(digits, kind, generator)])
 
 
 def drawn(points: Tensor, pen: Tensor) -> Tensor:
@@ -107,6 +113,29 @@ def _scribbles(count: int, generator: torch.Generator) -> Tensor:
     t = torch.linspace(0, 1, POINTS // CURVES)
     weights = torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
     return torch.einsum("ncki,kt->ncti", corners, weights).reshape(count, POINTS, 2)
+
+
+def _tangles(count: int, generator: torch.Generator) -> Tensor:
+    """A pen that swings to and fro in every direction at once: sums of waves, the fast ones smaller."""
+    t = torch.linspace(0, 1, POINTS)
+    waves = torch.arange(1, WAVES + 1)
+    ends = _between(1.2, 3.2, (count, 1, 1, 1), generator)
+    phase = _between(0, 2 * math.pi, (count, 2, WAVES, 1), generator)
+    size = torch.rand(count, 2, WAVES, 1, generator=generator) / waves[:, None] ** 0.7
+    return (size * torch.sin(math.pi * waves[:, None] * ends * t + phase)).sum(2).transpose(1, 2)
+
+
+def _pairs(digits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Two digits side by side, as wide together as one may be."""
+    one, other = torch.randint(len(digits), (2, count), generator=generator)
+    digits = digits[:, :, EMPTY:-EMPTY, PAIR_CUT:-PAIR_CUT]
+    wide = torch.cat([digits[one], digits[other]], 3)
+    small = F.interpolate(wide, size=(PAIR_HEIGHT, BOX), mode="bilinear", antialias=True)
+    # What is made small is thin; a pen is not.
+    bold = F.max_pool2d(small, 3, 1, 1)
+    small = torch.lerp(small, bold, _between(0.2, 0.9, (count, 1, 1, 1), generator))
+    above = (SIZE - PAIR_HEIGHT) // 2
+    return F.pad(small, (EMPTY, EMPTY, above, SIZE - PAIR_HEIGHT - above)).clamp(0, 1)
 
 
 def _between(low: float, high: float, shape: int | tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-Optimiser: TypeAlias = Literal["SGD", "Adam", "AdamW"]
+Optimiser: TypeAlias = Literal["SGD", "Adam", "AdamW", "SOAP"]
 Schedule: TypeAlias = Literal["constant", "step", "plateau", "one-cycle"]
 Validation: TypeAlias = Literal["test", "held-out"]
 OPTIMISERS: tuple[str, ...] = get_args(Optimiser)
@@ -84,8 +84,8 @@ class Recipe:
     multiply it by: "step" after every `patience` epochs, "plateau" when the validation loss has not fallen for more
     than `patience` epochs. `validation` names the images that every epoch is measured on: the 10,000 of the test set,
     or 5,000 of the training set, which are then not trained on. In the last `clean_epochs` the images are not
-    augmented. For each image of a batch, `marks` marks that are no digit (lib/marks.py) are shown too, to be given all
-    ten probabilities alike.
+    augmented. For each image of a batch, `written` digits in other hands than MNIST's (lib/handwriting.py) are shown
+    too, and `marks` marks that are no digit (lib/marks.py), to be given all ten probabilities alike.
     """
 
     optimiser: Optimiser = "AdamW"
@@ -102,6 +102,7 @@ class Recipe:
     validation: Validation = "test"
     clean_epochs: int = 0
     marks: float = 0.0
+    written: float = 0.0
 
     def __post_init__(self) -> None:
         _choice("optimiser", self.optimiser, OPTIMISERS)
@@ -111,6 +112,7 @@ class Recipe:
         _number("weight decay", self.weight_decay, 0, 1)
         _number("label smoothing", self.label_smoothing, 0, 0.9)
         _number("share of marks", self.marks, 0, 1)
+        _number("share of written digits", self.written, 0, 1)
         _number("drop", self.drop, 0.001, 1)
         _whole("number of epochs", self.epochs, 1, MAX_EPOCHS)
         _whole("batch size", self.batch_size, 1, MAX_BATCH_SIZE)
@@ -192,8 +194,18 @@ RECIPES = (
     ),
     RecipePreset(
         "For drawings",
-        Recipe("AdamW", 0.015, "one-cycle", 15, 128, 0.02, Augmentation(12, 0.05, 0.12, 15, 0.4), marks=0.25),
-        "Strokes of any thickness and slant, and to every four digits a letter or scribble, to learn to be unsure of.",
+        Recipe(
+            "AdamW",
+            0.015,
+            "one-cycle",
+            15,
+            128,
+            0.02,
+            Augmentation(12, 0.05, 0.12, 15, 0.4),
+            marks=0.4,
+            written=0.3,
+        ),
+        "Strokes of any thickness and slant, digits in other hands, letters and scribbles to learn to be unsure of.",
         "8 16 M 24 24 M 32v 10v A",
     ),
     RecipePreset(

@@ -24,17 +24,21 @@ from torch.nn import functional as F
 from lib.analysis import FUSABLE_MACS, analyse, fusable
 from lib.architecture import Architecture
 from lib.augmentation import augment
-from lib.dataset import Dataset, normalise
+from lib.dataset import MEAN, STD, Dataset, normalise
 from lib.fused_network import fused
+from lib.handwriting import handwriting
 from lib.marks import marks
 from lib.network import Dropout, build
 from lib.recipe import Recipe, learning_rate
+from lib.soap import SOAP
 
 TEST_BATCH_SIZE = 250
 MOMENTUM = 0.9
 HELD_OUT = 5_000
 # What the marks' loss weighs beside the digits' (Hendrycks et al. 2019, section 3).
 MARKS_WEIGHT = 0.5
+# Black and white, normalised.
+DARK, LIGHT = (0 - MEAN) / STD, (1 - MEAN) / STD
 
 
 class DivergenceError(RuntimeError):
@@ -207,19 +211,19 @@ class Training(Iterator[Event]):
                 if isinstance(module, Dropout):
                     module.generator.manual_seed(_number(recipe.seed, "dropout", self.step))
             batch = batch.to(self._device)
-            x, y = normalise(images[batch]), labels[batch]
-            count = round(recipe.marks * len(batch))
-            if count:
-                # Before the augmentation: what it does to an image must not tell digits from marks.
-                x = torch.cat([x, _marks(x, count, _chance(recipe.seed, "marks", self.step))])
+            y = labels[batch]
+            x, truth = self._shown(normalise(images[batch]), y)
             if epoch <= recipe.epochs - recipe.clean_epochs:
                 x = augment(x, recipe.augmentation, _chance(recipe.seed, "augmentation", self.step))
             with self._whole_batch():
                 logits = self._forward(x)
-                logits, of_marks = (logits[: len(batch)], logits[len(batch) :]) if count else (logits, None)
+                of_digits, of_marks = logits[: len(truth)], logits[len(truth) :]
+                logits = logits[: len(batch)]
                 loss = whole = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
-                if of_marks is not None:
-                    whole = loss + MARKS_WEIGHT * F.cross_entropy(of_marks, torch.full_like(of_marks, 0.1))
+                if len(truth) > len(batch):
+                    whole = F.cross_entropy(of_digits, truth, label_smoothing=recipe.label_smoothing)
+                if len(of_marks):
+                    whole = whole + MARKS_WEIGHT * F.cross_entropy(of_marks, torch.full_like(of_marks, 0.1))
                 self._optimiser.zero_grad(set_to_none=True)
                 whole.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
@@ -236,6 +240,20 @@ class Training(Iterator[Event]):
                     f"The loss was no longer a number at step {self.step} of epoch {epoch}. "
                     f"The learning rate of {rate:.3g} is too high for this network: try a tenth of it."
                 )
+
+    def _shown(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch with what the recipe shows beside it: first digits in other hands, whose labels come after those of
+        the batch, then marks, which have none. To be augmented together, or that would tell them from one another.
+        """
+        recipe, shown, truth = self.recipe, [x], y
+        written, unknown = round(recipe.written * len(x)), round(recipe.marks * len(x))
+        if written:
+            digits, names = handwriting(written, _chance(recipe.seed, "written", self.step))
+            shown.append(_as_bright(digits, x))
+            truth = torch.cat([y, names.to(y.device)])
+        if unknown:
+            shown.append(_as_bright(marks(_as_ink(x), unknown, _chance(recipe.seed, "marks", self.step)), x))
+        return torch.cat(shown) if len(shown) > 1 else x, truth
 
     @contextmanager
     def _whole_batch(self) -> Iterator[None]:
@@ -358,11 +376,14 @@ def _training_pass(network: nn.Sequential, architecture: Architecture, device: s
     return (fused(network) if device == "cpu" and fusable(architecture) else None) or network
 
 
-def _marks(digits: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Marks as bright as these normalised digits, on the same device."""
-    dark, light = (normalise(torch.full((1, 1, 1), grey, dtype=torch.uint8)).item() for grey in (0, 255))
-    made = marks((digits.cpu() - dark) / (light - dark), count, generator)
-    return (dark + (light - dark) * made).to(digits.device)
+def _as_ink(x: Tensor) -> Tensor:
+    """Normalised images -> 0 to 1, on the CPU."""
+    return ((x - DARK) / (LIGHT - DARK)).cpu()
+
+
+def _as_bright(ink: Tensor, x: Tensor) -> Tensor:
+    """0 to 1 -> normalised as x is, on its device."""
+    return (DARK + (LIGHT - DARK) * ink).to(x.device)
 
 
 def _chance(seed: int, purpose: str, number: int) -> torch.Generator:
@@ -391,3 +412,5 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
         case "AdamW":
             return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
+        case "SOAP":
+            return SOAP(parameters, rate, weight_decay=decay)

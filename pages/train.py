@@ -6,6 +6,7 @@ import sys
 
 import streamlit as st
 import torch
+from torch import Tensor
 
 from lib import address
 from lib.address import hidden, recipe_values
@@ -16,8 +17,9 @@ from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER
 from lib.components import enter, escaped, live_figure, network_input, preset_pills, tab
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
+from lib.handwriting import handwriting
 from lib.marks import marks
-from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Recipe, RecipeError, differences
+from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
 from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
 from lib.runs import Run, RunError, Snapshot, refusal
@@ -44,7 +46,14 @@ def load_preset() -> None:
 
 def recipe_inputs() -> None:
     with st.grid(4, min_column_width=150):
-        st.selectbox("Optimiser", OPTIMISERS, key="optimiser")
+        st.selectbox(
+            "Optimiser",
+            OPTIMISERS,
+            key="optimiser",
+            help="How a gradient becomes a step. SGD follows it, with momentum. Adam divides every weight's gradient "
+            "by its usual size; AdamW also pulls the weights towards 0. SOAP does as AdamW, but along those directions "
+            "in which a layer's gradients vary independently.",
+        )
         st.number_input(
             "Learning rate", step=0.001, format="%.4g", key="learning_rate", help="The peak of a one-cycle schedule."
         )
@@ -107,6 +116,14 @@ def recipe_inputs() -> None:
             help="In the last epochs the images stay as they are, as those are that the network will be measured on.",
         )
         st.number_input(
+            "Digits in other hands",
+            step=0.1,
+            format="%.4g",
+            key="written",
+            help="So many a digit of MNIST, written by a pen: a 7 with a bar, a 1 with a flag and a foot, an open 4. "
+            "MNIST's writers were Americans and seldom wrote them so.",
+        )
+        st.number_input(
             "Marks that are no digit",
             step=0.1,
             format="%.4g",
@@ -116,16 +133,26 @@ def recipe_inputs() -> None:
         )
 
 
+def row_of(ink: Tensor) -> Tensor:
+    """(N, 1, 28, 28), 0 to 1, side by side."""
+    return preview((ink[:, 0] * 255).to(torch.uint8), Augmentation(), rows=0)
+
+
 def augmentation_preview(recipe: Recipe) -> None:
-    if not recipe.augmentation.active and not recipe.marks:
+    if not (recipe.augmentation.active or recipe.marks or recipe.written):
         st.caption("All are 0: the network sees every image as it is.")
         return
     digits = torch.frombuffer(bytearray(b"".join(example_digits())), dtype=torch.uint8).view(-1, 28, 28)
     picture = preview(digits, recipe.augmentation, rows=3)
     caption = "Ten digits as they are (first row), and as the network may see them."
+    chance = torch.Generator().manual_seed(0)
+    if recipe.written:
+        some, _ = handwriting(len(digits), chance)
+        picture = torch.cat([picture, row_of(some)])
+        caption += " Then digits in other hands."
     if recipe.marks:
-        some = marks(digits.unsqueeze(1) / 255, len(digits), torch.Generator().manual_seed(0))
-        picture = torch.cat([picture, preview((some[:, 0] * 255).to(torch.uint8), recipe.augmentation, rows=0)])
+        some = marks(digits.unsqueeze(1) / 255, len(digits), chance)
+        picture = torch.cat([picture, row_of(some)])
         caption += " Last row: marks that are no digit."
     st.image(picture.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy(), caption=caption)
 

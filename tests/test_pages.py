@@ -987,8 +987,8 @@ def test_a_network_in_training_reads_photos_and_is_tested_as_it_is_now(mnist: Da
 
 
 def test_marks_are_in_the_preview_of_what_the_network_sees() -> None:
-    at = visit("train", marks="0.25")
+    at = visit("train", marks="0.25", written="0.5")
     captions = [image.proto.imgs[0].caption for image in at.get("image")]
-    assert ["Last row: marks that are no digit." in caption for caption in captions] == [True]
+    assert [caption.endswith("Then digits in other hands. Last row: marks that are no digit.") for caption in captions]
     at = visit("train")
     assert "Last row" not in at.get("image")[0].proto.imgs[0].caption

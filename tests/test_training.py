@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lib.architecture import PRESETS, Preset, parse
 from lib.dataset import Dataset, normalise
+from lib.handwriting import handwriting
 from lib.marks import marks
 from lib.network import build
 from lib.recipe import RECIPES, Augmentation, Recipe, RecipePreset
@@ -151,12 +152,13 @@ EPOCH_AND_MORE = 2 * 16 + 5
 RESUMED = [
     ("8 M 16 M 10 A", Recipe(epochs=3, batch_size=64, augmentation=Augmentation(10, 0.1, 0.1))),
     ("8 M 16 M 10 A", Recipe("SGD", 0.1, "plateau", 3, 64, 0.001, patience=1, label_smoothing=0.1)),
-    ("8 M 10 A", Recipe(epochs=3, batch_size=64, augmentation=Augmentation(stroke=0.5), marks=0.25)),
+    ("8 M 10 A", Recipe(epochs=3, batch_size=64, augmentation=Augmentation(stroke=0.5), marks=0.25, written=0.1)),
     ("8 D20 M 16b M 10 A", Recipe("Adam", 0.01, "step", 3, 64, 0.0, patience=1, validation="held-out")),
+    ("4 D20 M 8b 10 A 10f", Recipe("SOAP", 0.01, epochs=3, batch_size=64)),
 ]
 
 
-@pytest.mark.parametrize(("text", "recipe"), RESUMED, ids=["fused", "plateau", "marks", "dropout"])
+@pytest.mark.parametrize(("text", "recipe"), RESUMED, ids=["fused", "plateau", "marks", "dropout", "soap"])
 @pytest.mark.parametrize("leave_at", [1, 7, 15, 16, 17, EPOCH_AND_MORE])
 def test_a_training_that_was_left_goes_on_bit_by_bit(small: Dataset, text: str, recipe: Recipe, leave_at: int) -> None:
     architecture = parse(text)
@@ -276,6 +278,20 @@ def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
             sureness[share] = float(training.network(unseen).softmax(1).amax(1).mean())
         assert evaluate(training.network, small.test_images, small.test_labels) > 0.7
     assert sureness[0.5] < sureness[0.0] - 0.2
+
+
+def test_digits_in_other_hands_are_learnt_beside_the_batch(small: Dataset) -> None:
+    """What is measured is of the batch alone; of digits written anew, more are read."""
+    ink, labels = handwriting(400, torch.Generator().manual_seed(99))
+    unseen = (ink[:, 0] * 255).to(torch.uint8)
+    read = {}
+    for share in (0.0, 0.5):
+        training = Training(ARCHITECTURE, Recipe(epochs=12, batch_size=50, written=share, marks=share / 2), small)
+        steps = [event for event in training if isinstance(event, StepMetrics)]
+        assert {step.images for step in steps} == {50}
+        read[share] = evaluate(training.network, unseen, labels)
+        assert evaluate(training.network, small.test_images, small.test_labels) > 0.7
+    assert read[0.5] > read[0.0] + 0.15
 
 
 def _collect(training: Training, into: list[Event]) -> None:

@@ -1,0 +1,212 @@
+"""Digits as a pen writes them in other hands than MNIST's: a 7 with a bar, a 1 with a flag and a foot, an open 4.
+
+MNIST's writers were Americans, most of whom write a 1 as a bare line and a 7 without a bar. A network that has seen no
+other takes a barred 7 for a 2 and a flagged 1 for a 7. Here every way of writing is a few points that a smooth curve
+runs through; each digit made moves them, slants, turns and stretches what comes of it, and has a pen of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lib.marks import PEN, POINTS, drawn
+
+Stroke: TypeAlias = tuple[tuple[float, float], ...]
+
+# How far a point may come to lie from where it belongs, as a standard deviation in parts of the digit's height.
+SCATTER = 0.045
+TURN, SLANT = 12.0, 0.3
+NARROWEST, WIDEST = 0.6, 1.3
+# So many of a digit's strokes are written without lifting the pen between them.
+UNLIFTED = 0.3
+# Of a curve between two points.
+FINE = 32
+
+
+@dataclass(frozen=True)
+class Style:
+    """A way to write a digit: strokes of points, x to the right and y down, the height from 0 to 1. A point that comes
+    twice is a corner.
+    """
+
+    digit: int
+    strokes: tuple[Stroke, ...]
+
+
+_ROUND = ((0.5, 0), (0.1, 0.15), (0, 0.5), (0.12, 0.87), (0.4, 1), (0.7, 0.85), (0.8, 0.5), (0.7, 0.13), (0.45, 0))
+_HOOK = ((0.7, 0.15), (0.4, 0), (0.05, 0.12), (0.05, 0.38), (0.35, 0.5), (0.65, 0.32), (0.7, 0.1))
+_BELLY = ((0.35, 0.38), (0.75, 0.55), (0.7, 0.9), (0.35, 1), (0, 0.9))
+_STEM = ((0, 0), (0.8, 0), (0.8, 0), (0.55, 0.4), (0.3, 1))
+STYLES = (
+    Style(0, (_ROUND,)),
+    Style(0, ((*_ROUND[4:], *_ROUND[1:4], (0.35, 1.02)),)),
+    Style(0, ((*_ROUND, (0.15, 0.08)),)),
+    Style(1, (((0, 0), (0, 0.5), (0, 1)),)),
+    Style(1, (((0, 0.35), (0.4, 0), (0.4, 0), (0.4, 0.5), (0.4, 1)),)),
+    Style(1, (((0, 0.6), (0.3, 0.3), (0.55, 0), (0.55, 0), (0.5, 0.5), (0.45, 1)),)),
+    Style(1, (((0, 0.75), (0.35, 0.4), (0.65, 0), (0.65, 0), (0.7, 0.5), (0.7, 1)),)),
+    Style(1, (((0, 0.5), (0.4, 0.2), (0.75, 0), (0.75, 0), (0.65, 0.5), (0.5, 1)),)),
+    Style(1, (((0, 0.45), (0.3, 0.25), (0.6, 0), (0.6, 0), (0.63, 0.5), (0.62, 1)), ((0.3, 1), (0.95, 1)))),
+    Style(1, (((0.1, 0.3), (0.45, 0), (0.45, 0), (0.45, 0.5), (0.45, 1)), ((0.05, 1), (0.9, 1)))),
+    Style(1, (((0.4, 0), (0.4, 0.5), (0.4, 1)), ((0.05, 1), (0.8, 1)))),
+    Style(2, (((0, 0.25), (0.3, 0), (0.7, 0.1), (0.65, 0.45), (0.3, 0.8), (0, 1), (0, 1), (0.8, 1)),)),
+    Style(2, (((0, 0.2), (0.35, 0), (0.7, 0.2), (0.5, 0.6), (0.05, 0.97), (0, 0.8), (0.3, 0.8), (0.8, 1)),)),
+    Style(2, (((0, 0.1), (0.4, 0), (0.75, 0.2), (0.4, 0.6), (0, 1), (0, 1), (0.4, 0.93), (0.8, 0.97)),)),
+    Style(3, (((0.05, 0.1), (0.4, 0), (0.7, 0.2), (0.3, 0.45), (0.3, 0.45), (0.75, 0.7), (0.45, 1), (0, 0.9)),)),
+    Style(3, (((0, 0), (0.7, 0), (0.7, 0), (0.3, 0.4), (0.3, 0.4), (0.72, 0.6), (0.6, 0.92), (0, 0.95)),)),
+    Style(3, (((0.05, 0.12), (0.5, 0), (0.55, 0.35), (0.2, 0.48), (0.6, 0.55), (0.65, 0.9), (0, 0.97)),)),
+    Style(4, (((0.3, 0), (0, 0.6), (0, 0.6), (0.85, 0.6)), ((0.6, 0.3), (0.6, 0.65), (0.55, 1)))),
+    Style(4, (((0.6, 0), (0, 0.65), (0, 0.65), (0.85, 0.65)), ((0.6, 0), (0.6, 0.5), (0.6, 1)))),
+    Style(4, (((0.05, 0), (0, 0.45), (0.2, 0.55), (0.65, 0.45)), ((0.7, 0), (0.67, 0.5), (0.6, 1)))),
+    Style(4, (((0.6, 1), (0.62, 0.5), (0.6, 0), (0.6, 0), (0, 0.65), (0, 0.65), (0.85, 0.65)),)),
+    Style(4, (((0.35, 0), (0.15, 0.3), (0, 0.5), (0, 0.5), (0.75, 0.45)), ((0.65, 0.25), (0.45, 0.65), (0.35, 1)))),
+    Style(5, (((0.1, 0), (0.05, 0.42), (0.05, 0.42), *_BELLY), ((0.1, 0), (0.75, 0)))),
+    Style(5, (((0.7, 0), (0.12, 0), (0.12, 0), (0.05, 0.42), (0.05, 0.42), *_BELLY),)),
+    Style(5, (((0.7, 0.03), (0.3, 0), (0.08, 0.25), (0.5, 0.5), (0.7, 0.78), (0.4, 1), (0, 0.93)),)),
+    Style(5, (((0.1, 0), (0.05, 0.42), (0.05, 0.42), *_BELLY), ((0.12, 0.02), (0.5, 0.03), (0.8, -0.05)))),
+    Style(6, (((0.6, 0), (0.2, 0.25), (0, 0.65), (0.25, 1), (0.6, 0.85), (0.55, 0.6), (0.25, 0.55), (0.03, 0.75)),)),
+    Style(6, (((0.3, 0), (0.1, 0.35), (0, 0.7), (0.3, 1), (0.65, 0.8), (0.5, 0.55), (0.2, 0.6), (0.05, 0.8)),)),
+    Style(6, (((0.75, 0.02), (0.4, 0.05), (0.08, 0.45), (0.1, 0.9), (0.5, 0.97), (0.55, 0.6), (0.1, 0.65)),)),
+    Style(7, (_STEM,)),
+    Style(7, (_STEM, ((0.15, 0.5), (0.75, 0.48)))),
+    Style(7, (((0, 0.18), (0.03, 0), (0.03, 0), *_STEM[1:]),)),
+    Style(7, (((0, 0.18), (0.03, 0), (0.03, 0), *_STEM[1:]), ((0.2, 0.55), (0.8, 0.5)))),
+    Style(7, (((0, 0.08), (0.25, 0.02), (0.55, 0.08), (0.8, 0), (0.5, 0.45), (0.35, 1)), ((0.15, 0.5), (0.8, 0.45)))),
+    Style(7, (((0, 0.02), (0.6, 0), (0.7, 0.1), (0.6, 0.5), (0.5, 1)), ((0.3, 0.5), (0.85, 0.5)))),
+    Style(7, (((0, 0.15), (0.25, 0), (0.6, 0.03), (0.7, 0.2), (0.45, 0.6), (0.35, 1)), ((0.1, 0.6), (0.75, 0.55)))),
+    Style(7, (((0.05, 0.1), (0.3, 0), (0.7, 0.02), (0.7, 0.02), (0.5, 0.5), (0.4, 1)), ((0.1, 0.7), (0.75, 0.66)))),
+    Style(
+        8,
+        (
+            (
+                (0.65, 0.12),
+                (0.3, 0),
+                (0.1, 0.2),
+                (0.4, 0.48),
+                (0.7, 0.8),
+                (0.35, 1),
+                (0.02, 0.8),
+                (0.35, 0.48),
+                (0.62, 0.25),
+                (0.62, 0.1),
+            ),
+        ),
+    ),
+    Style(
+        8,
+        (
+            ((0.35, 0), (0.08, 0.22), (0.35, 0.45), (0.62, 0.22), (0.35, 0)),
+            ((0.35, 0.45), (0, 0.75), (0.35, 1), (0.7, 0.75), (0.38, 0.45)),
+        ),
+    ),
+    Style(
+        8,
+        (
+            (
+                (0.1, 0.15),
+                (0.4, 0),
+                (0.65, 0.2),
+                (0.35, 0.45),
+                (0.02, 0.75),
+                (0.35, 1),
+                (0.68, 0.75),
+                (0.35, 0.45),
+                (0.1, 0.2),
+                (0.15, 0.1),
+            ),
+        ),
+    ),
+    Style(9, ((*_HOOK, (0.7, 0.1), (0.7, 0.55), (0.65, 1)),)),
+    Style(9, ((*_HOOK, (0.7, 0.1), (0.72, 0.6), (0.5, 0.97), (0.05, 0.9)),)),
+    Style(9, ((*_HOOK, (0.7, 0.1), (0.55, 0.55), (0.2, 1)),)),
+    Style(9, (((0.6, 0.05), (0.2, 0.02), (0.05, 0.2), (0.35, 0.35), (0.65, 0.2), (0.65, 0.6), (0.4, 1), (0, 0.88)),)),
+    Style(9, (((0.45, 0.12), (0.15, 0.04), (0.08, 0.28), (0.4, 0.33), (0.5, 0.1), (0.6, 0.6), (0.35, 1), (0, 0.88)),)),
+    Style(9, (((0.65, 0.1), (0.3, 0), (0.08, 0.2), (0.3, 0.4), (0.7, 0.25), (0.75, 0.6), (0.45, 0.97), (0, 0.93)),)),
+)
+
+
+def handwriting(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(count, 1, 28, 28) digits, 0 to 1, strokes light, in MNIST's box, and which they are, int64 (count,): every digit
+    as often as every other, and of one digit every style.
+    """
+    labels = torch.randint(10, (count,), generator=generator)
+    first, among = _FIRST[labels], _AMONG[labels]
+    style = first + (torch.rand(count, generator=generator) * among).long()
+    lifted = torch.rand(count, generator=generator) >= UNLIFTED
+    weights = torch.where(lifted[:, None, None], _LIFTED[style], _UNLIFTED[style])
+    places = _PLACES[style] + SCATTER * torch.randn(count, *_PLACES.shape[1:], generator=generator)
+    x, y = (weights @ places).unbind(2)
+    turn, slant, width = (2 * torch.rand(3, count, 1, generator=generator) - 1).unbind()
+    x = x * NARROWEST * (WIDEST / NARROWEST) ** ((width + 1) / 2) - SLANT * slant * y
+    angle = turn * math.radians(TURN)
+    points = torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], 2)
+    low, high = PEN
+    digits = drawn(points, low + (high - low) * torch.rand(count, generator=generator))
+    soft = torch.rand(count, 1, 1, 1, generator=generator)
+    return torch.lerp(digits, F.avg_pool2d(digits, 3, 1, 1), soft), labels
+
+
+def _weights(style: Style, lifted: bool) -> Tensor:
+    """What each point of a style weighs in each of POINTS places evenly along its strokes: (POINTS, MOST_POINTS).
+
+    A curve of Catmull and Rom is linear in the points that it runs through, wherever they are moved.
+    """
+    points = _points(style)
+    starts: list[Tensor] = []
+    steps: list[Tensor] = []
+    for curve in _curves(style, lifted):
+        own = torch.eye(MOST_POINTS)[curve]
+        # Beyond either end it goes straight on.
+        own = torch.cat([2 * own[:1] - own[1:2], own, 2 * own[-1:] - own[-2:-1]])
+        t = torch.linspace(0, 1, FINE + 1)[:, None]
+        for a, b, c, d in zip(own, own[1:], own[2:], own[3:], strict=False):
+            piece = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+            starts.append(piece[:-1])
+            steps.append(piece.diff(dim=0))
+    lengths = (torch.cat(steps) @ points).norm(dim=1)
+    ends = lengths.cumsum(0)
+    wanted = (torch.arange(POINTS) + 0.5) / POINTS * ends[-1]
+    index = torch.searchsorted(ends, wanted).clamp(max=len(ends) - 1)
+    part = (wanted - (ends - lengths)[index]) / lengths[index]
+    weights: Tensor = torch.cat(starts)[index] + part[:, None] * torch.cat(steps)[index]
+    return weights
+
+
+def _curves(style: Style, lifted: bool) -> list[list[int]]:
+    """The numbers of the points that every smooth curve runs through, its strokes being cut at their corners."""
+    curves: list[list[int]] = []
+    number = 0
+    for stroke in style.strokes:
+        if number and not lifted:
+            curves.append([number - 1, number])
+        curves.append([number])
+        for before, point in itertools.pairwise(stroke):
+            number += 1
+            if point == before:
+                # Both points of a corner are the first, whatever moves them.
+                curves.append([curves[-1][-1]])
+            else:
+                curves[-1].append(number)
+        number += 1
+    return curves
+
+
+def _points(style: Style) -> Tensor:
+    """All points of its strokes, one after the other: (MOST_POINTS, 2), the last of them 0 where it has fewer."""
+    points = torch.tensor([point for stroke in style.strokes for point in stroke], dtype=torch.float32)
+    return F.pad(points, (0, 0, 0, MOST_POINTS - len(points)))
+
+
+MOST_POINTS = max(sum(map(len, style.strokes)) for style in STYLES)
+_PLACES = torch.stack([_points(style) for style in STYLES])
+_LIFTED, _UNLIFTED = (torch.stack([_weights(style, lifted) for style in STYLES]) for lifted in (True, False))
+_DIGITS = [style.digit for style in STYLES]
+_FIRST = torch.tensor([_DIGITS.index(digit) for digit in range(10)])
+_AMONG = torch.tensor([_DIGITS.count(digit) for digit in range(10)])
