@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-Optimiser: TypeAlias = Literal["SGD", "Adam", "AdamW", "SOAP"]
+Optimiser: TypeAlias = Literal["SGD", "Adam", "AdamW"]
 Schedule: TypeAlias = Literal["constant", "step", "plateau", "one-cycle"]
 Validation: TypeAlias = Literal["test", "held-out"]
 OPTIMISERS: tuple[str, ...] = get_args(Optimiser)

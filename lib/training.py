@@ -30,7 +30,6 @@ from lib.handwriting import handwriting
 from lib.marks import marks
 from lib.network import Dropout, build
 from lib.recipe import Recipe, learning_rate
-from lib.soap import SOAP
 
 TEST_BATCH_SIZE = 250
 MOMENTUM = 0.9
@@ -412,5 +411,3 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
         case "AdamW":
             return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
-        case "SOAP":
-            return SOAP(parameters, rate, weight_decay=decay)

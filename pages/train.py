@@ -51,8 +51,7 @@ def recipe_inputs() -> None:
             OPTIMISERS,
             key="optimiser",
             help="How a gradient becomes a step. SGD follows it, with momentum. Adam divides every weight's gradient "
-            "by its usual size; AdamW also pulls the weights towards 0. SOAP does as AdamW, but along those directions "
-            "in which a layer's gradients vary independently.",
+            "by its usual size; AdamW also pulls the weights towards 0.",
         )
         st.number_input(
             "Learning rate", step=0.001, format="%.4g", key="learning_rate", help="The peak of a one-cycle schedule."

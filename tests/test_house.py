@@ -21,7 +21,6 @@ FLOORS = [
         "lib/augmentation.py",
         "lib/marks.py",
         "lib/atomic_file.py",
-        "lib/soap.py",
     },
     {"lib/handwriting.py"},
     {"lib/analysis.py", "lib/fused_network.py"},
