@@ -362,9 +362,6 @@ _WATCH_PREDICTION = """() => {
   }, { once: true, capture: true })
 }"""
 
-if __name__ == "__main__":
-    main()
-
 # The clock starts at the press and stops when the last layer's maps are others and all pictures are there.
 _WATCH_MAPS = """() => {
   const maps = () => [...document.querySelectorAll("img[alt*='feature maps of layer']")]
@@ -382,3 +379,7 @@ _WATCH_MAPS = """() => {
     look()
   }, { once: true, capture: true })
 }"""
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,8 @@ from lib.runs import Run
 
 enter("draw")
 
-TICK_SECONDS = 0.5
+# More ticks cost the training more.
+TICK_SECONDS, CURVES_SECONDS = 1.0, 2.0
 # The entropy of ten probabilities that are all alike: log2 10.
 MOST_BITS = 3.32
 # Of every picture of 28x28, in pixels of the screen.
@@ -109,7 +110,7 @@ def as_it_learned(run: Run, image: Tensor) -> dict[int, Prediction]:
     return dict(st.session_state.learned)
 
 
-def learning(name: str, image: Tensor | None, ticking: bool) -> None:
+def learning(name: str, image: Tensor | None) -> None:
     """The ten probabilities of the image over the steps of the training; ticks while it goes on."""
     run = run_manager().get(name)
     if run is None or not run.trail:
@@ -219,10 +220,9 @@ with seen:
     else:
         st.image(pictures.digit(image, DIGIT), alt="The digit in 28 by 28 pixels")
 ticking = learning_run(name) is not None
-every = TICK_SECONDS if ticking else None
 with answer:
-    st.fragment(read, run_every=every)(name, image, ticking)
-st.fragment(learning, run_every=every)(name, image, ticking)
+    st.fragment(read, run_every=TICK_SECONDS if ticking else None)(name, image, ticking)
+st.fragment(learning, run_every=CURVES_SECONDS if ticking else None)(name, image)
 if steps is not None and drawing is not None:
     st.subheader("From the drawing to 28×28")
     steps_of(steps)

@@ -43,8 +43,8 @@ enter("inspect")
 
 MAPS, FILTERS, DECIDES, FIELDS = SECTIONS = ("Feature maps", "Filters", "What decides", "Receptive fields")
 # What a look takes it takes from the training: the dearer it is, the rarer.
-TICK_SECONDS = {MAPS: 2.0, FILTERS: 2.0, DECIDES: 4.0, FIELDS: 4.0}
-WIDE_TICK_SECONDS = 8.0
+TICK_SECONDS = {MAPS: 3.0, FILTERS: 3.0, DECIDES: 5.0, FIELDS: 5.0}
+WIDE_TICK_SECONDS = 10.0
 # While the network is learning, a dead channel is one that is so for fewer images.
 LEARNING_IMAGES = 100
 # More numbers than these in a sentence are only counted.
