@@ -112,6 +112,13 @@ def step(page: Page) -> int:
     return int(found.group(1).replace(",", ""))
 
 
+def measured(page: Page, url: str) -> None:
+    """The Design page as it stays: it is drawn once more when the machine has been measured after a start."""
+    visit(page, url)
+    expect(page.get_by_text(re.compile("of training an epoch"))).to_be_visible(timeout=60_000)
+    settled(page)
+
+
 @pytest.mark.parametrize("path", HEADINGS)
 def test_any_pages_own_url_may_be_the_first_hit_after_a_start(page: Page, tmp_path: Path, path: str) -> None:
     with serving(copy_project(tmp_path)) as address:
@@ -125,7 +132,7 @@ def test_any_pages_own_url_may_be_the_first_hit_after_a_start(page: Page, tmp_pa
 
 def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     """Choose widths, train one epoch on the real data, draw a 7 with the mouse, read the prediction."""
-    visit(page, url)
+    measured(page, url)
     expect(total(page)).to_contain_text("9,274")
     slider = page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution"))
     slider.focus()
@@ -152,7 +159,8 @@ def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     page.get_by_role("option", name=re.compile(r"^run-")).first.click()
     settled(page)
     draw(page, SEVEN)
-    expect(page.get_by_role("heading", name="It reads 7")).to_be_visible(timeout=15_000)
+    # After one epoch it need not be certain.
+    expect(page.get_by_text(re.compile("^(It reads 7|Perhaps a 7, )"))).to_be_visible(timeout=15_000)
     bars = page.get_by_role("img", name=re.compile(r"7: \d+\.\d %"))
     expect(bars.locator(".main-svg").first).to_be_visible()
     expect(bars.locator(".bartext")).to_have_count(10)
@@ -248,10 +256,7 @@ def test_positions_that_no_logit_reads_are_dashed_and_a_layer_is_chosen_by_keybo
 
 
 def test_bars_say_their_sums(page: Page, url: str) -> None:
-    visit(page, url)
-    # The page is drawn once more when the machine has been measured.
-    expect(page.get_by_text(re.compile("of training an epoch"))).to_be_visible(timeout=60_000)
-    settled(page)
+    measured(page, url)
     chart = page.get_by_role("img", name=re.compile("^Parameters and MACs of each layer"))
     chart.scroll_into_view_if_needed()
     bars = chart.locator(".subplot.xy .bars .point path")
