@@ -31,6 +31,7 @@ from lib.analysis import interval95
 from lib.calibration import calibrate
 from lib.dataset import FOLDER, load
 from lib.digits import boxed, predict_all, reduce, shrunk, thickness, with_stroke
+from lib.handwriting import smooth
 
 RESULT = Path(__file__).parent / "drawings.json"
 CANVAS, DIGITS, SCRIBBLES = 280, 2_000, 100
@@ -132,24 +133,12 @@ def _strangers(chance: np.random.Generator) -> tuple[Tensor, list[int]] | None:
     for row in rows:
         size = int(chance.integers(70, 230))
         pen = min(float(chance.choice(PENS)), size / 6)
-        way = _curve(row[:16].reshape(8, 2) / 100) * (PEN_WIDTH, -1) * size
+        way = smooth(torch.from_numpy(row[:16].reshape(8, 2) / 100)).numpy() * (PEN_WIDTH, -1) * size
         corner = chance.uniform(pen, np.maximum(CANVAS - pen - np.ptp(way, axis=0), pen))
         page = Image.new("L", (CANVAS, CANVAS))
         _draw(page, way - way.min(0) + corner, pen)
         found.append(_known(reduce(torch.from_numpy(np.array(page)).float() / 255)))
     return torch.stack(found), rows[:, 16].tolist()
-
-
-def _curve(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A smooth way through all points (Catmull and Rom)."""
-    t = np.linspace(0, 1, 16)[:, None]
-    ends = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
-    return np.vstack(
-        [
-            (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3) / 2
-            for a, b, c, d in zip(ends, ends[1:], ends[2:], ends[3:], strict=False)
-        ]
-    )
 
 
 def _draw(page: Image.Image, way: NDArray[np.float64], pen: float) -> None:

@@ -205,7 +205,7 @@ def drawing_canvas(*, key: str) -> Tensor | None:
             return_image_data=True,
             key=key,
         )
-        _PEN_LIFT(key="pen_lift", height=1)
+        _PEN_LIFT(key=f"{key}_pen_lift", height=1)
     try:
         pixels = result.image_data
         strokes = (result.json_data or {}).get("objects")

@@ -153,6 +153,18 @@ def handwriting(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
     return torch.lerp(digits, F.avg_pool2d(digits, 3, 1, 1), soft), labels
 
 
+def smooth(points: Tensor) -> Tensor:
+    """(K, D), two points or more -> (FINE (K - 1) + 1, D), the curve of Catmull and Rom through all of them."""
+    # Beyond either end it goes straight on.
+    points = torch.cat([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
+    t = torch.linspace(0, 1, FINE + 1, dtype=points.dtype)[:-1, None]
+    pieces = [
+        0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+        for a, b, c, d in zip(points, points[1:], points[2:], points[3:], strict=False)
+    ]
+    return torch.cat([*pieces, points[-2:-1]])
+
+
 def _weights(style: Style, lifted: bool) -> Tensor:
     """What each point of a style weighs in each of POINTS places evenly along its strokes: (POINTS, MOST_POINTS).
 
@@ -162,14 +174,9 @@ def _weights(style: Style, lifted: bool) -> Tensor:
     starts: list[Tensor] = []
     steps: list[Tensor] = []
     for curve in _curves(style, lifted):
-        own = torch.eye(MOST_POINTS)[curve]
-        # Beyond either end it goes straight on.
-        own = torch.cat([2 * own[:1] - own[1:2], own, 2 * own[-1:] - own[-2:-1]])
-        t = torch.linspace(0, 1, FINE + 1)[:, None]
-        for a, b, c, d in zip(own, own[1:], own[2:], own[3:], strict=False):
-            piece = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-            starts.append(piece[:-1])
-            steps.append(piece.diff(dim=0))
+        fine = smooth(torch.eye(MOST_POINTS)[curve])
+        starts.append(fine[:-1])
+        steps.append(fine.diff(dim=0))
     lengths = (torch.cat(steps) @ points).norm(dim=1)
     ends = lengths.cumsum(0)
     wanted = (torch.arange(POINTS) + 0.5) / POINTS * ends[-1]

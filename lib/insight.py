@@ -216,11 +216,13 @@ def saliency(network: nn.Module, architecture: Architecture, image: Tensor) -> T
     return gradient[0, 0].abs()
 
 
-def occlusion(network: nn.Module, architecture: Architecture, image: Tensor, size: int = PATCH) -> Tensor:
+def occlusion(
+    network: nn.Module, architecture: Architecture, image: Tensor, size: int = PATCH, temperature: float = 1.0
+) -> Tensor:
     """How far the probability of the digit read falls, -1 to 1, when a black square of `size` (odd) pixels covers the
     place, float (28, 28) (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014, section 4).
 
-    Black is MNIST's background. The square is cut off at the edges.
+    Black is MNIST's background. The square is cut off at the edges. The logits are divided by the temperature.
     """
     near = (torch.arange(SIDE)[:, None] - torch.arange(SIDE)).abs() <= size // 2
     square = (near[:, None, :, None] & near[None, :, None, :]).reshape(SIDE * SIDE, SIDE, SIDE)
@@ -228,7 +230,7 @@ def occlusion(network: nn.Module, architecture: Architecture, image: Tensor, siz
     # Where there is no ink below it, the square changes nothing.
     changed = (covered != image).flatten(1).any(1)
     with torch_threads(threads(architecture)):
-        probabilities = _probabilities(network, architecture, torch.cat([image[None], covered[changed]]))
+        probabilities = _probabilities(network, architecture, torch.cat([image[None], covered[changed]]), temperature)
     before = probabilities[0]
     digit = before.argmax()
     drop = torch.zeros(SIDE * SIDE)
@@ -311,7 +313,7 @@ def _off(outputs: list[tuple[Operation, Tensor]]) -> tuple[int, ...]:
     return tuple((rectified.amax((0, 2, 3)) == 0).nonzero()[:, 0].tolist())
 
 
-def _probabilities(network: nn.Module, architecture: Architecture, images: Tensor, temperature: float = 1.0) -> Tensor:
+def _probabilities(network: nn.Module, architecture: Architecture, images: Tensor, temperature: float) -> Tensor:
     with torch.inference_mode():
         logits = torch.cat([network(normalise(batch)) for batch in torch.split(images, _batch_size(architecture))])
     # Made outside, so that whoever has them may do with them what they like.

@@ -45,15 +45,16 @@ def words(prediction: Prediction | None, image: Tensor | None) -> None:
     elif prediction is None:
         st.markdown("## Not yet")
         st.caption("The network has not learnt from its first batch yet.")
-    elif prediction.certain:
-        st.markdown(f"## {verdict(prediction)}")
-        st.caption(f"with a probability of {percent(prediction.confidence)} · entropy {prediction.entropy:.2f} bits")
     else:
         st.markdown(f"## {verdict(prediction)}")
-        st.caption(
-            f"Perhaps a {prediction.digit}, with a probability of {percent(prediction.confidence)}, or no digit at "
-            f"all · entropy {prediction.entropy:.2f} of {MOST_BITS} bits"
-        )
+        probability = f"with a probability of {percent(prediction.confidence)}"
+        entropy = f"entropy {prediction.entropy:.2f}"
+        if prediction.certain:
+            st.caption(f"{probability} · {entropy} bits")
+        else:
+            st.caption(
+                f"Perhaps a {prediction.digit}, {probability}, or no digit at all · {entropy} of {MOST_BITS} bits"
+            )
 
 
 def calibration_text(now: Reader) -> str:

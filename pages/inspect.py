@@ -157,7 +157,7 @@ def all_filters(network: nn.Module, now: Reader) -> None:
 
 def what_decides(network: nn.Module, now: Reader, image: Tensor, digit: int, confidence: float) -> None:
     slope = saliency(network, now.architecture, image)
-    drop = occlusion(network, now.architecture, image)
+    drop = occlusion(network, now.architecture, image, temperature=now.calibration.temperature)
     row, column = divmod(int(drop.argmax()), drop.shape[1])
     with st.grid(3, min_column_width=224):
         with st.container():

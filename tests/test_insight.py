@@ -124,19 +124,20 @@ def test_saliency_is_the_slope_of_the_digits_logit(shipped: tuple[nn.Sequential,
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_occlusion_is_what_covering_each_place_costs(
-    shipped: tuple[nn.Sequential, Architecture], mnist: Dataset
+    shipped: tuple[nn.Sequential, Architecture], mnist: Dataset, temperature: float
 ) -> None:
     network, architecture = shipped
     image = mnist.test_images[0]
-    drop = occlusion(network, architecture, image)
+    drop = occlusion(network, architecture, image, temperature=temperature)
     with torch.no_grad():
-        before = torch.softmax(network(normalise(image[None])), 1)[0]
+        before = torch.softmax(network(normalise(image[None])) / temperature, 1)[0]
         digit = int(before.argmax())
         for row, column in ((0, 0), (7, 8), (14, 15), (20, 12), (27, 27), (10, 19)):
             covered = image.clone()
             covered[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = 0
-            after = torch.softmax(network(normalise(covered[None])), 1)[0]
+            after = torch.softmax(network(normalise(covered[None])) / temperature, 1)[0]
             assert float(drop[row, column]) == pytest.approx(float(before[digit] - after[digit]), abs=1e-5)
     assert drop.abs().max() > 0.01
     black = torch.zeros(28, 28, dtype=torch.uint8)
