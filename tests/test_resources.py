@@ -1,0 +1,47 @@
+"""What the whole process shares."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from lib.resources import ARENAS
+from tests.browser import ROOT
+
+# Counts glibc's pools of memory while twenty threads at once hold some.
+CODE = """
+import ctypes, os, sys, tempfile, threading
+if sys.argv[1] == "shared":
+    import lib.resources
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+ready, over = threading.Barrier(21), threading.Event()
+
+def hold():
+    libc.malloc(1000)
+    ready.wait()
+    over.wait()
+
+for _ in range(20):
+    threading.Thread(target=hold, daemon=True).start()
+ready.wait()
+with tempfile.NamedTemporaryFile() as file:
+    stream = libc.fopen(file.name.encode(), b"w")
+    libc.malloc_info(0, ctypes.c_void_p(stream))
+    libc.fclose(ctypes.c_void_p(stream))
+    print(file.read().count(b"<heap "))
+over.set()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives every thread a pool of memory")
+def test_threads_share_two_pools_of_memory() -> None:
+    def pools(how: str) -> int:
+        command = [sys.executable, "-c", CODE, how]
+        return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+    assert pools("shared") <= ARENAS
+    assert pools("alone") > ARENAS
