@@ -13,7 +13,11 @@ other is kept; and two recipes that the held-out images preferred to Thorough by
 decay of 0.02 and a shear of 5 degrees; 99.557 % with a change of stroke of 0.3 pixels. So Thorough stayed as it was.
 Nor did another optimiser help: SOAP (Vyas et al. 2024; learning rate 0.01) came to 99.603 % on the held-out images,
 where AdamW had 99.57 %, but to 99.48, 99.67 and 99.51 %, mean 99.553 %, on the test images; Muon (Jordan et al. 2024)
-came to 99.587 % on the held-out ones.
+came to 99.587 % on the held-out ones. Nor did a teacher (Hinton et al. 2015; temperature 4, weight 0.7; of 39,706
+parameters, with 99.64 % held out and 99.71 % on the test images): 99.617 % held out, but 99.58, 99.63 and 99.52 %, mean
+99.577 %, on the test images. Nor, held out, did other shapes of as many parameters (99.49 and 99.58 %, one seed) or a
+smooth random warp of one pixel (98.97 %). What the held-out images prefer by 0.03 points the test images do not: it is
+chance.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ ENTRIES = (
     Entry("assignment-9274", PRESETS[0].text, "Thorough", "The assignment's network"),
     Entry("small-4468", "4 6 8 M 8 8 8 8 M 8v 10v A", "Thorough, small network", "Under 4,500 parameters"),
     Entry("quick-9274", PRESETS[0].text, "Quick", "The assignment's network, five epochs"),
-    Entry("drawings-19978", "8 16 M 24 24 M 32v 10v A", "For drawings", "For drawings", seeds=(0,)),
+    Entry("drawings-39706", "8 16 M 32 32 M 64v 10v A", "For drawings", "For drawings", seeds=(0,)),
 )
 
 
@@ -63,7 +67,8 @@ def main() -> None:
     unknown = set(names) - {entry.name for entry in ENTRIES}
     if unknown:
         sys.exit(f"There is no table {', '.join(sorted(unknown))}: {', '.join(entry.name for entry in ENTRIES)}.")
-    tables = json.loads(RESULT.read_text(encoding="utf-8"))["tables"] if names else {}
+    kept = json.loads(RESULT.read_text(encoding="utf-8"))["tables"] if names else {}
+    tables = {entry.name: kept[entry.name] for entry in ENTRIES if entry.name in kept}
     for entry in (entry for entry in ENTRIES if not names or entry.name in names):
         architecture = parse(entry.network)
         recipe = next(preset.recipe for preset in RECIPES if preset.title == entry.recipe)

@@ -30,7 +30,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SAVED_FOLDER = FOLDER / "saved"
 SUFFIX = ".safetensors"
 # Trained for drawings: it has learnt that not every mark is a digit.
-DEFAULT = "drawings-19978"
+DEFAULT = "drawings-39706"
 ASIDE_FOLDER = FOLDER / "set-aside"
 # The first format had no digest and no more than the weights.
 FORMAT, FIRST_FORMAT = "receptive-2", "receptive-1"

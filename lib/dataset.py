@@ -1,4 +1,5 @@
 """MNIST as tensors, from the files in `data/`, through torchvision; nothing is fetched. `examples` needs no torch.
+`pen_digits` are the ways of a pen, of other people.
 
 - The four IDX files travel gzipped with the project and are unpacked at first use to `data/MNIST/raw`, where
   torchvision keeps them too.
@@ -27,6 +28,9 @@ MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+# Digits as the way of a pen on a tablet (Alimoglu and Alpaydin 1996): so many points each.
+PEN_DIGITS, PEN_DIGITS_MD5, PEN_POINTS = "pen-digits.csv", "d73f60cd9dd5d0e112e4e38c02e2edaa", 8
+RESTORE = "Restore it from the project."
 REMEDY = (
     "Restore it from the project, or, with a network, let torchvision download it: "
     "python -c \"from torchvision.datasets import MNIST; MNIST('data', download=True)\""
@@ -83,6 +87,19 @@ def examples(folder: Path = FOLDER) -> tuple[bytes, ...]:
     return tuple(images[784 * index : 784 * (index + 1)] for index in first)
 
 
+def pen_digits(folder: Path = FOLDER) -> tuple[Tensor, Tensor]:
+    """What thirty people wrote on a tablet: (7494, PEN_POINTS, 2), x to the right and y down, 0 to 1, points about
+    evenly along the pen's way, and which digits they are, int64 (7494,). Raises DatasetError.
+    """
+    import numpy as np
+    import torch
+
+    text = _decompressed(folder, PEN_DIGITS, PEN_DIGITS_MD5, RESTORE).decode("ascii")
+    rows = torch.from_numpy(np.loadtxt(text.splitlines(), delimiter=",", dtype=np.int64))
+    points = rows[:, :-1].view(-1, PEN_POINTS, 2) / 100
+    return torch.stack([points[..., 0], 1 - points[..., 1]], 2), rows[:, -1]
+
+
 def normalise(images: Tensor) -> Tensor:
     """uint8 (N, 28, 28) -> float32 (N, 1, 28, 28) with the mean 0 and deviation 1 of the training images."""
     return images.unsqueeze(1).float().sub_(255 * MEAN).div_(255 * STD)
@@ -94,20 +111,28 @@ def _unpacked(folder: Path, name: str) -> Path:
 
 def _content(folder: Path, name: str) -> tuple[bytes, bool]:
     """What the data file `name` holds, checked, and whether it came from its unpacked copy."""
+    target = _unpacked(folder, name)
     try:
-        target = _unpacked(folder, name)
         if target.is_file() and _md5(content := target.read_bytes()) == MD5[name]:
             return content, True
-        content = gzip.decompress((folder / f"{name}.gz").read_bytes())
-    except FileNotFoundError as error:
-        raise DatasetError(f"The data file {name}.gz is missing from {folder}. {REMEDY}") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DatasetError(f"The data file {folder / name}.gz is damaged. {REMEDY}") from error
     except OSError as error:
         raise DatasetError(f"The data file {name} cannot be read ({error.strerror}). {REMEDY}") from error
-    if _md5(content) != MD5[name]:
-        raise DatasetError(f"The data file {folder / name}.gz is not the original: its md5 differs. {REMEDY}")
-    return content, False
+    return _decompressed(folder, name, MD5[name], REMEDY), False
+
+
+def _decompressed(folder: Path, name: str, md5: str, remedy: str) -> bytes:
+    """What `folder`/`name`.gz holds, checked."""
+    try:
+        content = gzip.decompress((folder / f"{name}.gz").read_bytes())
+    except FileNotFoundError as error:
+        raise DatasetError(f"The data file {name}.gz is missing from {folder}. {remedy}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DatasetError(f"The data file {folder / name}.gz is damaged. {remedy}") from error
+    except OSError as error:
+        raise DatasetError(f"The data file {name} cannot be read ({error.strerror}). {remedy}") from error
+    if _md5(content) != md5:
+        raise DatasetError(f"The data file {folder / name}.gz is not the original: its md5 differs. {remedy}")
+    return content
 
 
 def _read(folder: Path) -> Dataset:

@@ -2,26 +2,34 @@
 
 MNIST's writers were Americans, most of whom write a 1 as a bare line and a 7 without a bar. A network that has seen no
 other takes a barred 7 for a 2 and a flagged 1 for a 7. Here every way of writing is a few points that a smooth curve
-runs through; each digit made moves them, slants, turns and stretches what comes of it, and has a pen of its own.
+runs through: half of them are styles told below, half are those of thirty people who wrote on a tablet
+(`dataset.pen_digits`). Each digit made moves the points, slants, turns and stretches what comes of it, and has a pen of
+its own.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lib.dataset import PEN_POINTS, pen_digits
 from lib.marks import PEN, POINTS, drawn
 
 Stroke: TypeAlias = tuple[tuple[float, float], ...]
 
-# How far a point may come to lie from where it belongs, as a standard deviation in parts of the digit's height.
-SCATTER = 0.045
+# How far a point may come to lie from where it belongs, as a standard deviation in parts of the digit's height: of a
+# style, and of what somebody wrote.
+SCATTER, TREMBLE = 0.045, 0.02
+# The people's digits have lost their width: every one is as wide as high.
+PEOPLES_WIDTH = 0.65
 TURN, SLANT = 12.0, 0.3
 NARROWEST, WIDEST = 0.6, 1.3
 # So many of a digit's strokes are written without lifting the pen between them.
@@ -134,15 +142,11 @@ STYLES = (
 
 def handwriting(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(count, 1, 28, 28) digits, 0 to 1, strokes light, in MNIST's box, and which they are, int64 (count,): every digit
-    as often as every other, and of one digit every style.
+    as often as every other, first those in a style, then those of people. Raises DatasetError.
     """
-    labels = torch.randint(10, (count,), generator=generator)
-    first, among = _FIRST[labels], _AMONG[labels]
-    style = first + (torch.rand(count, generator=generator) * among).long()
-    lifted = torch.rand(count, generator=generator) >= UNLIFTED
-    weights = torch.where(lifted[:, None, None], _LIFTED[style], _UNLIFTED[style])
-    places = _PLACES[style] + SCATTER * torch.randn(count, *_PLACES.shape[1:], generator=generator)
-    x, y = (weights @ places).unbind(2)
+    by_people = count // 2
+    ways, labels = zip(_styled(count - by_people, generator), _of_people(by_people, generator), strict=True)
+    x, y = torch.cat(ways).unbind(2)
     turn, slant, width = (2 * torch.rand(3, count, 1, generator=generator) - 1).unbind()
     x = x * NARROWEST * (WIDEST / NARROWEST) ** ((width + 1) / 2) - SLANT * slant * y
     angle = turn * math.radians(TURN)
@@ -150,7 +154,85 @@ def handwriting(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
     low, high = PEN
     digits = drawn(points, low + (high - low) * torch.rand(count, generator=generator))
     soft = torch.rand(count, 1, 1, 1, generator=generator)
-    return torch.lerp(digits, F.avg_pool2d(digits, 3, 1, 1), soft), labels
+    return torch.lerp(digits, F.avg_pool2d(digits, 3, 1, 1), soft), torch.cat(labels)
+
+
+def _styled(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Places (count, POINTS, 2) along the pen's way, and labels."""
+    labels = torch.randint(10, (count,), generator=generator)
+    first, among = _FIRST[labels], _AMONG[labels]
+    style = first + (torch.rand(count, generator=generator) * among).long()
+    lifted = torch.rand(count, generator=generator) >= UNLIFTED
+    weights = torch.where(lifted[:, None, None], _LIFTED[style], _UNLIFTED[style])
+    return weights @ (_PLACES[style] + SCATTER * torch.randn(count, *_PLACES.shape[1:], generator=generator)), labels
+
+
+def _of_people(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As `_styled`."""
+    people = _people()
+    labels = torch.randint(10, (count,), generator=generator)
+    chosen = people.first[labels] + (torch.rand(count, generator=generator) * people.among[labels]).long()
+    lifted = torch.rand(count, generator=generator) >= UNLIFTED
+    weights = people.weights[torch.where(lifted, people.lift[chosen], 0)]
+    places = people.points[chosen] + TREMBLE * torch.randn(count, PEN_POINTS, 2, generator=generator)
+    return weights @ (places * torch.tensor([PEOPLES_WIDTH, 1.0])), labels
+
+
+@dataclass(frozen=True, eq=False)
+class _People:
+    """What thirty people wrote, in the order of its digits: points (N, PEN_POINTS, 2), y down, 0 to 1; where each
+    digit's begin and how many there are, int64 (10,); for every one which weights lift the pen, 0 where it stays down;
+    those weights, (W, POINTS, PEN_POINTS).
+    """
+
+    points: Tensor
+    first: Tensor
+    among: Tensor
+    lift: Tensor
+    weights: Tensor
+
+
+@lru_cache(maxsize=1)
+def _people() -> _People:
+    points, labels = pen_digits()
+    order = labels.argsort(stable=True)
+    points, labels = points[order], labels[order]
+    among = labels.bincount(minlength=10)
+    lifts = [lift(one.tolist(), int(digit)) for one, digit in zip(points, labels, strict=True)]
+    kinds = [None, *sorted({found for found in lifts if found})]
+    weights = torch.stack([_evenly(kind) for kind in kinds])
+    return _People(points, among.cumsum(0) - among, among, torch.tensor([kinds.index(kind) for kind in lifts]), weights)
+
+
+def lift(points: Sequence[Sequence[float]], digit: int) -> tuple[int, int] | None:
+    """Between which two points, of PEN_POINTS with y down, somebody who wrote this digit lifted the pen, as far as the
+    points still tell: before a 7's bar, a 5's top, a 4's stem. None where they do not.
+    """
+    x, y = zip(*points, strict=True)
+    last = len(points) - 1
+    lowest = y.index(max(y))
+    match digit:
+        case 7 if 2 <= lowest < last - 1:
+            bar = min(range(lowest + 1, last + 1), key=x.__getitem__)
+            return (lowest, bar) if bar < last else None
+        case 5 if y[last] < 0.3 and x[last] > 0.4:
+            belly = max((number for number in range(lowest, last) if y[number] > 0.5), default=last)
+            return (belly, belly + 1) if belly < last - 1 else None
+        case 4:
+            rises = (number for number in range(2, last) if x[number] > 0.55 and y[number + 1] < y[number] - 0.05)
+            return next(((corner, corner + 1) for corner in rises), None)
+        case _:
+            return None
+
+
+def _evenly(lifted: tuple[int, int] | None) -> Tensor:
+    """What each of PEN_POINTS points weighs in POINTS places along the curve through them, or through those before and
+    those after a lift of the pen: (POINTS, PEN_POINTS). The points lie about evenly along the way.
+    """
+    every = torch.eye(PEN_POINTS)
+    strokes = [every[: lifted[0] + 1], every[lifted[1] :]] if lifted else [every]
+    fine = torch.cat([smooth(stroke) for stroke in strokes if len(stroke) > 1])
+    return fine[torch.linspace(0, len(fine) - 1, POINTS).round().long()]
 
 
 def smooth(points: Tensor) -> Tensor:

@@ -203,10 +203,11 @@ RECIPES = (
             0.02,
             Augmentation(12, 0.05, 0.12, 15, 0.4),
             marks=0.4,
-            written=0.3,
+            written=0.8,
         ),
-        "Strokes of any thickness and slant, digits in other hands, letters and scribbles to learn to be unsure of.",
-        "8 16 M 24 24 M 32v 10v A",
+        "Strokes of any thickness and slant, digits in other hands, letters and scribbles to be unsure of. All that "
+        "takes more parameters than the exercise allows.",
+        "8 16 M 32 32 M 64v 10v A",
     ),
     RecipePreset(
         "The assignment",

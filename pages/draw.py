@@ -196,7 +196,8 @@ name = choose_reader()
 st.session_state.setdefault("source", DRAWING)
 source = choose_source()
 
-canvas, seen, answer = st.columns([3, 2, 4], gap="medium")
+# On a phone they come one below the other: the answer first, in sight while one draws.
+canvas, answer, seen = st.columns([3, 4, 2], gap="medium")
 steps = drawing = None
 with canvas:
     if source == DRAWING:
@@ -214,15 +215,15 @@ with canvas:
             st.error(str(error), icon=":material/error:")
             st.stop()
         st.caption(f"One of MNIST's 10,000 test images, for whoever cannot draw. Its writer meant {label}.")
+ticking = learning_run(name) is not None
+with answer:
+    st.fragment(read, run_every=TICK_SECONDS if ticking else None)(name, image, ticking)
 with seen:
     st.markdown("**What the network gets**")
     if image is None:
         st.caption("28×28 pixels, made from the drawing as MNIST's were.")
     else:
         st.image(pictures.digit(image, DIGIT), alt="The digit in 28 by 28 pixels")
-ticking = learning_run(name) is not None
-with answer:
-    st.fragment(read, run_every=TICK_SECONDS if ticking else None)(name, image, ticking)
 st.fragment(learning, run_every=CURVES_SECONDS if ticking else None)(name, image)
 if steps is not None and drawing is not None:
     st.subheader("From the drawing to 28×28")

@@ -17,6 +17,7 @@ from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER
 from lib.components import enter, escaped, live_figure, network_input, preset_pills, tab
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
+from lib.dataset import DatasetError
 from lib.handwriting import handwriting
 from lib.marks import marks
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
@@ -120,7 +121,8 @@ def recipe_inputs() -> None:
             format="%.4g",
             key="written",
             help="So many a digit of MNIST, written by a pen: a 7 with a bar, a 1 with a flag and a foot, an open 4. "
-            "MNIST's writers were Americans and seldom wrote them so.",
+            "MNIST's writers were Americans and seldom wrote them so. Half are made up, half thirty people in Turkey "
+            "wrote on a tablet.",
         )
         st.number_input(
             "Marks that are no digit",
@@ -465,7 +467,10 @@ if architecture and recipe:
 if panel:
     if recipe:
         with panel:
-            augmentation_preview(recipe)
+            try:
+                augmentation_preview(recipe)
+            except DatasetError as error:
+                st.error(str(error), icon=":material/error:")
     with presets:
         preset = next((p for p in RECIPES if p.recipe == recipe and p.network in (None, text)), None)
         st.session_state.recipe = preset.title if preset else None

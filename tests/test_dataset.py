@@ -89,3 +89,23 @@ def test_no_room_to_unpack_is_said(folder: Path) -> None:
     (folder / "MNIST").write_text("a file where the folder should be")
     with pytest.raises(DatasetError, match=r"cannot be (read|unpacked)"):
         dataset.load(folder)
+
+
+def test_the_pen_digits_are_those_of_the_thirty_who_wrote_for_training() -> None:
+    points, labels = dataset.pen_digits()
+    assert points.shape == (7494, dataset.PEN_POINTS, 2)
+    # The counts that the data set's own description gives for pendigits.tra; those of the fourteen others differ.
+    assert labels.bincount().tolist() == [780, 779, 780, 719, 780, 720, 720, 778, 719, 719]
+    assert float(points.amin()) == 0
+    assert float(points.amax()) == 1
+    # Most people begin a 7 at its top left and end a 6 below its middle.
+    assert float((points[labels == 7, 0] < 0.5).all(1).double().mean()) > 0.9
+    assert float((points[labels == 6, -1, 1] > 0.5).double().mean()) > 0.9
+
+
+@pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(b"0,1,2\n")])
+def test_without_sound_pen_digits_a_sentence_says_so(folder: Path, content: bytes | None) -> None:
+    if content is not None:
+        (folder / f"{dataset.PEN_DIGITS}.gz").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"pen-digits\.csv\.gz .*Restore it from the project\."):
+        dataset.pen_digits(folder)

@@ -9,8 +9,8 @@ import torch
 
 from lib import checkpoints, handwriting
 from lib.digits import predict_all
-from lib.handwriting import STYLES, Style
-from lib.marks import BOX, PEN
+from lib.handwriting import STYLES, Style, lift
+from lib.marks import BOX, PEN, POINTS
 
 
 def written(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,3 +114,64 @@ def test_pens_are_marks_pens() -> None:
     ones = digits[labels == 1].double() / 255
     # A line of a pen's width along the box, at least.
     assert float(ones.sum((1, 2)).min()) > 0.8 * PEN[0] * BOX * 0.9
+
+
+def test_every_digit_of_people_comes_and_an_odd_count_is_filled() -> None:
+    places, labels = handwriting._of_people(500, torch.Generator().manual_seed(0))
+    assert places.shape == (500, POINTS, 2)
+    assert int(labels.bincount(minlength=10).min()) > 25
+    people = handwriting._people()
+    digits = torch.repeat_interleave(torch.arange(10), people.among)
+    assert torch.equal(people.first, torch.tensor([int((digits < digit).sum()) for digit in range(10)]))
+    assert written(7)[0].shape == (7, 28, 28)
+
+
+def test_what_people_wrote_is_the_digit_that_its_label_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handwriting, "_styled", handwriting._of_people)
+    network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
+    digits, labels = written(3000)
+    read = torch.tensor([p.digit for p in predict_all(network, digits)])
+    for digit in (0, 2, 3, 5, 6, 8):
+        assert float((read[labels == digit] == digit).double().mean()) > 0.8, digit
+    assert all(float((read[labels == digit] == digit).double().mean()) > 0.3 for digit in range(10))
+
+
+def test_lifts_are_found_where_points_still_tell() -> None:
+    top, stem = [(0.0, 0.0), (0.4, 0.0), (1.0, 0.0), (0.7, 0.5), (0.4, 1.0)], [(0.7, 0.6)]
+    barred = [*top, (0.1, 0.55), *stem, (0.9, 0.55)]
+    assert lift(barred, 7) == (4, 5)
+    # Half of the way from foot to bar is a point too.
+    assert lift([*top, (0.2, 0.8), (0.1, 0.5), (0.9, 0.5)], 7) == (4, 6)
+    plain = [(0.0, 0.0), (0.3, 0.0), (0.6, 0.0), (1.0, 0.0), (0.85, 0.25), (0.7, 0.5), (0.5, 0.8), (0.4, 1.0)]
+    assert lift(plain, 7) is None
+    belly = [(0.1, 0.0), (0.0, 0.4), (0.8, 0.5), (1.0, 0.8), (0.4, 1.0), (0.0, 0.9)]
+    assert lift([*belly, (0.1, 0.0), (1.0, 0.0)], 5) == (5, 6)
+    assert lift([(1.0, 0.0), (0.3, 0.0), *belly], 5) is None
+    four = [(0.3, 0.0), (0.1, 0.3), (0.0, 0.6), (0.5, 0.6), (1.0, 0.6), (0.7, 0.2), (0.7, 0.6), (0.7, 1.0)]
+    assert lift(four, 4) == (4, 5)
+    assert lift(four, 9) is None
+
+
+def test_no_ink_lies_between_the_strokes_of_people() -> None:
+    line = torch.tensor([(number / 7, 0.0) for number in range(8)])
+    for before, after in ((2, 3), (4, 6), (6, 7)):
+        x = (handwriting._evenly((before, after)) @ line)[:, 0]
+        assert not bool(((x > line[before, 0] + 1e-4) & (x < line[after, 0] - 1e-4)).any())
+        # A last point alone after a lift is left out.
+        assert float(x.max()) == pytest.approx(1.0 if after < 7 else 6 / 7)
+    whole = (handwriting._evenly(None) @ line)[:, 0]
+    assert float(whole.diff().max()) < 1.5 / POINTS
+
+
+def test_a_barred_seven_is_read_where_the_pen_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a network that knows MNIST alone; with a line from foot to bar it is a 2 to it, as it is to us."""
+    monkeypatch.setattr(handwriting, "_styled", handwriting._of_people)
+    network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
+    shares = []
+    for unlifted in (0.0, 1.0):
+        monkeypatch.setattr(handwriting, "UNLIFTED", unlifted)
+        digits, labels = written(2000)
+        sevens = predict_all(network, digits[labels == 7])
+        shares.append(sum(p.digit == 7 for p in sevens) / len(sevens))
+    assert shares[0] > 0.6
+    assert shares[1] < shares[0] - 0.2

@@ -15,7 +15,7 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, dataset, digit_sets, photos, resources
+from lib import checkpoints, dataset, digit_sets, handwriting, photos, resources
 from lib.address import PARTS
 from lib.analysis import interval95
 from lib.architecture import PRESETS, ArchitectureError, parse
@@ -992,3 +992,15 @@ def test_marks_are_in_the_preview_of_what_the_network_sees() -> None:
     assert [caption.endswith("Then digits in other hands. Last row: marks that are no digit.") for caption in captions]
     at = visit("train")
     assert "Last row" not in at.get("image")[0].proto.imgs[0].caption
+
+
+def test_without_the_pen_digits_the_preview_says_so_and_the_page_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = dataset.pen_digits
+    monkeypatch.setattr(handwriting, "pen_digits", lambda: load(tmp_path))
+    handwriting._people.cache_clear()
+    at = visit("train", written="0.5")
+    assert not at.exception
+    assert "pen-digits.csv.gz is missing" in at.error[0].value
+    assert any(button.label == "Start training" for button in at.button)
