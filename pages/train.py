@@ -28,8 +28,9 @@ from lib.training import EpochMetrics
 
 enter("train")
 
-# A press is answered at once, a change from elsewhere at the next tick; more ticks cost the training more.
-TICK_SECONDS = 1.0
+# A press is answered at once, a change from elsewhere at the next tick; more ticks cost the training more, and most of
+# that is the drawing of the curves.
+TICK_SECONDS, CURVES_SECONDS = 1.0, 3.0
 ACT_SECONDS = 0.4
 TEST_IMAGES = 10_000
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -374,8 +375,8 @@ def controls(run: Run, snapshot: Snapshot) -> None:
             )
 
 
-def watch(run: Run, ghost: Run | None, ticking: bool) -> None:
-    """Progress, numbers and curves of one run."""
+def watch(run: Run, ticking: bool) -> None:
+    """Progress and numbers of one run."""
     snapshot = run.snapshot()
     if ticking != (snapshot.status in ACTIVE):
         # It has just ended, or goes on again: the whole page must know, and this fragment stop or begin to tick.
@@ -389,6 +390,11 @@ def watch(run: Run, ghost: Run | None, ticking: bool) -> None:
     if snapshot.trouble:
         st.warning(snapshot.trouble, icon=":material/save:")
     figures(run, snapshot)
+
+
+def curves(run: Run, ghost: Run | None) -> None:
+    """Those of one run; the page draws them anew once it has ended."""
+    snapshot = run.snapshot()
     behind = ghost.snapshot() if ghost else None
     live_figure(
         training_curves(
@@ -553,7 +559,8 @@ if run:
         st.button("Delete", icon=":material/delete:", on_click=delete, args=(run,), disabled=run.active)
     active = run.active
     behind = manager.get(ghost) if ghost != chosen else None
-    st.fragment(watch, run_every=TICK_SECONDS if active else None)(run, behind, active)
+    st.fragment(watch, run_every=TICK_SECONDS if active else None)(run, active)
+    st.fragment(curves, run_every=CURVES_SECONDS if active else None)(run, behind)
 else:
     if asked is not None and not deleted:
         st.warning(
