@@ -10,6 +10,10 @@ it measured. It keeps eight points of the pen's way a digit, height and width ma
 out: a barred 7 comes with a line from its foot to its bar. The points are joined by a curve, two thirds as wide as
 high; once as they are, once with the lifts put back where `handwriting.lift` still sees them.
 
+What they read chose the shipped network among three: with 19,978 parameters and 0.6 written digits for each of MNIST's
+it read 93.4 % of the fourteen writers' digits, lifts put back, and 99.41 % of MNIST's test images; with 1.0, 94.0 and
+99.25 %; with 39,706 parameters and 0.8, which is shipped, 94.9 and 99.46 %. So these figures flatter it a little.
+
 All go the way of a drawing. The marks are capital letters of a printed face that look like no digit, most of which
 lib/marks.py teaches as bare strokes, and random walks of a pen, which it does not; those of one stroke often look like
 a 1, 2, 5 or 7.
