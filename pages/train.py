@@ -183,6 +183,7 @@ def act(run: Run, action: str) -> None:
                 run_manager().resume(run)
             case "step":
                 run_manager().resume(run, steps=1)
+                st.session_state.stepped = True
             case "epoch":
                 run_manager().resume(run, epochs=1)
     except RunError as error:
@@ -378,8 +379,9 @@ def controls(run: Run, snapshot: Snapshot) -> None:
 def watch(run: Run, ticking: bool) -> None:
     """Progress and numbers of one run."""
     snapshot = run.snapshot()
-    if ticking != (snapshot.status in ACTIVE):
-        # It has just ended, or goes on again: the whole page must know, and this fragment stop or begin to tick.
+    if ticking != (snapshot.status in ACTIVE) or st.session_state.pop("stepped", False):
+        # It has just ended, or goes on again: the whole page must know, and this fragment stop or begin to tick. A step
+        # may have ended already, and then the curves do not tick.
         st.rerun()
     st.subheader(f"{escaped(run.name)}: `{notation(run.architecture)}`")
     if snapshot.status in ACTIVE or snapshot.status == "paused":

@@ -383,7 +383,7 @@ def test_a_cell_of_the_matrix_shows_its_images_by_click_and_by_keyboard(page: Pa
 
 
 def test_layers_are_edited_by_their_menu_and_undone(page: Page, url: str) -> None:
-    visit(page, f"{url}/?net=4+8+M+10+A")
+    measured(page, f"{url}/?net=4+8+M+10+A")
     page.locator(".st-key-edit_1").get_by_role("button").click()
     page.get_by_text("Add a max-pool above", exact=True).click()
     expect(net(page)).to_have_value("4 M 8 M 10 A")
