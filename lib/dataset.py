@@ -91,10 +91,17 @@ def pen_digits(folder: Path = FOLDER) -> tuple[Tensor, Tensor]:
     """What thirty people wrote on a tablet: (7494, PEN_POINTS, 2), x to the right and y down, 0 to 1, points about
     evenly along the pen's way, and which digits they are, int64 (7494,). Raises DatasetError.
     """
+    return pen_digits_of(_decompressed(folder, PEN_DIGITS, PEN_DIGITS_MD5, RESTORE).decode("ascii"))
+
+
+def pen_digits_of(text: str) -> tuple[Tensor, Tensor]:
+    """As `pen_digits`, of any file of that data set. A line is x and y of the points, 0 to 100, y up, and the digit.
+
+    Raises ValueError for what is no such file.
+    """
     import numpy as np
     import torch
 
-    text = _decompressed(folder, PEN_DIGITS, PEN_DIGITS_MD5, RESTORE).decode("ascii")
     rows = torch.from_numpy(np.loadtxt(text.splitlines(), delimiter=",", dtype=np.int64))
     points = rows[:, :-1].view(-1, PEN_POINTS, 2) / 100
     return torch.stack([points[..., 0], 1 - points[..., 1]], 2), rows[:, -1]

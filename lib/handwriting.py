@@ -225,13 +225,17 @@ def lift(points: Sequence[Sequence[float]], digit: int) -> tuple[int, int] | Non
             return None
 
 
+def strokes(points: Tensor, lifted: tuple[int, int] | None) -> list[Tensor]:
+    """(PEN_POINTS, D) -> what is drawn before a lift and what after it, each (K, D); a point alone is no stroke."""
+    parts = [points[: lifted[0] + 1], points[lifted[1] :]] if lifted else [points]
+    return [part for part in parts if len(part) > 1]
+
+
 def _evenly(lifted: tuple[int, int] | None) -> Tensor:
     """What each of PEN_POINTS points weighs in POINTS places along the curve through them, or through those before and
     those after a lift of the pen: (POINTS, PEN_POINTS). The points lie about evenly along the way.
     """
-    every = torch.eye(PEN_POINTS)
-    strokes = [every[: lifted[0] + 1], every[lifted[1] :]] if lifted else [every]
-    fine = torch.cat([smooth(stroke) for stroke in strokes if len(stroke) > 1])
+    fine = torch.cat([smooth(stroke) for stroke in strokes(torch.eye(PEN_POINTS), lifted)])
     return fine[torch.linspace(0, len(fine) - 1, POINTS).round().long()]
 
 

@@ -379,7 +379,7 @@ def controls(run: Run, snapshot: Snapshot) -> None:
 def watch(run: Run, ticking: bool) -> None:
     """Progress and numbers of one run."""
     snapshot = run.snapshot()
-    if ticking != (snapshot.status in ACTIVE) or st.session_state.pop("stepped", False):
+    if st.session_state.pop("stepped", False) or ticking != (snapshot.status in ACTIVE):
         # It has just ended, or goes on again: the whole page must know, and this fragment stop or begin to tick. A step
         # may have ended already, and then the curves do not tick.
         st.rerun()
