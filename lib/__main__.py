@@ -522,7 +522,7 @@ def predict(options: argparse.Namespace) -> int:
 
     try:
         network = checkpoints.network(_checkpoint(options.checkpoint))
-        temperature = calibration.calibrate(network, dataset.load()).temperature
+        found = calibration.calibrate(network, dataset.load())
     except (checkpoints.CheckpointError, dataset.DatasetError) as error:
         raise UnusableError(str(error)) from error
     status = 0
@@ -531,7 +531,7 @@ def predict(options: argparse.Namespace) -> int:
             try:
                 with open(name, "rb") as file:
                     content = file.read(photos.MAX_BYTES + 1)
-                prediction = digits.predict(network, photos.digit(content), temperature)
+                prediction = digits.predict(network, photos.digit(content), found.temperature, found.known)
             except (photos.PhotoError, OSError) as error:
                 status = 1
                 problem = (
@@ -561,6 +561,7 @@ def _prediction_line(name: str, prediction: Prediction, as_json: bool) -> str:
             "digit": prediction.digit,
             "certain": prediction.certain,
             "confidence": prediction.confidence,
+            "novelty": prediction.novelty,
             "entropy": prediction.entropy,
             "probabilities": prediction.probabilities,
         }

@@ -1,4 +1,4 @@
-"""A drawing -> 28x28 as MNIST was made -> ten probabilities.
+"""A drawing -> 28x28 as MNIST was made -> ten probabilities, and how strange it is.
 
 The reduction follows Y. LeCun, C. Cortes and C. Burges, "The MNIST database of handwritten digits": the bounding box of
 the digit is fitted, aspect kept and antialiased, into 20x20, and placed in 28x28 so that its centre of mass is at the
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lib.dataset import normalise
 from lib.network import torch_threads
+from lib.novelty import Known, features, novelty
 
 BOX = 20
 SIZE = 28
@@ -29,11 +30,11 @@ THIN, THICK = 1.95, 3.6
 FINE = 6
 # A stroke is made thinner by at most this part of its thickness on each side: more would break it where it is thin.
 MOST_THINNED = 0.35
-# Below this calibrated probability a reading is called uncertain.
-CERTAIN = 0.9
+# Below this calibrated probability a reading is called uncertain, and so it is where more than this share of real
+# digits is less strange.
+CERTAIN, STRANGE = 0.9, 0.98
 # How near to an edge counts as its rim, in pixels.
 EDGE = 2
-BATCH = 250
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +55,12 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Ten probabilities that sum to 1."""
+    """Ten probabilities that sum to 1, and the share of real digits that are less strange to the network, 0 to 1
+    (`lib/novelty.py`); None where that is not known.
+    """
 
     probabilities: tuple[float, ...]
+    novelty: float | None = None
 
     @property
     def digit(self) -> int:
@@ -72,8 +76,13 @@ class Prediction:
         return max(0.0, -sum(p * math.log2(p) for p in self.probabilities if p > 0))
 
     @property
+    def strange(self) -> bool:
+        """Like no digit, whichever is the likeliest."""
+        return self.novelty is not None and self.novelty > STRANGE
+
+    @property
     def certain(self) -> bool:
-        return self.confidence >= CERTAIN
+        return self.confidence >= CERTAIN and not self.strange
 
 
 @torch_threads(1)
@@ -184,19 +193,24 @@ def _fitted(drawing: Tensor, box: int, keep_aspect: bool = True) -> Tensor:
 
 
 @torch_threads(1)
-def predict(network: nn.Module, image: Tensor, temperature: float = 1.0) -> Prediction:
-    """The ten probabilities of a uint8 (28, 28) image; `network` must be in eval mode.
+def predict(network: nn.Sequential, image: Tensor, temperature: float = 1.0, known: Known | None = None) -> Prediction:
+    """The reading of a uint8 (28, 28) image; `network` must be in eval mode.
 
     The logits are divided by the temperature (`lib/calibration.py`).
     """
-    return predict_all(network, image[None], temperature)[0]
+    return predict_all(network, image[None], temperature, known)[0]
 
 
-def predict_all(network: nn.Module, images: Tensor, temperature: float = 1.0) -> list[Prediction]:
+def predict_all(
+    network: nn.Sequential, images: Tensor, temperature: float = 1.0, known: Known | None = None
+) -> list[Prediction]:
     """Those of uint8 (N, 28, 28) images; `network` must be in eval mode."""
-    with torch.inference_mode():
-        logits = [network(normalise(images[i : i + BATCH])).double() for i in range(0, len(images), BATCH)]
-    return [Prediction(tuple(row)) for some in logits for row in torch.softmax(some / temperature, 1).tolist()]
+    if not len(images):
+        return []
+    logits, answers = features(network, normalise(images))
+    strange = [None] * len(images) if known is None else novelty(known, answers, logits.argmax(1)).tolist()
+    probabilities = torch.softmax(logits / temperature, 1).tolist()
+    return [Prediction(tuple(row), share) for row, share in zip(probabilities, strange, strict=True)]
 
 
 @torch_threads(1)

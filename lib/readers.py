@@ -14,6 +14,7 @@ from lib.address import TEST_IMAGES
 from lib.analysis import percent
 from lib.architecture import Architecture, notation
 from lib.calibration import NONE, Calibration
+from lib.digits import predict_all
 from lib.network import build
 from lib.resources import checkpoint_calibration, checkpoint_network, checkpoint_summary, run_manager
 
@@ -37,7 +38,7 @@ class Reader:
 
     name: str
     architecture: Architecture
-    network: nn.Module | None
+    network: nn.Sequential | None
     version: tuple[str, int]
     calibration: Calibration = NONE
     run: Run | None = None
@@ -45,6 +46,11 @@ class Reader:
     @property
     def step(self) -> int:
         return self.version[1] if self.run else 0
+
+    def read(self, images: Tensor) -> list[Prediction]:
+        """Those of uint8 (N, 28, 28) images; there must be a network."""
+        assert self.network is not None
+        return predict_all(self.network, images, self.calibration.temperature, self.calibration.known)
 
 
 def titles() -> tuple[dict[str, str], list[str]]:
@@ -103,6 +109,16 @@ def ticking_reader(name: str, ticking: bool) -> Reader | None:
 def verdict(prediction: Prediction) -> str:
     """What is read, for a heading."""
     return f"It reads {prediction.digit}" if prediction.certain else "Uncertain"
+
+
+def reasons(prediction: Prediction) -> str:
+    """What speaks for that and against it, for the line below."""
+    words = f"with a probability of {percent(prediction.confidence)}"
+    if prediction.strange:
+        words = f"Like no digit that it knows; nearest to a {prediction.digit}, {words}"
+    elif not prediction.certain:
+        words = f"Perhaps a {prediction.digit}, {words}, or no digit at all"
+    return words if prediction.novelty is None else f"{words} · stranger than {percent(prediction.novelty)} of digits"
 
 
 def choose_reader() -> str:

@@ -101,7 +101,7 @@ def example_digits() -> tuple[bytes, ...]:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def checkpoint_network(path: Path, modified: int) -> nn.Module:
+def checkpoint_network(path: Path, modified: int) -> nn.Sequential:
     """A saved network in eval mode; `modified` is the file's time in ns, so that a new file is read anew."""
     from lib import checkpoints
 

@@ -11,7 +11,7 @@ from lib.charts import probability_bars, probability_curves
 from lib.checkpoints import CheckpointError
 from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
-from lib.digits import BOX, SIZE, Prediction, Reduction, boxed, predict, predict_with, reduction, shrunk
+from lib.digits import BOX, SIZE, STRANGE, Prediction, Reduction, boxed, predict_with, reduction, shrunk
 from lib.network import build
 from lib.readers import (
     DRAWING,
@@ -21,6 +21,7 @@ from lib.readers import (
     choose_test_image,
     learning_run,
     reader,
+    reasons,
     ticking_reader,
     verdict,
 )
@@ -47,14 +48,7 @@ def words(prediction: Prediction | None, image: Tensor | None) -> None:
         st.caption("The network has not learnt from its first batch yet.")
     else:
         st.markdown(f"## {verdict(prediction)}")
-        probability = f"with a probability of {percent(prediction.confidence)}"
-        entropy = f"entropy {prediction.entropy:.2f}"
-        if prediction.certain:
-            st.caption(f"{probability} · {entropy} bits")
-        else:
-            st.caption(
-                f"Perhaps a {prediction.digit}, {probability}, or no digit at all · {entropy} of {MOST_BITS} bits"
-            )
+        st.caption(f"{reasons(prediction)} · entropy {prediction.entropy:.2f} of {MOST_BITS} bits")
 
 
 def calibration_text(now: Reader) -> str:
@@ -63,12 +57,18 @@ def calibration_text(now: Reader) -> str:
     if now.run:
         return f"Still learning: weights after {now.step:,} steps. Its probabilities are calibrated when it has ended."
     if not found.images:
-        return "Not calibrated: the images of MNIST that this needs could not be read."
+        return "Not calibrated: the digits that this needs could not be read."
+    strange = ""
+    if found.known:
+        strange = (
+            " A drawing is the stranger, the farther the means of its feature maps lie from those of the digit that is "
+            f"read; beside {len(found.known.distances):,} digits, stranger than {percent(STRANGE, 0)} is too strange."
+        )
     return (
         f"Calibrated: the logits are divided by a temperature of {found.temperature:.2f}, which makes {found.images:,} "
         "images of the training set, moved about a little, as likely as possible. There the probabilities were off by "
         f"{percent(found.error_before)} on average before, and are by {percent(found.error_after)} since. Entropy is 0 "
-        f"bits where one digit has all the probability, {MOST_BITS} where all ten have the same."
+        f"bits where one digit has all the probability, {MOST_BITS} where all ten have the same.{strange}"
     )
 
 
@@ -79,7 +79,7 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
         return
     prediction = None
     if image is not None and now.network is not None:
-        prediction = predict(now.network, image, now.calibration.temperature)
+        [prediction] = now.read(image[None])
     words(prediction, image)
     live_figure(
         probability_bars(prediction),
@@ -187,7 +187,7 @@ def other_ways(drawing: Tensor, name: str) -> None:
                 st.markdown(f"**{title}**")
                 st.image(pictures.digit(image, DIGIT), alt=title)
                 if now.network is not None:
-                    prediction = predict(now.network, image, now.calibration.temperature)
+                    [prediction] = now.read(image[None])
                     st.caption(f"Read as {prediction.digit}, with a probability of {percent(prediction.confidence)}.")
 
 

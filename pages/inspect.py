@@ -12,7 +12,6 @@ from lib.analysis import FUSABLE_MACS, LayerAnalysis, analyse, fold, percent
 from lib.architecture import Architecture, FullyConnected, shape_text, token
 from lib.components import enter
 from lib.dataset import DatasetError
-from lib.digits import predict
 from lib.insight import (
     FIELD_IMAGES,
     PATCH,
@@ -35,6 +34,7 @@ from lib.readers import (
     choose_source,
     choose_test_image,
     learning_run,
+    reasons,
     ticking_reader,
     verdict,
 )
@@ -218,14 +218,13 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
         st.markdown("## Not yet")
         st.caption("The network has not learnt from its first batch yet.")
         return
-    prediction = predict(network, image, now.calibration.temperature)
+    [prediction] = now.read(image[None])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.image(pictures.digit(image, 84), alt=f"The image: {subject}")
         with st.container(width="stretch"):
             st.markdown(f"## {verdict(prediction)}")
             st.caption(
-                ("" if prediction.certain else f"perhaps a {prediction.digit}, ")
-                + f"with a probability of {percent(prediction.confidence)} · {subject}"
+                f"{reasons(prediction)} · {subject}"
                 + (f" · still learning, weights after {now.step:,} steps" if now.run else "")
             )
     match section:

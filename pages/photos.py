@@ -17,7 +17,7 @@ from lib.analysis import interval95, percent
 from lib.checkpoints import CheckpointError
 from lib.components import enter, escaped
 from lib.digit_sets import DigitSet, DigitSetError
-from lib.digits import CERTAIN, SIZE, predict_all
+from lib.digits import CERTAIN, SIZE, STRANGE
 from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, PhotoError, safe_name, table_csv
 from lib.readers import Reader, choose_reader, reader
 
@@ -76,7 +76,7 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
         st.info("The network has not learnt from its first batch yet.", icon=":material/hourglass_empty:")
         return None
     digits = torch.stack([image for _, image in readable]) if readable else torch.zeros(0, SIZE, SIZE)
-    predictions = predict_all(now.network, digits, now.calibration.temperature)
+    predictions = now.read(digits)
     labels = None
     if readable:
         rows = [
@@ -99,7 +99,10 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
             column_config={
                 "Photo": st.column_config.ImageColumn("Reduced", help="28×28 pixels: what the network gets."),
                 "Probability": st.column_config.NumberColumn(format="%.1f %%"),
-                "Certainty": st.column_config.TextColumn(help=f"Uncertain: a probability under {100 * CERTAIN:.0f} %."),
+                "Certainty": st.column_config.TextColumn(
+                    help=f"Uncertain: a probability under {percent(CERTAIN, 0)}, or stranger to the network than "
+                    f"{percent(STRANGE, 0)} of digits."
+                ),
                 "Label": st.column_config.SelectboxColumn(
                     options=list(range(10)),
                     required=True,
@@ -263,7 +266,7 @@ def test_on(digits: DigitSet, now: Reader) -> None:
     question = (digits.name, digits.labels.tolist(), now.version)
     if st.button("Test the network on it", type="primary", icon=":material/quiz:", disabled=now.network is None):
         assert now.network is not None
-        st.session_state.tested = (question, [answer.digit for answer in predict_all(now.network, digits.images)])
+        st.session_state.tested = (question, [answer.digit for answer in now.read(digits.images)])
     asked, answers = st.session_state.get("tested", (None, []))
     if asked != question:
         st.caption("How many of the set's digits does the network that is chosen above read as their labels say?")

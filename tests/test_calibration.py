@@ -39,3 +39,4 @@ def test_a_shipped_network_is_calibrated_on_images_kept_for_it(mnist: Dataset) -
     assert found.images == 5_000
     assert 0.5 < found.temperature < 2
     assert found.error_after < 0.02
+    assert found.known is not None

@@ -197,6 +197,8 @@ def test_entropy_runs_from_none_to_that_of_ten_equal_chances() -> None:
     assert Prediction((0.5, 0.5) + (0.0,) * 8).entropy == pytest.approx(1)
     assert not Prediction((0.5, 0.5) + (0.0,) * 8).certain
     assert Prediction((0.9, 0.1) + (0.0,) * 8).certain
+    assert Prediction((0.9, 0.1) + (0.0,) * 8, 0.98).certain
+    assert not Prediction((1.0,) + (0.0,) * 9, 0.99).certain
 
 
 def test_other_weights_read_as_a_network_of_their_own(mnist: Dataset) -> None:

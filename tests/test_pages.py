@@ -837,7 +837,7 @@ def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Da
     assert not at.exception
     assert at.title[0].value == "Look inside"
     # Errors are what a network is least sure of.
-    assert f"## It reads {taken}" in words(at) or f"perhaps a {taken}, with a probability" in words(at)
+    assert f"## It reads {taken}" in words(at) or f"Perhaps a {taken}, with a probability" in words(at)
     assert f"test image {number}, labelled {label}" in words(at)
 
 

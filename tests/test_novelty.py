@@ -1,0 +1,124 @@
+"""What is like no digit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lib import checkpoints, novelty
+from lib.architecture import parse
+from lib.calibration import calibrate
+from lib.dataset import Dataset, normalise
+from lib.digits import Prediction, predict_all
+from lib.marks import marks
+from lib.network import build
+
+
+def normal(seed: int, count: int, width: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits that are always right, features of ten normal distributions with one covariance, and labels."""
+    chance = torch.Generator().manual_seed(seed)
+    shape = torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (count,), generator=chance)
+    means = 20 * torch.randn(10, width, generator=shape, dtype=torch.float64)
+    mixed = torch.randn(width, width, generator=shape, dtype=torch.float64)
+    noise = torch.randn(count, width, generator=chance, dtype=torch.float64)
+    return torch.eye(10, dtype=torch.float64)[labels], means[labels] + noise @ mixed, labels
+
+
+def known_of(logits: Tensor, features: Tensor, labels: Tensor) -> novelty.Known:
+    known = novelty.learn(logits, features, labels)
+    assert known is not None
+    return known
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 1000))
+def test_of_digits_like_those_it_knows_every_share_is_as_often_as_it_says(seed: int) -> None:
+    known = known_of(*normal(seed, 8_000))
+    _, features, labels = normal(seed + 5_000, 4_000)
+    shares = novelty.novelty(known, features, labels)
+    for share in (0.1, 0.5, 0.9, 0.98):
+        assert float((shares <= share).double().mean()) == pytest.approx(share, abs=0.035)
+    others = novelty.novelty(known, features, (labels + 1) % 10)
+    assert float(others.min()) > 0.99
+
+
+def test_distances_are_those_of_the_normal_distribution() -> None:
+    _, features, labels = normal(0, 8_000)
+    known = known_of(*normal(0, 8_000))
+    # Its logarithm is a constant less half the squared distance.
+    spread = torch.distributions.MultivariateNormal(known.means, precision_matrix=known.precision)
+    densities = spread.log_prob(features[:500, None])[torch.arange(500), labels[:500]]  # type: ignore[no-untyped-call]
+    at_most = spread.log_prob(known.means)[0]  # type: ignore[no-untyped-call]
+    wanted = torch.searchsorted(known.distances, 2 * (at_most - densities)).double() / len(known.distances)
+    torch.testing.assert_close(novelty.novelty(known, features[:500], labels[:500]), wanted, rtol=0, atol=1e-3)
+
+
+def test_neither_the_unit_nor_the_axes_of_the_features_matter() -> None:
+    logits, features, labels = normal(1, 8_000)
+    turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+    one, other = known_of(logits, features, labels), known_of(logits, 7 * features @ turn, labels)
+    torch.testing.assert_close(
+        novelty.novelty(one, features, labels), novelty.novelty(other, 7 * features @ turn, labels), rtol=0, atol=1e-3
+    )
+
+
+def test_who_reads_a_digit_wrong_does_not_tell_what_it_looks_like() -> None:
+    logits, features, labels = normal(3, 8_000)
+    wrong = torch.rand(8_000, generator=torch.Generator().manual_seed(4)) < 0.3
+    features[wrong] += 1_000
+    logits[wrong] = logits[wrong].roll(1, 1)
+    clean = known_of(logits[~wrong], features[~wrong], labels[~wrong])
+    torch.testing.assert_close(known_of(logits, features, labels).means, clean.means)
+
+
+def test_with_too_few_digits_or_no_features_it_is_not_known() -> None:
+    logits, features, labels = normal(5, 2_000)
+    assert novelty.learn(logits, features[:, :0], labels) is None
+    kept = (labels != 3) | (torch.arange(2_000) < 100)
+    assert novelty.learn(logits[kept], features[kept], labels[kept]) is None
+
+
+@pytest.mark.parametrize("text", ["4 M 6n 10v A", "4 2048k1 10 A", "4 M 20f 10f", "10k5 A"])
+def test_features_are_the_roots_of_the_mean_of_what_a_relu_lets_through(text: str, mnist: Dataset) -> None:
+    network = build(parse(text), 1).eval()
+    x = normalise(mnist.test_images[:3])
+    seen: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda _, __, output: seen.append(output.reshape(3, output.shape[1], -1).mean(2)))
+        for module in network
+        if isinstance(module, nn.ReLU)
+    ]
+    with torch.inference_mode():
+        logits = network(x).double()
+    for hook in hooks:
+        hook.remove()
+    found, features = novelty.features(network, x)
+    torch.testing.assert_close(found, logits)
+    every = torch.cat(seen, 1) if seen else torch.zeros(3, 0)
+    step = 1 if every.shape[1] <= novelty.MOST_FEATURES else 5
+    torch.testing.assert_close(features**2, every[:, ::step].double())
+
+
+def test_a_shipped_network_tells_marks_from_digits_that_its_probabilities_do_not(mnist: Dataset) -> None:
+    network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
+    found = calibrate(network, mnist)
+    digits = mnist.train_images[:500].float()[:, None] / 255
+    unknown = (marks(digits, 500, torch.Generator().manual_seed(0))[:, 0] * 255).round().to(torch.uint8)
+
+    def certain(images: Tensor, known: novelty.Known | None) -> float:
+        read = predict_all(network, images, found.temperature, known)
+        return sum(prediction.certain for prediction in read) / len(read)
+
+    assert certain(unknown, None) > 0.4
+    assert certain(unknown, found.known) < 0.25
+    assert certain(mnist.test_images[:2_000], found.known) > 0.95
+    noise = torch.randint(256, (50, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    assert all(prediction.strange for prediction in predict_all(network, noise, 1.0, found.known))
+
+
+def test_what_is_not_known_is_not_called_strange() -> None:
+    assert not Prediction((0.5, 0.5) + (0.0,) * 8).strange
