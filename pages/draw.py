@@ -11,7 +11,7 @@ from lib.charts import probability_bars, probability_curves
 from lib.checkpoints import CheckpointError
 from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
-from lib.digits import BOX, SIZE, STRANGE, Prediction, Reduction, boxed, predict_with, reduction, shrunk
+from lib.digits import BOX, CERTAIN, SIZE, STRANGE, Prediction, Reduction, boxed, predict_with, reduction, shrunk
 from lib.network import build
 from lib.readers import (
     DRAWING,
@@ -51,25 +51,34 @@ def words(prediction: Prediction | None, image: Tensor | None) -> None:
         st.caption(f"{reasons(prediction)} · entropy {prediction.entropy:.2f} of {MOST_BITS} bits")
 
 
-def calibration_text(now: Reader) -> str:
-    """How far the probabilities can be trusted, and how that was found."""
+def trust(now: Reader) -> None:
+    """How far the numbers can be trusted, and how that was found."""
     found = now.calibration
     if now.run:
-        return f"Still learning: weights after {now.step:,} steps. Its probabilities are calibrated when it has ended."
-    if not found.images:
-        return "Not calibrated: the digits that this needs could not be read."
-    strange = ""
-    if found.known:
-        strange = (
-            " A drawing is the stranger, the farther the means of its feature maps lie from those of the digit that is "
-            f"read; beside {len(found.known.distances):,} digits, stranger than {percent(STRANGE, 0)} is too strange."
+        st.caption(
+            f"Still learning: weights after {now.step:,} steps. Its probabilities are calibrated when it has ended."
         )
-    return (
-        f"Calibrated: the logits are divided by a temperature of {found.temperature:.2f}, which makes {found.images:,} "
-        "images of the training set, moved about a little, as likely as possible. There the probabilities were off by "
-        f"{percent(found.error_before)} on average before, and are by {percent(found.error_after)} since. Entropy is 0 "
-        f"bits where one digit has all the probability, {MOST_BITS} where all ten have the same.{strange}"
-    )
+        return
+    if not found.images:
+        st.caption("Not calibrated: the digits that this needs could not be read.")
+        return
+    with st.expander("What these numbers mean"):
+        st.markdown(
+            f"**Probability.** Calibrated: the logits are divided by a temperature of {found.temperature:.2f}, which "
+            f"makes {found.images:,} images of the training set, moved about a little, as likely as possible. There "
+            f"the probabilities were off by {percent(found.error_before)} on average before, and are by "
+            f"{percent(found.error_after)} since. Below {percent(CERTAIN, 0)} the answer is uncertain."
+        )
+        if found.known:
+            st.markdown(
+                "**Stranger than.** Probabilities only weigh ten digits against each other, of a scribble too. So the "
+                "means of all feature maps are compared with those of the digit that is read: "
+                f"{len(found.known.distances):,} digits tell how far from them a digit may lie. Stranger than "
+                f"{percent(STRANGE, 0)} of these, the answer is uncertain."
+            )
+        st.markdown(
+            f"**Entropy.** 0 bits where one digit has all the probability, {MOST_BITS} where all ten have the same."
+        )
 
 
 def read(name: str, image: Tensor | None, ticking: bool) -> None:
@@ -92,7 +101,7 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
         else "Probabilities: "
         + ", ".join(f"{digit}: {percent(p)}" for digit, p in enumerate(prediction.probabilities)),
     )
-    st.caption(calibration_text(now))
+    trust(now)
 
 
 def as_it_learned(run: Run, image: Tensor) -> dict[int, Prediction]:

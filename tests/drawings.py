@@ -13,6 +13,7 @@ from torch import Tensor
 from lib.digits import ink
 
 SEVEN = (((0, 0), (130, 0), (50, 170)),)
+LETTER_H = (((0, 0), (0, 170)), ((110, 0), (110, 170)), ((0, 85), (110, 85)))
 Strokes = tuple[tuple[tuple[float, float], ...], ...]
 
 
