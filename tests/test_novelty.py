@@ -17,13 +17,18 @@ from lib.marks import marks
 from lib.network import build
 
 
+def spread(width: int) -> tuple[Tensor, Tensor]:
+    """Means (10, width) far apart, and what turns independent noise into noise of another covariance."""
+    shape = torch.Generator().manual_seed(0)
+    means = 20 * torch.randn(10, width, generator=shape, dtype=torch.float64)
+    return means, torch.randn(width, width, generator=shape, dtype=torch.float64)
+
+
 def normal(seed: int, count: int, width: int = 6) -> tuple[Tensor, Tensor, Tensor]:
     """Logits that are always right, features of ten normal distributions with one covariance, and labels."""
     chance = torch.Generator().manual_seed(seed)
-    shape = torch.Generator().manual_seed(0)
     labels = torch.randint(10, (count,), generator=chance)
-    means = 20 * torch.randn(10, width, generator=shape, dtype=torch.float64)
-    mixed = torch.randn(width, width, generator=shape, dtype=torch.float64)
+    means, mixed = spread(width)
     noise = torch.randn(count, width, generator=chance, dtype=torch.float64)
     return torch.eye(10, dtype=torch.float64)[labels], means[labels] + noise @ mixed, labels
 
@@ -46,15 +51,14 @@ def test_of_digits_like_those_it_knows_every_share_is_as_often_as_it_says(seed: 
     assert float(others.min()) > 0.99
 
 
-def test_distances_are_those_of_the_normal_distribution() -> None:
-    _, features, labels = normal(0, 8_000)
-    known = known_of(*normal(0, 8_000))
-    # Its logarithm is a constant less half the squared distance.
-    spread = torch.distributions.MultivariateNormal(known.means, precision_matrix=known.precision)
-    densities = spread.log_prob(features[:500, None])[torch.arange(500), labels[:500]]  # type: ignore[no-untyped-call]
-    at_most = spread.log_prob(known.means)[0]  # type: ignore[no-untyped-call]
-    wanted = torch.searchsorted(known.distances, 2 * (at_most - densities)).double() / len(known.distances)
-    torch.testing.assert_close(novelty.novelty(known, features[:500], labels[:500]), wanted, rtol=0, atol=1e-3)
+def test_the_share_is_that_of_the_chi_squared_distribution() -> None:
+    """The squared distance of Mahalanobis of a normal distribution of six dimensions from its mean."""
+    _, features, labels = normal(1, 2_000)
+    means, mixed = spread(6)
+    apart = torch.linalg.solve(mixed.T, (features - means[labels]).T)
+    wanted = torch.special.gammainc(torch.tensor(3.0).double(), (apart**2).sum(0) / 2)
+    shares = novelty.novelty(known_of(*normal(0, 20_000)), features, labels)
+    torch.testing.assert_close(shares, wanted, rtol=0, atol=0.08)
 
 
 def test_neither_the_unit_nor_the_axes_of_the_features_matter() -> None:
