@@ -8,6 +8,11 @@ digit is read. What is like no digit is told by `lib/novelty.py`, to which the s
 from __future__ import annotations
 
 import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.augmentation import augment
-from lib.dataset import Dataset, normalise
+from lib.dataset import Dataset, DatasetError, normalise
 from lib.handwriting import handwriting
 from lib.insight import Evaluation
+from lib.network import torch_threads
 from lib.novelty import Known, features, learn
 from lib.recipe import Augmentation
 from lib.training import held_out_places
@@ -27,8 +33,10 @@ LEAST, MOST = 0.05, 20.0
 SEARCH_STEPS = 40
 # Drawings are slanted, small and thick as MNIST's digits are not: the images are moved about as much.
 AS_DRAWN = Augmentation(10, 0.04, 0.1, 10, 0.3)
-# What digits look like is told by so many more as they are in MNIST, and as many as a pen writes them in other hands.
-UNMOVED = WRITTEN = 2_500
+# What digits look like is told by half as many more as they are in MNIST, and as many as a pen writes in other hands.
+IMAGES, WRITTEN = 5_000, 2_500
+# Of a network in training: on how many, how seldom in seconds, and of how many such networks the last is kept.
+LIVE_IMAGES, LIVE_SECONDS, LIVE_KEPT = 2_000, 10.0, 8
 BATCH = 250
 
 
@@ -48,25 +56,69 @@ class Calibration:
 NONE = Calibration(1.0, 0, math.nan, math.nan)
 
 
-def calibrate(network: nn.Sequential, data: Dataset) -> Calibration:
-    """Fit the temperature on the 5,000 training images that a recipe may hold out, moved about a little, and learn from
-    them and others what digits look like. Raises DatasetError.
+def calibrate(network: nn.Sequential, data: Dataset, count: int = IMAGES) -> Calibration:
+    """Fit the temperature on the first of the 5,000 training images that a recipe may hold out, moved about a little,
+    and learn from them and others what digits look like. Raises DatasetError.
 
     `network` must be in eval mode. Where it was trained on these images too it has not seen them moved like this; a
     network this small does not know them by heart.
     """
-    places, _ = held_out_places(len(data.train_images))
+    places = held_out_places(len(data.train_images))[0][:count]
     images, labels = data.train_images[places], data.train_labels[places]
     chance = torch.Generator().manual_seed(0)
     moved = torch.cat([augment(normalise(some), AS_DRAWN, chance) for some in torch.split(images, BATCH)])
     logits, answers = features(network, moved)
     best = temperature(logits, labels)
     before, after = (Evaluation(scaled.softmax(1), labels).calibration_error for scaled in (logits, logits / best))
-    written, digits = _written()
-    more_logits, more = features(network, torch.cat([normalise(images[:UNMOVED]), normalise(written)]))
-    shown = torch.cat([labels, labels[:UNMOVED], digits])
+    half = count // 2
+    written, digits = (some[:half] for some in _written())
+    more_logits, more = features(network, torch.cat([normalise(images[:half]), normalise(written)]))
+    shown = torch.cat([labels, labels[:half], digits])
     known = learn(torch.cat([logits, more_logits]), torch.cat([answers, more]), shown)
     return Calibration(best, len(labels), before, after, known)
+
+
+class Recalibration:
+    """Of networks in training: whoever asks gets the last calibration, and never waits for another.
+
+    That is made in a thread of its own, for one network at a time, and of each at most once in LIVE_SECONDS.
+    """
+
+    def __init__(self, load: Callable[[], Dataset]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[int, Calibration]] = OrderedDict()
+        self._begun: tuple[str, float] | None = None
+        self._thread: threading.Thread | None = None
+
+    def of(self, name: str, step: int, network: nn.Sequential) -> tuple[int, Calibration]:
+        """The last calibration of the network of that name and after which step it was made; NONE, after step 0, where
+        there is none yet. `network` is as it is after `step`, in eval mode, and stays so.
+        """
+        with self._lock:
+            last, found = self._known.get(name, (0, NONE))
+            idle = self._thread is None or not self._thread.is_alive()
+            rested = self._begun is None or self._begun[0] != name or time.monotonic() - self._begun[1] > LIVE_SECONDS
+            if step > last and idle and rested:
+                self._begun = (name, time.monotonic())
+                self._thread = threading.Thread(target=self._make, args=(name, step, network), daemon=True)
+                self._thread.start()
+        return last, found
+
+    def wait(self) -> None:
+        """Until none is being made."""
+        if self._thread:
+            self._thread.join()
+
+    def _make(self, name: str, step: int, network: nn.Sequential) -> None:
+        # Without MNIST, or the memory for it, a network can be asked all the same.
+        with suppress(DatasetError, MemoryError, RuntimeError), torch_threads(1):
+            found = calibrate(network, self._load(), LIVE_IMAGES)
+            with self._lock:
+                self._known[name] = (step, found)
+                self._known.move_to_end(name)
+                if len(self._known) > LIVE_KEPT:
+                    self._known.popitem(last=False)
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ DIGITS = 10
 # Every second, third, ... map of a wider network: the covariance takes the square of it.
 MOST_FEATURES = 512
 # Of each digit, as many as it takes to know where it lies.
-FEWEST = 50
+FEWEST = 20
 # Of the mean variance: what never varies would make every distance infinite.
 RIDGE = 1e-3
 BATCH = 250

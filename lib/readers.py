@@ -13,10 +13,17 @@ from lib import checkpoints, dataset
 from lib.address import TEST_IMAGES
 from lib.analysis import percent
 from lib.architecture import Architecture, notation
-from lib.calibration import NONE, Calibration
+from lib.calibration import LIVE_IMAGES, NONE, Calibration
 from lib.digits import predict_all
+from lib.insight import affordable
 from lib.network import build
-from lib.resources import checkpoint_calibration, checkpoint_network, checkpoint_summary, run_manager
+from lib.resources import (
+    checkpoint_calibration,
+    checkpoint_network,
+    checkpoint_summary,
+    recalibration,
+    run_manager,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,8 +39,8 @@ NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from 
 class Reader:
     """A network as it is now, in eval mode; None before the first batch of a run. `step` counts a run's batches.
 
-    `run` is there while the network is in training. Before its end it is not calibrated, nor is any network without
-    MNIST. `version` changes whenever the weights do.
+    `run` is there while the network is in training; its calibration is then of a step not long before, `calibrated`.
+    Without MNIST, and at first, there is none. `version` changes whenever the weights do.
     """
 
     name: str
@@ -42,6 +49,7 @@ class Reader:
     version: tuple[str, int]
     calibration: Calibration = NONE
     run: Run | None = None
+    calibrated: int = 0
 
     @property
     def step(self) -> int:
@@ -178,12 +186,15 @@ def reader(name: str) -> Reader:
     run = learning_run(name)
     if run:
         weights = run.weights
-        network = None
-        if weights:
-            network = build(run.architecture)
-            network.load_state_dict(weights.tensors)
-            network.eval()
-        return Reader(name, run.architecture, network, (name, weights.step if weights else 0), run=run)
+        if weights is None:
+            return Reader(name, run.architecture, None, (name, 0), run=run)
+        network = build(run.architecture)
+        network.load_state_dict(weights.tensors)
+        network.eval()
+        calibrated, calibration = 0, NONE
+        if affordable(run.architecture, LIVE_IMAGES, 2) == LIVE_IMAGES:
+            calibrated, calibration = recalibration().of(name, weights.step, network)
+        return Reader(name, run.architecture, network, (name, weights.step), calibration, run, calibrated)
     path = next((path for path in checkpoints.paths() if path.stem == name), None)
     if path is None:
         raise checkpoints.CheckpointError(f"The checkpoint {name} is no longer there. Choose another network.")

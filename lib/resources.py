@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lib.architecture import Architecture
-    from lib.calibration import Calibration
+    from lib.calibration import Calibration, Recalibration
     from lib.checkpoints import Summary
     from lib.cost import MachineRate
     from lib.runs import RunManager
@@ -122,6 +122,15 @@ def checkpoint_calibration(path: Path, modified: int) -> Calibration:
     from lib.calibration import calibrate
 
     return calibrate(checkpoint_network(path, modified), dataset.load())
+
+
+@st.cache_resource(show_spinner=False)
+def recalibration() -> Recalibration:
+    """The calibrations of the networks in training, for all tabs."""
+    from lib import dataset
+    from lib.calibration import Recalibration
+
+    return Recalibration(dataset.load)
 
 
 def _training() -> bool:

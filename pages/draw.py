@@ -55,12 +55,13 @@ def trust(now: Reader) -> None:
     """How far the numbers can be trusted, and how that was found."""
     found = now.calibration
     if now.run:
-        st.caption(
-            f"Still learning: weights after {now.step:,} steps. Its probabilities are calibrated when it has ended."
+        when = (
+            f" They were calibrated after step {now.calibrated:,}." if found.images else " They are not calibrated yet."
         )
-        return
-    if not found.images:
+        st.caption(f"Still learning: these are the numbers after {now.step:,} steps.{when}")
+    elif not found.images:
         st.caption("Not calibrated: the digits that this needs could not be read.")
+    if not found.images:
         return
     with st.expander("What these numbers mean"):
         st.markdown(

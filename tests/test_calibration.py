@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lib import checkpoints
-from lib.calibration import calibrate, temperature
-from lib.dataset import Dataset
+from lib import calibration, checkpoints
+from lib.calibration import NONE, Recalibration, calibrate, temperature
+from lib.dataset import Dataset, DatasetError
 
 
 def made(seed: int, count: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,3 +40,51 @@ def test_a_shipped_network_is_calibrated_on_images_kept_for_it(mnist: Dataset) -
     assert 0.5 < found.temperature < 2
     assert found.error_after < 0.02
     assert found.known is not None
+
+
+def shipped(name: str) -> torch.nn.Sequential:
+    return checkpoints.network(checkpoints.load(checkpoints.FOLDER / f"{name}.safetensors"))
+
+
+def test_a_network_in_training_is_calibrated_beside_who_asks(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "LIVE_SECONDS", 1e9)
+    network, live = shipped("assignment-9274"), Recalibration(lambda: mnist)
+    assert live.of("one", 7, network) == (0, NONE)
+    live.wait()
+    step, found = live.of("one", 8, network)
+    assert (step, found.images) == (7, 2_000)
+    assert found.temperature == calibrate(network, mnist, 2_000).temperature
+    assert found.temperature == pytest.approx(calibrate(network, mnist).temperature, rel=0.3)
+    assert found.known is not None
+    # Not so soon after the last.
+    live.wait()
+    assert live.of("one", 9, network)[0] == 7
+    # Another network need not wait for that.
+    assert live.of("other", 3, network) == (0, NONE)
+    live.wait()
+    assert live.of("other", 3, network)[0] == 3
+    monkeypatch.setattr(calibration, "LIVE_SECONDS", 0)
+    live.of("one", 10, network)
+    live.wait()
+    assert live.of("one", 10, network)[0] == 10
+
+
+def test_only_the_last_networks_in_training_are_kept(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "LIVE_KEPT", 2)
+    monkeypatch.setattr(calibration, "LIVE_IMAGES", 20)
+    network, live = shipped("small-4468"), Recalibration(lambda: mnist)
+    for name in ("one", "two", "three"):
+        live.of(name, 1, network)
+        live.wait()
+    assert [live.of(name, 1, network)[0] for name in ("three", "two", "one")] == [1, 1, 0]
+    live.wait()
+
+
+def test_without_mnist_a_network_in_training_is_not_calibrated() -> None:
+    def damaged() -> Dataset:
+        raise DatasetError("damaged")
+
+    live = Recalibration(damaged)
+    for _ in range(2):
+        assert live.of("one", 7, shipped("small-4468")) == (0, NONE)
+        live.wait()

@@ -21,7 +21,7 @@ from lib.analysis import interval95
 from lib.architecture import PRESETS, ArchitectureError, parse
 from lib.dataset import Dataset
 from lib.recipe import RECIPES
-from lib.resources import run_manager
+from lib.resources import recalibration, run_manager
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
 
@@ -582,6 +582,27 @@ def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None
     # One epoch teaches it little: it may be certain or not, but it says what it reads, and when it came to that.
     assert "# It reads" in words(at) or re.search("(Perhaps|nearest to) a [0-9]", words(at))
     assert "since step" in words(at)
+
+
+def test_a_network_in_training_is_calibrated_now_and_then() -> None:
+    at = visit("train", net="4 M 10 A", epochs="90", batch_size="500")
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    while run.active and not run.weights:
+        time.sleep(0.005)
+    at.switch_page("pages/draw.py").run()
+    at.session_state["canvas"] = canvas_state(SEVEN)
+    at.selectbox(key="reader").set_value(run.identity).run()
+    assert "They are not calibrated yet." in words(at)
+    recalibration().wait()
+    at.run()
+    assert not at.exception
+    found = re.search(r"calibrated after step ([\d,]+)\.", words(at))
+    assert found, words(at)
+    assert 0 < int(found.group(1).replace(",", "")) < run.snapshot().step
+    assert "makes 2,000 images of the training set" in words(at)
+    run.stop()
+    assert run.wait(30)
 
 
 def test_the_reader_of_a_run_that_fails_is_the_shipped_network_again() -> None:
