@@ -15,9 +15,11 @@ Nor did another optimiser help: SOAP (Vyas et al. 2024; learning rate 0.01) came
 where AdamW had 99.57 %, but to 99.48, 99.67 and 99.51 %, mean 99.553 %, on the test images; Muon (Jordan et al. 2024)
 came to 99.587 % on the held-out ones. Nor did a teacher (Hinton et al. 2015; temperature 4, weight 0.7; of 39,706
 parameters, with 99.64 % held out and 99.71 % on the test images): 99.617 % held out, but 99.58, 99.63 and 99.52 %, mean
-99.577 %, on the test images. Nor, held out, did other shapes of as many parameters (99.49 and 99.58 %, one seed) or a
+99.577 %, on the test images. Nor, held out, did images resampled by cubic curves (99.56, 99.51 %), a quarter of them
+left as they are (99.55, 99.59 %), other shapes of as many parameters (99.49 and 99.58 %, one seed) or a
 smooth random warp of one pixel (98.97 %). What the held-out images prefer by 0.03 points the test images do not: it is
-chance.
+chance. Thorough's seeds 3 to 9 came to 99.61, 99.57, 99.51, 99.54, 99.63, 99.56 and 99.58 %: over ten seeds its mean is
+99.578 % with a standard deviation of 0.037, so the mean of any three is known to about 0.04.
 """
 
 from __future__ import annotations
