@@ -14,7 +14,7 @@ from lib.address import TEST_IMAGES
 from lib.analysis import percent
 from lib.architecture import Architecture, notation
 from lib.calibration import LIVE_IMAGES, NONE, Calibration
-from lib.digits import predict_all
+from lib.digits import predict, predict_all
 from lib.insight import affordable
 from lib.network import build
 from lib.resources import (
@@ -58,7 +58,8 @@ class Reader:
     def read(self, images: Tensor) -> list[Prediction]:
         """Those of uint8 (N, 28, 28) images; there must be a network."""
         assert self.network is not None
-        return predict_all(self.network, images, self.calibration.temperature, self.calibration.known)
+        how = self.calibration.temperature, self.calibration.known
+        return [predict(self.network, images[0], *how)] if len(images) == 1 else predict_all(self.network, images, *how)
 
 
 def titles() -> tuple[dict[str, str], list[str]]:
