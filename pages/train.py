@@ -30,7 +30,7 @@ enter("train")
 
 # A press is answered at once, a change from elsewhere at the next tick; more ticks cost the training more, and most of
 # that is the drawing of the curves.
-TICK_SECONDS, CURVES_SECONDS = 1.0, 3.0
+TICK_SECONDS, CURVES_SECONDS = 1.0, 4.0
 ACT_SECONDS = 0.4
 TEST_IMAGES = 10_000
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
