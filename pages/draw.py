@@ -55,10 +55,8 @@ def trust(now: Reader) -> None:
     """How far the numbers can be trusted, and how that was found."""
     found = now.calibration
     if now.run:
-        when = (
-            f" They were calibrated after step {now.calibrated:,}." if found.images else " They are not calibrated yet."
-        )
-        st.caption(f"Still learning: these are the numbers after {now.step:,} steps.{when}")
+        when = f"Calibrated after step {now.calibrated:,}." if found.images else "Not calibrated yet."
+        st.caption(f"Still learning: weights after {now.step:,} steps. {when}")
     elif not found.images:
         st.caption("Not calibrated: the digits that this needs could not be read.")
     if not found.images:

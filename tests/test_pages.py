@@ -593,11 +593,11 @@ def test_a_network_in_training_is_calibrated_now_and_then() -> None:
     at.switch_page("pages/draw.py").run()
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.selectbox(key="reader").set_value(run.identity).run()
-    assert "They are not calibrated yet." in words(at)
+    assert "Not calibrated yet." in words(at)
     recalibration().wait()
     at.run()
     assert not at.exception
-    found = re.search(r"calibrated after step ([\d,]+)\.", words(at))
+    found = re.search(r"Calibrated after step ([\d,]+)\.", words(at))
     assert found, words(at)
     assert 0 < int(found.group(1).replace(",", "")) < run.snapshot().step
     assert "makes 2,000 images of the training set" in words(at)
