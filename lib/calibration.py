@@ -101,7 +101,8 @@ class Recalibration:
             rested = self._begun is None or self._begun[0] != name or time.monotonic() - self._begun[1] > LIVE_SECONDS
             if step > last and idle and rested:
                 self._begun = (name, time.monotonic())
-                self._thread = threading.Thread(target=self._make, args=(name, step, network), daemon=True)
+                # No daemon: torch aborts a process that ends within one of its operations.
+                self._thread = threading.Thread(target=self._make, args=(name, step, network))
                 self._thread.start()
         return last, found
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -88,3 +91,15 @@ def test_without_mnist_a_network_in_training_is_not_calibrated() -> None:
     for _ in range(2):
         assert live.of("one", 7, shipped("small-4468")) == (0, NONE)
         live.wait()
+
+
+def test_a_process_may_end_while_a_network_is_calibrated() -> None:
+    program = (
+        "from lib import checkpoints, dataset; from lib.calibration import Recalibration;"
+        "network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / 'assignment-9274.safetensors'));"
+        "data = dataset.load(); Recalibration(lambda: data).of('one', 1, network)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=checkpoints.FOLDER.parent, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")

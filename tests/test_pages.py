@@ -22,6 +22,7 @@ from lib.architecture import PRESETS, ArchitectureError, parse
 from lib.dataset import Dataset
 from lib.recipe import RECIPES
 from lib.resources import recalibration, run_manager
+from lib.runs import Run
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
 
@@ -532,6 +533,16 @@ def test_a_damaged_data_file_is_a_sentence_on_the_train_page(tmp_path: Path, mon
     assert "download=True" in at.error[0].value
 
 
+def learning(**query: str) -> tuple[AppTest, Run]:
+    """The Train page with a run that has learnt from its first batch, unless it failed there."""
+    at = visit("train", **query)
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    while run.active and not run.weights:
+        time.sleep(0.005)
+    return at, run
+
+
 def test_a_drawn_seven_is_read_by_the_shipped_network() -> None:
     at = visit("draw")
     at.session_state["canvas"] = canvas_state(SEVEN)
@@ -565,11 +576,7 @@ def test_a_drawing_that_is_no_image_is_no_drawing(data: object) -> None:
 
 
 def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None:
-    at = visit("train", net="4 M 10 A", epochs="1", batch_size="500")
-    next(button for button in at.button if button.label == "Start training").click().run()
-    (run,) = run_manager().runs()
-    while run.active and not run.weights:
-        time.sleep(0.005)
+    at, run = learning(net="4 M 10 A", epochs="1", batch_size="500")
     at.switch_page("pages/draw.py").run()
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.selectbox(key="reader").set_value(run.identity).run()
@@ -585,11 +592,7 @@ def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None
 
 
 def test_a_network_in_training_is_calibrated_now_and_then() -> None:
-    at = visit("train", net="4 M 10 A", epochs="90", batch_size="500")
-    press(at, "Start training")
-    (run,) = run_manager().runs()
-    while run.active and not run.weights:
-        time.sleep(0.005)
+    at, run = learning(net="4 M 10 A", epochs="90", batch_size="500")
     at.switch_page("pages/draw.py").run()
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.selectbox(key="reader").set_value(run.identity).run()
@@ -606,11 +609,7 @@ def test_a_network_in_training_is_calibrated_now_and_then() -> None:
 
 
 def test_the_reader_of_a_run_that_fails_is_the_shipped_network_again() -> None:
-    at = visit("train", net="64n 64n M 64n 10 A", optimiser="SGD", learning_rate="10", schedule="constant")
-    next(button for button in at.button if button.label == "Start training").click().run()
-    (run,) = run_manager().runs()
-    while run.active and not run.weights:
-        time.sleep(0.005)
+    at, run = learning(net="64n 64n M 64n 10 A", optimiser="SGD", learning_rate="10", schedule="constant")
     at.switch_page("pages/draw.py").run()
     at.selectbox(key="reader").set_value(run.identity).run()
     while run.active:
@@ -794,11 +793,7 @@ def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> 
 
 def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
     """Norm before, dropout, a fully connected head."""
-    at = visit("train", net="4b 6s2 D10 A3s2 64v 16f D10 10f", epochs="1", batch_size="500")
-    press(at, "Start training")
-    (run,) = run_manager().runs()
-    while run.active and not run.weights:
-        time.sleep(0.005)
+    at, run = learning(net="4b 6s2 D10 A3s2 64v 16f D10 10f", epochs="1", batch_size="500")
     at.switch_page("pages/inspect.py").run()
     at.selectbox(key="reader").set_value(run.identity).run()
     assert "still learning, weights after" in words(at)
