@@ -56,9 +56,9 @@ class Calibration:
 NONE = Calibration(1.0, 0, math.nan, math.nan)
 
 
-def calibrate(network: nn.Sequential, data: Dataset, count: int = IMAGES) -> Calibration:
+def calibrate(network: nn.Sequential, data: Dataset, count: int = IMAGES, learns: bool = True) -> Calibration:
     """Fit the temperature on the first of the 5,000 training images that a recipe may hold out, moved about a little,
-    and learn from them and others what digits look like. Raises DatasetError.
+    and, where it `learns`, tell from them and others what digits look like. Raises DatasetError.
 
     `network` must be in eval mode. Where it was trained on these images too it has not seen them moved like this; a
     network this small does not know them by heart.
@@ -70,6 +70,8 @@ def calibrate(network: nn.Sequential, data: Dataset, count: int = IMAGES) -> Cal
     logits, answers = features(network, moved)
     best = temperature(logits, labels)
     before, after = (Evaluation(scaled.softmax(1), labels).calibration_error for scaled in (logits, logits / best))
+    if not learns:
+        return Calibration(best, len(labels), before, after)
     half = count // 2
     written, digits = (some[:half] for some in _written())
     more_logits, more = features(network, torch.cat([normalise(images[:half]), normalise(written)]))
@@ -81,7 +83,8 @@ def calibrate(network: nn.Sequential, data: Dataset, count: int = IMAGES) -> Cal
 class Recalibration:
     """Of networks in training: whoever asks gets the last calibration, and never waits for another.
 
-    That is made in a thread of its own, for one network at a time, and of each at most once in LIVE_SECONDS.
+    That is made in a thread of its own, for one network at a time, and of each at most once in LIVE_SECONDS. It is a
+    temperature alone: what digits look like to a network is another thing a few hundred steps later.
     """
 
     def __init__(self, load: Callable[[], Dataset]) -> None:
@@ -114,7 +117,7 @@ class Recalibration:
     def _make(self, name: str, step: int, network: nn.Sequential) -> None:
         # Without MNIST, or the memory for it, a network can be asked all the same.
         with suppress(DatasetError, MemoryError, RuntimeError), torch_threads(1):
-            found = calibrate(network, self._load(), LIVE_IMAGES)
+            found = calibrate(network, self._load(), LIVE_IMAGES, learns=False)
             with self._lock:
                 self._known[name] = (step, found)
                 self._known.move_to_end(name)

@@ -56,8 +56,9 @@ def features(network: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def learn(logits: Tensor, features: Tensor, labels: Tensor) -> Known | None:
-    """What digits look like, from those that are read right: every second one tells where its digit lies, the others
-    how far from there a digit may be. None where too few are read right, or there are no features.
+    """Logits (N, 10), features (N, F) and labels, int64 (N,) -> what digits look like, from those that are read right:
+    every second one tells where its digit lies, the others how far from there a digit may be. None where too few are
+    read right, or there are no features.
     """
     right = logits.argmax(1) == labels
     features, labels = features[right], labels[right]

@@ -193,7 +193,7 @@ def reader(name: str) -> Reader:
         network.load_state_dict(weights.tensors)
         network.eval()
         calibrated, calibration = 0, NONE
-        if affordable(run.architecture, LIVE_IMAGES, 2) == LIVE_IMAGES:
+        if affordable(run.architecture, LIVE_IMAGES) == LIVE_IMAGES:
             calibrated, calibration = recalibration().of(name, weights.step, network)
         return Reader(name, run.architecture, network, (name, weights.step), calibration, run, calibrated)
     path = next((path for path in checkpoints.paths() if path.stem == name), None)

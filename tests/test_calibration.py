@@ -58,7 +58,8 @@ def test_a_network_in_training_is_calibrated_beside_who_asks(mnist: Dataset, mon
     assert (step, found.images) == (7, 2_000)
     assert found.temperature == calibrate(network, mnist, 2_000).temperature
     assert found.temperature == pytest.approx(calibrate(network, mnist).temperature, rel=0.3)
-    assert found.known is not None
+    # A digit would be strange to the weights of a few hundred steps later.
+    assert found.known is None
     # Not so soon after the last.
     live.wait()
     assert live.of("one", 9, network)[0] == 7

@@ -604,6 +604,7 @@ def test_a_network_in_training_is_calibrated_now_and_then() -> None:
     assert found, words(at)
     assert 0 < int(found.group(1).replace(",", "")) < run.snapshot().step
     assert "makes 2,000 images of the training set" in words(at)
+    assert "stranger than" not in words(at)
     run.stop()
     assert run.wait(30)
 
