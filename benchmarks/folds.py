@@ -1,0 +1,75 @@
+"""Which recipe is better, told without the test images: six times a sixth of the training images is left out.
+
+    python -m benchmarks.folds NETWORK RECIPE [RECIPE ...]
+
+A recipe is named as for `python -m lib train --recipe`. All are trained on the same five sixths with the same seed, the
+number of the fold, and measured on the sixth left out, after the final epoch. Printed are all accuracies, their mean,
+and by how much a recipe beats the first one with the standard error of that. Six folds of Thorough take seven minutes
+or more. A single split of three seeds, as many recipes were once compared by, cannot tell 0.05 points from chance: see
+`benchmarks/accuracy.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from lib.__main__ import UnusableError, read_recipe
+from lib.architecture import Architecture, ArchitectureError, parse
+from lib.dataset import Dataset, load
+from lib.recipe import Recipe, RecipeError
+from lib.training import EpochMetrics, Training, threads
+
+FOLDS = 6
+
+
+def folds(data: Dataset, count: int) -> Iterator[Dataset]:
+    """The training images in `count` ways, each time another part of them in the place of the test images."""
+    order = torch.randperm(len(data.train_images), generator=torch.Generator().manual_seed(1))
+    parts = torch.tensor_split(order, count)
+    for number, out in enumerate(parts):
+        kept = torch.cat([part for other, part in enumerate(parts) if other != number])
+        yield Dataset(data.train_images[kept], data.train_labels[kept], data.train_images[out], data.train_labels[out])
+
+
+def final_accuracy(architecture: Architecture, recipe: Recipe, data: Dataset) -> float:
+    """A fraction, of the images left out, after the final epoch."""
+    *_, last = (event for event in Training(architecture, recipe, data) if isinstance(event, EpochMetrics))
+    return last.validation_accuracy
+
+
+def advantage(accuracies: Sequence[float], first: Sequence[float]) -> tuple[float, float]:
+    """The mean difference of what was measured fold by fold, two or more, and its standard error."""
+    differences = [one - other for one, other in zip(accuracies, first, strict=True)]
+    return statistics.mean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def main(arguments: Sequence[str]) -> None:
+    network, *names = arguments or [""]
+    if not names:
+        sys.exit("Name a network and its recipes: python -m benchmarks.folds NETWORK RECIPE [RECIPE ...]")
+    try:
+        architecture = parse(network)
+        # Every epoch is measured on what is left out; no more of the training images need be.
+        recipes = [replace(read_recipe(name), validation="test") for name in names]
+    except (ArchitectureError, RecipeError, UnusableError) as error:
+        sys.exit(str(error))
+    torch.set_num_threads(threads(architecture))
+    measured: list[list[float]] = [[] for _ in recipes]
+    for seed, data in enumerate(folds(load(), FOLDS)):
+        for name, recipe, accuracies in zip(names, recipes, measured, strict=True):
+            accuracies.append(final_accuracy(architecture, replace(recipe, seed=seed), data))
+            print(f"fold {seed + 1} of {FOLDS}, {name}: {accuracies[-1]:.2%}", flush=True)
+    for name, accuracies in zip(names, measured, strict=True):
+        mean, scatter = advantage(accuracies, measured[0])
+        beats = "" if accuracies is measured[0] else f", {100 * mean:+.3f} ± {100 * scatter:.3f} points"
+        print(f"{name}: mean {statistics.mean(accuracies):.3%}{beats}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
