@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from lib import checkpoints, run_files
-from lib.__main__ import read_recipe
+from lib.__main__ import main, read_recipe
 from lib.analysis import analyse, interval95, percent
 from lib.architecture import PRESETS, parse
 from lib.checkpoints import SUFFIX
@@ -41,6 +41,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False
     )
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """As `run`, in this process, which has imported torch already: status, output and error stream."""
+
+    def answer(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        return status, *capsys.readouterr()
+
+    return answer
 
 
 def test_the_table_is_that_of_the_page() -> None:
@@ -403,26 +414,30 @@ def test_in_json_what_cannot_be_read_is_a_line_too_and_the_rest_is_read(images: 
     assert folder["error"].startswith("It cannot be opened (")
 
 
-def test_what_cannot_be_read_is_a_sentence_on_the_error_stream(images: dict[str, Path]) -> None:
-    done = run("predict", str(images["text.png"]), str(images["seven.jpg"]))
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"{images['text.png']}: It is not a PNG or JPEG image: save the photo as one of these."
-    ]
-    assert len(done.stdout.splitlines()) == 1
+def test_what_cannot_be_read_is_a_sentence_on_the_error_stream(
+    images: dict[str, Path], typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, output, errors = typed("predict", str(images["text.png"]), str(images["seven.jpg"]))
+    assert status == 1
+    assert errors == f"{images['text.png']}: It is not a PNG or JPEG image: save the photo as one of these.\n"
+    assert len(output.splitlines()) == 1
 
 
 def test_another_checkpoint_reads_by_its_name_or_its_file(
-    images: dict[str, Path], tmp_path: Path, mnist: Dataset
+    images: dict[str, Path], typed: Callable[..., tuple[int, str, str]]
 ) -> None:
     name = "small-4468"
     probabilities = set()
     for checkpoint in ((), ("--checkpoint", name), ("--checkpoint", str(checkpoints.FOLDER / f"{name}{SUFFIX}"))):
-        done = run("predict", str(images["seven.jpg"]), "--json", *checkpoint)
-        assert done.returncode == 0, done.stderr
-        probabilities.add(tuple(json.loads(done.stdout)["probabilities"]))
+        status, output, errors = typed("predict", str(images["seven.jpg"]), "--json", *checkpoint)
+        assert status == 0, errors
+        probabilities.add(tuple(json.loads(output)["probabilities"]))
     assert len(probabilities) == 2
 
+
+def test_a_checkpoint_that_cannot_be_used_is_a_sentence(
+    images: dict[str, Path], tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
     broken = tmp_path / f"broken{SUFFIX}"
     broken.write_bytes(b"no checkpoint")
     for unusable, sentence in (
@@ -430,10 +445,10 @@ def test_another_checkpoint_reads_by_its_name_or_its_file(
         (str(broken), f"{broken.name} is not a checkpoint of Receptive"),
         (str(tmp_path / f"gone{SUFFIX}"), "The checkpoint gone.safetensors cannot be read"),
     ):
-        done = run("predict", str(images["seven.jpg"]), "--checkpoint", unusable)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(sentence)
-        assert len(done.stderr.splitlines()) == 1
+        status, output, errors = typed("predict", str(images["seven.jpg"]), "--checkpoint", unusable)
+        assert (status, output) == (2, "")
+        assert errors.startswith(sentence)
+        assert len(errors.splitlines()) == 1
 
 
 def test_without_an_image_there_is_nothing_to_predict() -> None:

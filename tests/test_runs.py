@@ -309,7 +309,7 @@ def test_a_deleted_run_does_not_come_back_with_its_threads_last_word(manager: Ru
         reaches(run, 1)
         run.stop()
         while run.active:
-            pass
+            time.sleep(0)
         manager.delete(run)
         assert run.wait(10)
         assert list(tmp_path.glob("*.safetensors")) == []
