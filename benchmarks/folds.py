@@ -29,7 +29,9 @@ FOLDS = 6
 
 
 def folds(data: Dataset, count: int) -> Iterator[Dataset]:
-    """The training images in `count` ways, each time another part of them in the place of the test images."""
+    """The training images in `count` ways, each time another part, a `count`-th of them, in the place of the test
+    images. The parts are the same at every call.
+    """
     order = torch.randperm(len(data.train_images), generator=torch.Generator().manual_seed(1))
     parts = torch.tensor_split(order, count)
     for number, out in enumerate(parts):
@@ -44,7 +46,9 @@ def final_accuracy(architecture: Architecture, recipe: Recipe, data: Dataset) ->
 
 
 def advantage(accuracies: Sequence[float], first: Sequence[float]) -> tuple[float, float]:
-    """The mean difference of what was measured fold by fold, two or more, and its standard error."""
+    """Accuracies, fractions, of two folds or more, and those of another recipe on the same folds -> by how much they
+    are higher on average, and the standard error of that, both fractions.
+    """
     differences = [one - other for one, other in zip(accuracies, first, strict=True)]
     return statistics.mean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
 
