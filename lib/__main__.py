@@ -26,6 +26,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lib import regular_file
 from lib.analysis import NetworkAnalysis, analyse, fold, interval95, percent
 from lib.architecture import Architecture, ArchitectureError, notation, parse, shape_text
 from lib.recipe import RECIPES, Recipe, RecipeError, differences, from_json
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 COLUMNS = ("Layer", "Output", "Parameters", "Share", "MACs", "Activations", "Receptive field", "Jump", "Centre")
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
 POLL_SECONDS = 0.1
+MAX_RECIPE_BYTES = 100_000
 # What a shell reports of a process that this signal has ended; Windows has no such signal.
 SIGPIPE = 13
 
@@ -181,7 +183,7 @@ def train(options: argparse.Namespace) -> int:
     signals = _Signals()
 
     from lib import dataset
-    from lib.checkpoints import SAVED_FOLDER
+    from lib.checkpoints import SAVED_FOLDER, passed_over
     from lib.runs import RunError, RunManager
 
     if signals.number:
@@ -193,7 +195,7 @@ def train(options: argparse.Namespace) -> int:
     assert architecture is not None
     _refuse(architecture, recipe, folder)
     manager = RunManager(dataset.load, folder)
-    for sentence in manager.set_aside:
+    for sentence in [*manager.set_aside, *passed_over(folder)]:
         _complain(sentence)
     try:
         run, steps, epochs = _begin(manager, architecture, recipe, identity, options.name)
@@ -222,7 +224,7 @@ def read_recipe(text: str) -> Recipe:
     """
     if text.startswith("@"):
         try:
-            return from_json(Path(text[1:]).read_text(encoding="utf-8"))
+            return from_json(regular_file.read(text[1:], MAX_RECIPE_BYTES).decode())
         except OSError as error:
             raise UnusableError(f"The recipe {text[1:]} cannot be read ({error.strerror}).") from error
         except UnicodeDecodeError as error:
@@ -250,7 +252,7 @@ def _found(options: argparse.Namespace, folder: Path) -> tuple[Path, str, Archit
         path = Path(identity).absolute()
         folder, identity = path.parent, path.stem
     path = run_files.path_of(identity, folder)
-    if not os.path.isfile(path):
+    if not os.path.lexists(path):
         raise UnusableError(f"There is no run {identity} in {folder}: name it as the file there, or another --folder.")
     try:
         record = run_files.load(path)
@@ -282,11 +284,13 @@ def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
         raise UnusableError(f"The folder {folder} cannot be written to. Name another one.")
     if folder.resolve() != SAVED_FOLDER.resolve():
         # A manager sets aside whatever is no run in its folder: meant for the app's own, not for one that was typed.
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
+        for path, _ in regular_file.listing(folder, SUFFIX).files:
             try:
                 if "identity" in checkpoints.load(path).details:
                     run_files.load(path)
             except CheckpointError as error:
+                if not os.path.lexists(path):
+                    continue
                 raise UnusableError(
                     f"The folder {folder} holds {path.name}, which cannot be read as a run. Name another folder."
                 ) from error
@@ -529,8 +533,8 @@ def predict(options: argparse.Namespace) -> int:
     try:
         for name in options.images:
             try:
-                with open(name, "rb") as file:
-                    content = file.read(photos.MAX_BYTES + 1)
+                with regular_file.opened(name) as file:
+                    content = file.read(photos.MAX_BYTES + 1) or b""
                 prediction = digits.predict(network, photos.digit(content), found.temperature, found.known)
             except (photos.PhotoError, OSError) as error:
                 status = 1

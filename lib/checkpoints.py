@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lib import atomic_file
+from lib import atomic_file, regular_file
 from lib.architecture import Architecture, ArchitectureError, notation, parse
 from lib.network import build
-from lib.recipe import Recipe, RecipeError, from_json, to_json
+from lib.recipe import MAX_EPOCHS, Recipe, RecipeError, from_json, to_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SAVED_FOLDER = FOLDER / "saved"
@@ -36,7 +39,9 @@ ASIDE_FOLDER = FOLDER / "set-aside"
 FORMAT, FIRST_FORMAT = "receptive-2", "receptive-1"
 EXTRA = "extra/"
 _NAMES = "names of the tensors"
-MAX_BYTES = 256 * 2**20
+# The longest network's header, with the curves' epochs, has a fifth of that.
+MAX_BYTES, MAX_HEADER_BYTES = 256 * 2**20, 2**20
+MAX_TITLE, MAX_DATE = 200, 40
 
 
 class CheckpointError(RuntimeError):
@@ -88,7 +93,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
     metadata["sha256"] = _digest(metadata, tensors)
     try:
-        atomic_file.write(path, save_tensors(tensors, metadata))
+        content = save_tensors(tensors, metadata)
+    except ValueError as error:
+        raise CheckpointError(f"The checkpoint {path.name} could not be saved: its title is not text.") from error
+    try:
+        atomic_file.write(path, content)
     except OSError as error:
         raise CheckpointError(
             f"The checkpoint {path.name} could not be saved ({error.strerror}). Free some disk space and try again."
@@ -100,13 +109,22 @@ def load(path: Path) -> Checkpoint:
 
     Raises CheckpointError.
     """
-    content = _content(path)
+    try:
+        content = regular_file.read(path, MAX_BYTES)
+    except regular_file.TooLargeError as error:
+        raise CheckpointError(f"The checkpoint {path.name} is larger than any network here. Delete it.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise CheckpointError(f"There is not enough memory to read the checkpoint {path.name}.") from error
     header = _header(path, content)
     summary = _summary(path, header)
     try:
         tensors = load_tensors(content)
         details = dict(json.loads(header.get("details", "{}")))
         digest = _digest(header, tensors)
+    except MemoryError as error:
+        raise CheckpointError(f"There is not enough memory to read the checkpoint {path.name}.") from error
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise CheckpointError(f"The checkpoint {path.name} is damaged. Restore it or delete it.") from error
     if (header["format"] != FIRST_FORMAT or "sha256" in header) and header.get("sha256") != digest:
@@ -128,26 +146,40 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_summary(path: Path) -> Summary:
-    """The summary alone. Raises CheckpointError."""
-    return _summary(path, _header(path, _content(path)))
+    """The summary alone; no more of the file is read, so its digest is not checked. Raises CheckpointError."""
+    try:
+        with regular_file.opened(path) as file:
+            # Of a regular file `read` gives all that was asked for, or all there is.
+            content = file.read(8 + MAX_HEADER_BYTES) or b""
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _summary(path, _header(path, content))
 
 
 def shipped() -> list[Path]:
     """The checkpoints that are shipped: first the one that reads where none is chosen, then the others by name."""
-    return sorted(FOLDER.glob(f"*{SUFFIX}"), key=lambda path: (path.stem != DEFAULT, path.name))
+    found = [path for path, _ in regular_file.listing(FOLDER, SUFFIX).files]
+    return sorted(found, key=lambda path: (path.stem != DEFAULT, path.name))
 
 
 def paths() -> list[Path]:
-    """The shipped checkpoints, then the saved ones, newest first."""
-    newest_first = sorted(SAVED_FOLDER.glob(f"*{SUFFIX}"), key=lambda path: (-path.stat().st_mtime, path.name))
-    return shipped() + newest_first
+    """The shipped checkpoints, then the saved ones, newest first. A file may have gone by the time it is opened."""
+    saved = sorted(regular_file.listing(SAVED_FOLDER, SUFFIX).files, key=lambda found: (-found[1], found[0].name))
+    return shipped() + [path for path, _ in saved]
+
+
+def passed_over(*folders: Path) -> list[str]:
+    """A sentence for each entry of the folders that has a checkpoint's name and is no file: a link to nothing, a named
+    pipe, a folder.
+    """
+    return [sentence for folder in folders for sentence in regular_file.listing(folder, SUFFIX).passed_over]
 
 
 def set_aside(path: Path, folder: Path = ASIDE_FOLDER) -> Path:
     """Move a file that cannot be read out of the way, unread and unchanged; returns where it is. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     number, target = 1, folder / path.name
-    while target.exists():
+    while os.path.lexists(target):
         number, target = number + 1, folder / f"{path.stem}-{number}{path.suffix}"
     path.rename(target)
     return target
@@ -162,41 +194,77 @@ def network(checkpoint: Checkpoint) -> nn.Sequential:
     return trained.eval()
 
 
-def _content(path: Path) -> bytes:
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"The checkpoint {path.name} cannot be read ({error.strerror}). Restore it.")
+
+
+def header(content: bytes) -> dict[str, Any]:
+    """The header of a safetensors file: 8 bytes of length, little endian, then JSON. Raises ValueError."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"The checkpoint {path.name} is larger than any network here. Delete it.")
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"The checkpoint {path.name} cannot be read ({error.strerror}). Restore it.") from error
+        (length,) = struct.unpack("<Q", content[:8])
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        return dict(json.loads(content[8 : 8 + length]))
+    except (struct.error, TypeError, RecursionError) as error:
+        raise ValueError("no header") from error
 
 
 def _header(path: Path, content: bytes) -> dict[str, Any]:
-    """The string metadata of a safetensors file, and the names of its tensors: 8 bytes of length, little endian, then
-    JSON.
-    """
+    """The string metadata of a safetensors file, and the names of its tensors."""
     try:
-        (length,) = struct.unpack("<Q", content[:8])
-        header = json.loads(content[8 : 8 + length])
-        metadata = dict(header.pop("__metadata__"))
-        metadata[_NAMES] = [str(name) for name in header]
+        found = header(content)
+        metadata = dict(found.pop("__metadata__"))
+        metadata[_NAMES] = [str(name) for name in found]
         return metadata
-    except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path.name} is not a checkpoint of Receptive, or it is damaged. Delete it.") from error
+
+
+def text(value: object, limit: int) -> str:
+    """The value, where it is a text of at most `limit` characters, with "�" for what no line of text can show.
+
+    Raises ValueError.
+    """
+    if not isinstance(value, str) or len(value) > limit:
+        raise ValueError(f"not a text of at most {limit} characters")
+    return regular_file.printable(value)
+
+
+def date(value: object) -> str:
+    """The value, where it is a date in ISO 8601. Raises ValueError."""
+    found = text(value, MAX_DATE)
+    datetime.fromisoformat(found)
+    return found
+
+
+def _accuracy(value: object) -> float | None:
+    """None for an empty text: it was not measured. Raises ValueError."""
+    if value == "":
+        return None
+    accuracy = float(text(value, 30))
+    if not math.isfinite(accuracy) or not 0 <= accuracy <= 1:
+        raise ValueError("not an accuracy")
+    return accuracy
+
+
+def _epochs(value: object) -> int:
+    epochs = int(text(value, 3))
+    if not 0 <= epochs <= MAX_EPOCHS:
+        raise ValueError("not a number of epochs")
+    return epochs
 
 
 def _summary(path: Path, header: Mapping[str, Any]) -> Summary:
     if header.get("format") not in (FORMAT, FIRST_FORMAT):
         raise CheckpointError(f"{path.name} was not written by this version of Receptive. Save the network again.")
     try:
-        accuracy = header["test_accuracy"]
         return Summary(
-            title=str(header["title"]),
+            title=text(header["title"], MAX_TITLE),
             architecture=parse(header["architecture"]),
             recipe=from_json(header["recipe"]),
-            epochs_done=int(header["epochs_done"]),
-            test_accuracy=float(accuracy) if accuracy else None,
-            created=str(header["created"]),
+            epochs_done=_epochs(header["epochs_done"]),
+            test_accuracy=_accuracy(header["test_accuracy"]),
+            created=date(header["created"]),
             has_weights=any(not name.startswith(EXTRA) for name in header[_NAMES]),
         )
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, ArchitectureError, RecipeError) as error:
@@ -210,5 +278,6 @@ def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+        # As one dimension: hashlib takes its memory as it is then, without a copy.
+        digest.update(tensor.numpy().reshape(-1).data)
     return digest.hexdigest()

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
+import io
 import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lib import atomic_file, regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,8 @@ MD5 = {
 }
 # Digits as the way of a pen on a tablet (Alimoglu and Alpaydin 1996): so many points each.
 PEN_DIGITS, PEN_DIGITS_MD5, PEN_POINTS = "pen-digits.csv", "d73f60cd9dd5d0e112e4e38c02e2edaa", 8
+# No data file is larger, packed or not.
+MAX_BYTES = 64 * 2**20
 RESTORE = "Restore it from the project."
 REMEDY = (
     "Restore it from the project, or, with a network, let torchvision download it: "
@@ -71,7 +75,9 @@ def unpack(folder: Path) -> None:
         content, is_unpacked = _content(folder, name)
         if not is_unpacked:
             try:
-                _write(target, content)
+                atomic_file.remove_remains(target.parent)
+                # Through a file of this process's own: two processes may unpack at once.
+                atomic_file.write(target, content)
             except OSError as error:
                 raise DatasetError(
                     f"The data file {name} cannot be unpacked to {target.parent} ({error.strerror}). "
@@ -120,8 +126,10 @@ def _content(folder: Path, name: str) -> tuple[bytes, bool]:
     """What the data file `name` holds, checked, and whether it came from its unpacked copy."""
     target = _unpacked(folder, name)
     try:
-        if target.is_file() and _md5(content := target.read_bytes()) == MD5[name]:
+        if target.is_file() and _md5(content := regular_file.read(target, MAX_BYTES)) == MD5[name]:
             return content, True
+    except regular_file.TooLargeError:
+        pass
     except OSError as error:
         raise DatasetError(f"The data file {name} cannot be read ({error.strerror}). {REMEDY}") from error
     return _decompressed(folder, name, MD5[name], REMEDY), False
@@ -130,7 +138,10 @@ def _content(folder: Path, name: str) -> tuple[bytes, bool]:
 def _decompressed(folder: Path, name: str, md5: str, remedy: str) -> bytes:
     """What `folder`/`name`.gz holds, checked."""
     try:
-        content = gzip.decompress((folder / f"{name}.gz").read_bytes())
+        packed = regular_file.read(folder / f"{name}.gz", MAX_BYTES)
+        # What unpacks to more is not the original, whatever it is.
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise DatasetError(f"The data file {name}.gz is missing from {folder}. {remedy}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -148,17 +159,6 @@ def _read(folder: Path) -> Dataset:
 
     train, test = MNIST(str(folder), train=True), MNIST(str(folder), train=False)
     return Dataset(train.data, train.targets.to(torch.int64), test.data, test.targets.to(torch.int64))
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Through a file of this process's own: two processes may unpack at once."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _md5(content: bytes) -> str:

@@ -7,6 +7,7 @@ what it holds. Its name is the set's.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 import unicodedata
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor
 
-from lib import atomic_file, checkpoints, dataset
+from lib import atomic_file, checkpoints, dataset, regular_file
 from lib.checkpoints import SUFFIX
 from lib.digits import SIZE
 
@@ -27,8 +29,11 @@ FORMAT = "receptive-digits-1"
 MAX_DIGITS, MAX_SETS, MAX_NAME = 2_000, 50, 40
 # The digits of a full set, and a header.
 MAX_BYTES = MAX_DIGITS * (SIZE * SIZE + 1) + 100_000
+# What a file that holds no set makes its reader raise.
+_DAMAGES = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, AttributeError)
 # Two tabs add to one set.
 _lock = threading.RLock()
+_cleaned: set[Path] = set()
 
 
 class DigitSetError(ValueError):
@@ -49,18 +54,25 @@ class DigitSet:
 
 def names() -> list[str]:
     """All sets by name."""
-    return sorted((path.stem for path in FOLDER.glob(f"*{SUFFIX}")), key=str.casefold)
+    _clean()
+    return sorted(_listed()[0], key=str.casefold)
+
+
+def passed_over() -> list[str]:
+    """A sentence for each entry of the folder that has a suffix of a set and is none: a link to nothing, a named pipe,
+    a file of another name than a set has.
+    """
+    return _listed()[1]
 
 
 def create(name: str) -> str:
     """A new empty set; returns its name with its spaces put in order. Raises DigitSetError."""
     name = " ".join(unicodedata.normalize("NFC", name).split())
     with _lock:
-        path, there = _path(name), names()
-        # Files whose names differ by case alone are one file on some systems.
-        if name.casefold() in map(str.casefold, there):
+        path = _path(name)
+        if _is_taken(name):
             raise DigitSetError(f"There is a set “{name}” already: choose another name.")
-        if len(there) >= MAX_SETS:
+        if len(names()) >= MAX_SETS:
             raise DigitSetError(f"There are {MAX_SETS} sets already, the most there may be: delete one first.")
         empty = torch.zeros(0, SIZE, SIZE, dtype=torch.uint8)
         _write(path, DigitSet(name, empty, torch.zeros(0, dtype=torch.uint8)))
@@ -69,13 +81,20 @@ def create(name: str) -> str:
 
 def load(name: str) -> DigitSet:
     """Raises DigitSetError; a file that is damaged is moved to the folder "set-aside" then, unchanged."""
+    path = _path(name)
+    try:
+        return _read(path)
+    except DigitSetError:
+        raise
+    except _DAMAGES:
+        pass
+    # Once more, while nobody of this process may put a sound set in its place.
     with _lock:
-        path = _path(name)
         try:
             return _read(path)
-        except OSError as error:
-            raise DigitSetError(f"The set “{name}” cannot be read ({error.strerror}). Choose another one.") from error
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except DigitSetError:
+            raise
+        except _DAMAGES as error:
             sentence = f"The set “{name}” is damaged and cannot be read."
             try:
                 target = checkpoints.set_aside(path, FOLDER / "set-aside")
@@ -123,7 +142,7 @@ def undelete(name: str, moved: Path) -> None:
     """Bring back what `delete` moved. Raises DigitSetError."""
     with _lock:
         path = _path(name)
-        if name.casefold() in map(str.casefold, names()):
+        if _is_taken(name):
             raise DigitSetError(f"There is another set “{name}” by now: delete that first, then undo again.")
         try:
             moved.rename(path)
@@ -141,13 +160,46 @@ def _path(name: str) -> Path:
     return FOLDER / f"{name}{SUFFIX}"
 
 
+def _listed() -> tuple[list[str], list[str]]:
+    """The names of the sets, and what is said of the folder's other entries with their suffix."""
+    found = regular_file.listing(FOLDER, SUFFIX)
+    sets, sentences = [], list(found.passed_over)
+    for path, _ in found.files:
+        try:
+            _path(path.stem)
+            sets.append(path.stem)
+        except DigitSetError:
+            sentences.append(f"{FOLDER.name}/{path.name} was passed over: a set has another name. Rename it.")
+    return sets, sentences
+
+
+def _is_taken(name: str) -> bool:
+    """Whether a set, or anything else, has that name, but for its case: that is one file on some systems."""
+    try:
+        there = os.listdir(FOLDER)
+    except OSError:
+        return False
+    return f"{name}{SUFFIX}".casefold() in map(str.casefold, there)
+
+
+def _clean() -> None:
+    """Remove, once a process, what another one had begun to write when it was killed."""
+    if FOLDER not in _cleaned:
+        with _lock:
+            _cleaned.add(FOLDER)
+            atomic_file.remove_remains(FOLDER)
+
+
 def _read(path: Path) -> DigitSet:
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError("larger than any set")
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        # Copies: the file may change under a view of it.
-        found = DigitSet(path.stem, file.get_tensor("images").clone(), file.get_tensor("labels").clone())
+    """Raises DigitSetError where the file cannot be read, and one of _DAMAGES for what it holds."""
+    try:
+        content = regular_file.read(path, MAX_BYTES)
+    except regular_file.TooLargeError as error:
+        raise ValueError("larger than any set") from error
+    except OSError as error:
+        raise DigitSetError(f"The set “{path.stem}” cannot be read ({error.strerror}). Choose another one.") from error
+    metadata, tensors = checkpoints.header(content).get("__metadata__", {}), load_tensors(content)
+    found = DigitSet(path.stem, tensors["images"], tensors["labels"])
     fits = found.images.shape == (len(found), SIZE, SIZE) and found.labels.shape == (len(found),)
     plain = found.images.dtype == found.labels.dtype == torch.uint8
     if not fits or not plain or len(found) > MAX_DIGITS or bool((found.labels > 9).any()):
@@ -169,4 +221,7 @@ def _write(path: Path, digits: DigitSet) -> None:
 
 
 def _digest(digits: DigitSet) -> str:
-    return hashlib.sha256(digits.images.numpy().tobytes() + digits.labels.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for tensor in (digits.images, digits.labels):
+        digest.update(tensor.contiguous().numpy().reshape(-1).data)
+    return digest.hexdigest()

@@ -17,6 +17,10 @@ from torch import Tensor
 
 from lib.training import EpochMetrics, StepMetrics
 
+# What an epoch can be: MNIST has no more images, and no epoch takes three years.
+MAX_IMAGES, MAX_SECONDS, MAX_RATE = 60_000, 1e8, 1e9
+# A mean of cross-entropies that are all 0 may be rounded to a little less.
+MIN_LOSS = -1e-3
 COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
 
 
@@ -75,7 +79,9 @@ class History:
 
 
 def restore(tensors: Mapping[str, Tensor], epochs: list[dict[str, float | int | None]]) -> History:
-    """What `tensors` and `epoch_values` gave. Raises ValueError, TypeError or KeyError for anything else."""
+    """What `tensors` and `epoch_values` gave. Raises ValueError, TypeError or KeyError for anything else, also where
+    a value is none that can be measured.
+    """
     history = History()
     lengths = set()
     if set(tensors) != set(COLUMNS):
@@ -83,30 +89,49 @@ def restore(tensors: Mapping[str, Tensor], epochs: list[dict[str, float | int | 
     for name in COLUMNS:
         if tensors[name].dtype != torch.float64 or tensors[name].dim() != 1:
             raise ValueError(name)
-        history._columns[name].frombytes(tensors[name].numpy().tobytes())
+        history._columns[name].frombytes(tensors[name].numpy().view(np.uint8).data)
         lengths.add(len(tensors[name]))
     if len(lengths) != 1:
         raise ValueError("columns of different lengths")
+    curves = history.curves()
+    # Each is false for NaN, which only a loss may be.
+    sound = (
+        bool((~(curves.train_loss < MIN_LOSS)).all())
+        and bool(((curves.train_accuracy >= 0) & (curves.train_accuracy <= 1)).all())
+        and bool(((curves.learning_rate >= 0) & np.isfinite(curves.learning_rate)).all())
+    )
+    if not sound:
+        raise ValueError("values that no batch has")
     history.epochs = [EpochMetrics(**epoch) for epoch in epochs]  # type: ignore[arg-type]
+    before = 0
     for number, epoch in enumerate(history.epochs, 1):
-        if not _is_measured(epoch) or epoch.epoch != number or epoch.step > history.steps:
+        if not _is_measured(epoch) or epoch.epoch != number or not before < epoch.step <= history.steps:
             raise ValueError(f"epoch {number}")
+        before = epoch.step
     return history
 
 
 def _is_measured(epoch: EpochMetrics) -> bool:
-    """Whether all its values are numbers of their kind; what a loss that is none leaves behind, NaN, is one here."""
-    counts = (epoch.epoch, epoch.step, epoch.validation_images)
-    measured = (
-        epoch.train_loss,
-        epoch.train_accuracy,
-        epoch.validation_loss,
-        epoch.validation_accuracy,
-        epoch.seconds,
-        epoch.images_per_second,
-    )
+    """Whether each value can be what its name says; a loss may be NaN or infinite, as divergence leaves it."""
     return (
-        all(type(value) is int and value > 0 for value in counts)
-        and all(type(value) in (int, float) for value in measured)
-        and (epoch.test_accuracy is None or type(epoch.test_accuracy) in (int, float))
+        all(type(value) is int and value > 0 for value in (epoch.epoch, epoch.step))
+        and type(epoch.validation_images) is int
+        and 1 <= epoch.validation_images <= MAX_IMAGES
+        and all(_is_loss(loss) for loss in (epoch.train_loss, epoch.validation_loss))
+        and all(_is_number(accuracy, 0, 1) for accuracy in (epoch.train_accuracy, epoch.validation_accuracy))
+        and (epoch.test_accuracy is None or _is_number(epoch.test_accuracy, 0, 1))
+        and _is_number(epoch.seconds, 0, MAX_SECONDS)
+        and _is_number(epoch.images_per_second, 0, MAX_RATE)
+        # The images that were trained on: the interval of the training accuracy is that of so many.
+        and 0.5 < epoch.seconds * epoch.images_per_second < MAX_IMAGES + 0.5
     )
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    # NaN is outside, and a bool is none.
+    return type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
+
+
+def _is_loss(value: object) -> bool:
+    # Of NaN no comparison is true.
+    return type(value) is float and not value < MIN_LOSS

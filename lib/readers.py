@@ -63,7 +63,7 @@ class Reader:
 
 
 def titles() -> tuple[dict[str, str], list[str]]:
-    """(name -> title of all there are, a sentence for each file that cannot be read).
+    """(name -> title of all there are, a sentence for each file that cannot be read or is none).
 
     Runs that have begun to learn come first, then checkpoints by their file's name.
     """
@@ -73,14 +73,17 @@ def titles() -> tuple[dict[str, str], list[str]]:
         if run.weights and is_learning(run)
     }
     # What was set aside when Receptive began, and what has become unreadable since.
-    damaged = list(run_manager().set_aside)
+    damaged = [*run_manager().set_aside, *checkpoints.passed_over(checkpoints.FOLDER, checkpoints.SAVED_FOLDER)]
     for path in checkpoints.paths():
         if path.stem in found:
             continue
         try:
             summary = checkpoint_summary(path, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            # It has gone since the folder was read.
+            continue
         except (checkpoints.CheckpointError, OSError) as error:
-            damaged.append(str(error))
+            damaged.append(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
             continue
         if not summary.has_weights:
             continue
@@ -183,7 +186,7 @@ def choose_test_image() -> tuple[Tensor, int]:
 
 
 def reader(name: str) -> Reader:
-    """The network of that name as it is now. Raises CheckpointError and, where its file has gone, OSError."""
+    """The network of that name as it is now. Raises CheckpointError, also where its file has gone."""
     run = learning_run(name)
     if run:
         weights = run.weights
@@ -197,9 +200,12 @@ def reader(name: str) -> Reader:
             calibrated, calibration = recalibration().of(name, weights.step, network)
         return Reader(name, run.architecture, network, (name, weights.step), calibration, run, calibrated)
     path = next((path for path in checkpoints.paths() if path.stem == name), None)
-    if path is None:
+    try:
+        modified = path.stat().st_mtime_ns if path else None
+    except OSError:
+        modified = None
+    if path is None or modified is None:
         raise checkpoints.CheckpointError(f"The checkpoint {name} is no longer there. Choose another network.")
-    modified = path.stat().st_mtime_ns
     summary = checkpoint_summary(path, modified)
     calibration = NONE
     # A drawing can be read without MNIST; only how far to believe it is then unknown.

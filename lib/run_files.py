@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +19,12 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from lib import checkpoints, history
+from lib import checkpoints, history, regular_file
 from lib.architecture import Architecture
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.history import History
 from lib.network import build
-from lib.recipe import Recipe
+from lib.recipe import MAX_EPOCHS, Recipe
 from lib.training import EpochSums, TrainingState
 
 try:
@@ -38,6 +39,10 @@ STATUSES: tuple[str, ...] = get_args(Status)
 ACTIVE: frozenset[Status] = frozenset({"queued", "running", "pausing", "stopping"})
 DELETED = "deleted"
 LOCK = ".process-"
+# What a file's texts may be; of a longer message the beginning is kept.
+IDENTITY, MAX_OWNER, MAX_MESSAGE = re.compile(r"[A-Za-z0-9_-]{1,100}"), 100, 2_000
+# What the learning rate may be multiplied by.
+MIN_FACTOR, MAX_FACTOR = 1e-3, 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +92,7 @@ def save(record: RunRecord, folder: Path) -> Path:
         "owner": record.owner,
         "parent": record.parent,
         "status": record.status,
-        "message": record.message,
+        "message": record.message and record.message[:MAX_MESSAGE],
         "steps_total": record.steps_total,
         "factor": record.factor,
         "process": record.process,
@@ -123,41 +128,90 @@ def _checked(path: Path, checkpoint: Checkpoint) -> RunRecord:
 
 
 def _record(checkpoint: Checkpoint) -> RunRecord:
+    """Raises ValueError, and what goes with it, for a value that no run has: every page may rely on them."""
     details, summary = checkpoint.details, checkpoint.summary
-    if details["status"] not in STATUSES:
-        raise ValueError(details["status"])
-    state = _state(checkpoint, details["state"]) if details["state"] else None
+    status, recipe = details["status"], summary.recipe
+    if status not in STATUSES:
+        raise ValueError("unknown status")
     past = history.restore(_part(checkpoint, "history."), details["epochs"])
+    steps_total, factor = _whole(details["steps_total"]), _factor(details["factor"])
+    per_epoch, rest = divmod(steps_total, recipe.epochs)
+    most = math.ceil(history.MAX_IMAGES / recipe.batch_size)
+    if rest or per_epoch > most or past.steps > steps_total or len(past.epochs) > recipe.epochs:
+        raise ValueError("no training comes there")
+    for number, epoch in enumerate(past.epochs, 1):
+        # The test images are measured whenever they validate, else after the final epoch alone.
+        tested = recipe.validation == "test" or number == recipe.epochs
+        if epoch.step != number * per_epoch or (epoch.test_accuracy is not None) != tested:
+            raise ValueError(f"epoch {number}")
+    state = _state(checkpoint, details["state"], per_epoch) if details["state"] else None
     if state and (state.step != past.steps or len(state.losses) != len(past.epochs)):
         raise ValueError("the curves are not those of the weights")
-    steps_total, factor = int(details["steps_total"]), float(details["factor"])
-    if past.steps > steps_total or len(past.epochs) > summary.recipe.epochs or not 0 < factor < math.inf:
-        raise ValueError("no training comes there")
+    message = None if details["message"] is None else _message(details["message"])
+    if (status == "finished" and not (state and len(past.epochs) == recipe.epochs)) or (
+        status == "failed" and message is None
+    ):
+        raise ValueError("no run ends like that")
+    parent = details["parent"]
     return RunRecord(
-        identity=str(details["identity"]),
+        identity=_identity(details["identity"]),
         name=summary.title,
-        owner=str(details["owner"]),
-        parent=None if details["parent"] is None else str(details["parent"]),
+        owner=checkpoints.text(details["owner"], MAX_OWNER),
+        parent=None if parent is None else _identity(parent),
         architecture=summary.architecture,
-        recipe=summary.recipe,
-        status=details["status"],
+        recipe=recipe,
+        status=status,
         created=summary.created,
-        message=None if details["message"] is None else str(details["message"]),
+        message=message,
         steps_total=steps_total,
         factor=factor,
-        process=str(details["process"]),
+        process=checkpoints.text(details["process"], MAX_OWNER),
         history=past,
         state=state,
     )
 
 
-def _state(checkpoint: Checkpoint, values: Mapping[str, Any]) -> TrainingState:
-    step, optimiser, sums = int(values["step"]), _part(checkpoint, "optimiser."), EpochSums(**values["sums"])
+def _identity(value: object) -> str:
+    """A name of a file, and a part of an address, whatever the system."""
+    if not isinstance(value, str) or not IDENTITY.fullmatch(value):
+        raise ValueError("not an identity")
+    return value
+
+
+def _message(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a message")
+    return "\n".join(map(regular_file.printable, value[:MAX_MESSAGE].splitlines()))
+
+
+def _whole(value: object) -> int:
+    # What one epoch of single images has, a hundred times.
+    if type(value) is not int or not 0 <= value <= MAX_EPOCHS * history.MAX_IMAGES:
+        raise ValueError("not a number of steps")
+    return value
+
+
+def _factor(value: object) -> float:
+    if type(value) not in (int, float) or not MIN_FACTOR <= value <= MAX_FACTOR:  # type: ignore[operator]
+        raise ValueError("not a factor")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _state(checkpoint: Checkpoint, values: Mapping[str, Any], per_epoch: int) -> TrainingState:
+    step, optimiser, sums = _whole(values["step"]), _part(checkpoint, "optimiser."), EpochSums(**values["sums"])
     expected = _optimiser_shapes(checkpoint) if step else {}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in optimiser.items()} != expected:
         raise ValueError("the optimiser's state is not that of the network")
     losses = tuple(float(loss) for loss in values["losses"])
-    state = TrainingState(step, losses, sums, float(values["factor"]), checkpoint.weights, optimiser)
+    # Batches of the epoch that has no measurement yet.
+    begun = step - len(losses) * per_epoch
+    images = min(begun * checkpoint.summary.recipe.batch_size, history.MAX_IMAGES)
+    if not 0 <= begun <= per_epoch or type(sums.correct) is not int or not 0 <= sums.correct <= images:
+        raise ValueError("sums of no epoch")
+    if not 0 <= sums.seconds <= history.MAX_SECONDS or sums.loss < history.MIN_LOSS * max(images, 1):
+        raise ValueError("sums of no epoch")
+    factor = _factor(values["factor"])
+    state = TrainingState(step, losses, sums, factor, checkpoint.weights, optimiser)
     if not checkpoint.weights or not is_sound(state):
         raise ValueError("no training goes on from that")
     return state
@@ -191,19 +245,22 @@ def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder of runs holds: the readable ones, oldest first, and a sentence for each file that was set aside."""
+    """What a folder of runs holds: the readable ones, oldest first, and a sentence for each file that was set aside, or
+    could not be read for a reason that is not its own.
+    """
 
     records: tuple[RunRecord, ...]
     set_aside: tuple[str, ...]
 
 
 def scan(folder: Path, process: Process) -> Found:
-    """Read all runs of a folder. What cannot be read is moved to its folder "set-aside", never deleted.
+    """Read all runs of a folder. What cannot be read is moved to its folder "set-aside", never deleted; what is no file
+    is passed over.
 
     A run whose process has ended without a word is "interrupted"; one that another process trains is left out.
     """
     records, sentences = [], []
-    for path in sorted(folder.glob(f"*{SUFFIX}"), key=_age):
+    for path, _ in sorted(regular_file.listing(folder, SUFFIX).files, key=lambda found: (found[1], found[0].name)):
         try:
             checkpoint = checkpoints.load(path)
             if "identity" not in checkpoint.details:
@@ -211,9 +268,10 @@ def scan(folder: Path, process: Process) -> Found:
                 continue
             record = _checked(path, checkpoint)
         except CheckpointError as error:
-            if not path.exists():
+            if not os.path.lexists(path) or isinstance(error.__cause__, regular_file.NotRegularError):
+                # It has gone, or gone for something else, since the folder was read.
                 continue
-            sentences.append(_set_aside(path, str(error)))
+            sentences.append(str(error) if _may_pass(error) else _set_aside(path, str(error)))
             continue
         if record.status in ACTIVE and process.others_alive(record.process):
             continue
@@ -221,11 +279,11 @@ def scan(folder: Path, process: Process) -> Found:
     return Found(tuple(records), tuple(sentences))
 
 
-def _age(path: Path) -> tuple[int, str]:
-    try:
-        return path.stat().st_mtime_ns, path.name
-    except OSError:
-        return 0, path.name
+def _may_pass(error: CheckpointError) -> bool:
+    """Whether the system could not read the file just now: what it holds may be sound."""
+    cause = error.__cause__
+    mine = isinstance(cause, PermissionError | regular_file.TooLargeError)
+    return isinstance(cause, OSError | MemoryError) and not mine
 
 
 def _set_aside(path: Path, reason: str) -> str:

@@ -55,7 +55,7 @@ MAX_WAITING = 3
 # Ended runs whose curves stay in memory; those of older ones are read from their files again.
 KEPT = 8
 MAX_NAME = 60
-MIN_FACTOR, MAX_FACTOR = 1e-3, 1e3
+MIN_FACTOR, MAX_FACTOR = run_files.MIN_FACTOR, run_files.MAX_FACTOR
 END_SECONDS = 10.0
 
 log = logging.getLogger(__name__)

@@ -186,6 +186,8 @@ def choose_set() -> str | None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.info(f"The set {escaped(deleted[0])} was deleted.", icon=":material/delete:")
             st.button("Undo", icon=":material/undo:", on_click=undelete)
+    for sentence in digit_sets.passed_over():
+        st.warning(escaped(sentence), icon=":material/broken_image:")
     names = digit_sets.names()
     if st.session_state.get("own_set") not in names:
         st.session_state.own_set = names[0] if names else None

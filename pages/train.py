@@ -14,7 +14,7 @@ from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
 from lib.augmentation import preview
 from lib.charts import RunCurves, training_curves
-from lib.checkpoints import SAVED_FOLDER
+from lib.checkpoints import SAVED_FOLDER, passed_over
 from lib.components import enter, escaped, live_figure, network_input, preset_pills, tab
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
@@ -515,10 +515,11 @@ if deleted:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(f"{escaped(deleted[1])} was deleted.", icon=":material/delete:")
         st.button("Undo", icon=":material/undo:", on_click=undelete, args=(deleted[0],))
-for sentence in manager.set_aside[:3]:
+not_read = [*manager.set_aside, *passed_over(SAVED_FOLDER)]
+for sentence in not_read[:3]:
     st.warning(sentence, icon=":material/broken_image:")
-if len(manager.set_aside) > 3:
-    st.warning(f"{len(manager.set_aside) - 3} more files of runs were set aside.", icon=":material/broken_image:")
+if len(not_read) > 3:
+    st.warning(f"{len(not_read) - 3} more files of runs could not be read.", icon=":material/broken_image:")
 
 runs = manager.runs()
 names = {run.identity: run.name for run in runs}

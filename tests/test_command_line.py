@@ -411,7 +411,7 @@ def test_in_json_what_cannot_be_read_is_a_line_too_and_the_rest_is_read(images: 
         assert line["certain"] is (line["confidence"] >= 0.9 and line["novelty"] <= 0.98)
     assert text == {"file": names[3], "error": "It is not a PNG or JPEG image: save the photo as one of these."}
     assert missing["error"] == "It cannot be opened (No such file or directory): check its name."
-    assert folder["error"].startswith("It cannot be opened (")
+    assert folder["error"] == "It cannot be opened (it is a folder, not a regular file): check its name."
 
 
 def test_what_cannot_be_read_is_a_sentence_on_the_error_stream(

@@ -1,0 +1,359 @@
+"""Files from outside: regular ones are read, up to a limit; everything else is named and left alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib import checkpoints, dataset, digit_sets, regular_file, run_files
+from lib.__main__ import UnusableError, read_recipe
+from lib.architecture import parse
+from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
+from lib.dataset import DatasetError
+from lib.digit_sets import DigitSetError
+from lib.history import History
+from lib.network import build
+from lib.recipe import Recipe
+from lib.run_files import Process, scan
+from lib.runs import RunManager
+from tests.outside import KINDS, entries, put_all, within
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+ROOT = Path(__file__).parent.parent
+SUMMARY = checkpoints.Summary("Sound", parse("2 10 A"), Recipe(), 5, 0.5, "2026-11-22T00:00:00+00:00")
+SOUND = Checkpoint(SUMMARY, build(SUMMARY.architecture).state_dict())
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A folder with one of each kind beside a sound checkpoint and a link to another; what is said of each."""
+    folder = tmp_path / "saved"
+    said = put_all(folder, SUFFIX)
+    checkpoints.save(SOUND, folder / f"sound{SUFFIX}")
+    checkpoints.save(SOUND, tmp_path / "elsewhere" / f"other{SUFFIX}")
+    (folder / f"link{SUFFIX}").symlink_to(tmp_path / "elsewhere" / f"other{SUFFIX}")
+    return folder, said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_is_neither_waited_for_nor_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{SUFFIX}"
+    make, words = KINDS[kind]
+    try:
+        make(path)
+    except PermissionError:
+        pytest.skip("this root may not make devices")
+    before = entries(tmp_path)
+    said = "No such file or directory" if kind == "link to nothing" else words
+    with within(10):
+        for read in (lambda: regular_file.read(path, 1000), lambda: regular_file.opened(path).__enter__()):
+            with pytest.raises(OSError, match=r".") as caught:
+                read()
+            assert caught.value.strerror == said
+        for load in (checkpoints.load, checkpoints.load_summary, run_files.load):
+            with pytest.raises(CheckpointError) as refused:
+                load(path)
+            assert str(refused.value) == f"The checkpoint x{SUFFIX} cannot be read ({said}). Restore it."
+        with pytest.raises(UnusableError, match="cannot be read"):
+            read_recipe(f"@{path}")
+        path.rename(tmp_path / f"{dataset.PEN_DIGITS}.gz")
+        if kind not in ("link to itself", "loop of links"):
+            with pytest.raises(DatasetError, match="pen-digits"):
+                dataset.pen_digits(tmp_path)
+            (tmp_path / f"{dataset.PEN_DIGITS}.gz").rename(path)
+            assert entries(tmp_path) == before
+
+
+def test_no_more_is_read_than_the_limit_whatever_the_size_says(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for size in (0, 1, 999, 1000):
+        path.write_bytes(bytes(range(256)) * 4)
+        os.truncate(path, size)
+        assert regular_file.read(path, 1000) == (bytes(range(256)) * 4)[:size]
+    os.truncate(path, 1001)
+    with pytest.raises(regular_file.TooLargeError, match=r"larger than 0\.0 MB"):
+        regular_file.read(path, 1000)
+    # A hole of a terabyte: to read it would take the memory.
+    os.truncate(path, 2**40)
+    with within(10), pytest.raises(CheckpointError, match="larger than any network"):
+        checkpoints.load(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's /proc")
+def test_a_file_without_a_size_is_read_up_to_the_limit() -> None:
+    """All of /proc says that it is empty."""
+    assert os.stat("/proc/self/maps").st_size == 0
+    assert len(regular_file.read("/proc/self/maps", 10**7)) > 1000
+    with pytest.raises(regular_file.TooLargeError):
+        regular_file.read("/proc/self/maps", 100)
+    # Endless, and of a page each: the process's whole memory.
+    with within(10), pytest.raises(OSError, match=r"Errno"):
+        regular_file.read("/proc/self/mem", 100)
+
+
+def test_a_listing_names_what_it_passes_over(odd: tuple[Path, dict[str, str]]) -> None:
+    folder, said = odd
+    os.link(folder / f"sound{SUFFIX}", os.fsencode(folder) + b"/\xff" + SUFFIX.encode())
+    (folder / f"a\nb{SUFFIX}").write_text("")
+    found = regular_file.listing(folder, SUFFIX)
+    assert {path.name for path, _ in found.files} == {f"sound{SUFFIX}", f"link{SUFFIX}"}
+    assert all(modified == path.stat().st_mtime_ns for path, modified in found.files)
+    words = {**said, f"�{SUFFIX}": "its name is not text", f"a�b{SUFFIX}": "its name is not text"}
+    expected = {f"saved/{name} was passed over ({why}). Move it out of the folder." for name, why in words.items()}
+    assert set(found.passed_over) == expected
+    assert len(found.passed_over) == len(expected)
+    assert regular_file.listing(folder / "none", SUFFIX) == regular_file.Listing((), ())
+    assert regular_file.listing(folder / f"sound{SUFFIX}", SUFFIX).files == ()
+
+
+def test_no_kind_stops_a_scan_or_is_moved(odd: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, said = odd
+    run = replace(_record(), identity="run-1-aaaaaa")
+    run_files.save(run, folder)
+    monkeypatch.setattr(checkpoints, "SAVED_FOLDER", folder)
+    before = entries(folder)
+    with within(20):
+        found = scan(folder, Process(folder))
+        manager = RunManager(dataset.load, folder)
+        assert [record.identity for record in found.records] == [each.identity for each in manager.runs()]
+        assert [record.identity for record in found.records] == [run.identity]
+        assert manager.set_aside == found.set_aside == ()
+        assert {path.name for path in checkpoints.paths() if path.parent == folder} == {
+            f"sound{SUFFIX}",
+            f"link{SUFFIX}",
+            f"{run.identity}{SUFFIX}",
+        }
+        assert len(checkpoints.passed_over(folder)) == len(said)
+    after = {name: kind for name, kind in entries(folder).items() if not name.startswith(run_files.LOCK)}
+    assert after == before
+
+
+def _record() -> run_files.RunRecord:
+    return run_files.RunRecord(
+        identity="run-0-000000",
+        name="A run",
+        owner="",
+        parent=None,
+        architecture=SUMMARY.architecture,
+        recipe=SUMMARY.recipe,
+        status="stopped",
+        created=SUMMARY.created,
+        message=None,
+        steps_total=0,
+        factor=1.0,
+        process="0" * 32,
+        history=History(),
+        state=None,
+    )
+
+
+def test_a_link_to_a_run_elsewhere_is_a_run(tmp_path: Path) -> None:
+    path = run_files.save(_record(), tmp_path / "elsewhere")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / path.name).symlink_to(path)
+    assert [record.name for record in scan(tmp_path / "runs", Process(tmp_path / "runs")).records] == ["A run"]
+
+
+def test_nothing_in_the_place_of_a_set_is_waited_for(tmp_path: Path) -> None:
+    """In a process of its own: one that waits while it holds the interpreter's lock could not even be interrupted."""
+    own = tmp_path / "own"
+    said = put_all(own, SUFFIX)
+    code = """
+import sys
+from pathlib import Path
+from lib import digit_sets
+digit_sets.FOLDER = Path(sys.argv[1])
+for name in sys.argv[2:]:
+    try:
+        digit_sets.load(name)
+    except digit_sets.DigitSetError as error:
+        print(error)
+assert digit_sets.names() == []
+"""
+    names = [name.removesuffix(SUFFIX) for name in said]
+    before = entries(own)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(own), *names], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(names)
+    assert all(line.startswith("The set “") and line.endswith("Choose another one.") for line in lines)
+    assert entries(own) == before
+
+
+def test_a_set_takes_no_name_that_something_else_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digit_sets, "FOLDER", tmp_path / "own")
+    said = put_all(tmp_path / "own", SUFFIX)
+    (tmp_path / "own" / f".hidden{SUFFIX}").write_text("")
+    before = entries(tmp_path / "own")
+    for name in ("pipe", "FOLDER", "link to nothing", "socket"):
+        with pytest.raises(DigitSetError, match="already"):
+            digit_sets.create(name)
+    assert entries(tmp_path / "own") == before
+    assert digit_sets.names() == []
+    sentences = digit_sets.passed_over()
+    assert len(sentences) == len(said) + 1
+    assert f"own/.hidden{SUFFIX} was passed over: a set has another name. Rename it." in sentences
+    digit_sets.create("free")
+    assert digit_sets.names() == ["free"]
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+import torch
+from lib import checkpoints, dataset, digit_sets, run_files
+from lib.architecture import parse
+from lib.dataset import Dataset
+from lib.recipe import Recipe
+from lib.runs import RunManager
+from lib.training import Training
+images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
+data, recipe = Dataset(images, labels, images, labels), Recipe(epochs=1, batch_size=10)
+# What is imported late: Python itself may lie where others may not read.
+list(Training(parse("2 10 A"), recipe, data))
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+"""
+
+
+def as_nobody(code: str, *arguments: str) -> str:
+    """What Python code prints that an ordinary user runs, who may read this project and write nowhere in it."""
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY + code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HOME": "/nonexistent"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may become another")
+
+
+@pytest.fixture
+def open_path(tmp_path: Path) -> Path:
+    """A folder that others can reach."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    return tmp_path
+
+
+@needs_root
+def test_an_ordinary_user_is_told_what_may_not_be_read_or_written_and_trains_all_the_same(open_path: Path) -> None:
+    secret = open_path / "runs"
+    run_files.save(_record(), secret)
+    (secret / f"run-0-000000{SUFFIX}").chmod(0)
+    checkpoints.save(SOUND, open_path / "closed" / f"x{SUFFIX}")
+    (secret / f"link{SUFFIX}").symlink_to(open_path / "closed" / f"x{SUFFIX}")
+    (open_path / "closed").chmod(0)
+    (open_path / "own").mkdir()
+    (open_path / "own").chmod(0o555)
+    code = """
+runs, closed, own = map(Path, sys.argv[1:])
+manager = RunManager(dataset.load, runs)
+print(*manager.set_aside, sep="\\n")
+print(*checkpoints.passed_over(runs, closed), sep="\\n")
+digit_sets.FOLDER = own
+for name in ("mine", "other"):
+    try:
+        digit_sets.create(name)
+    except digit_sets.DigitSetError as error:
+        print(error)
+print(digit_sets.names(), manager.runs())
+manager = RunManager(lambda: data, own)
+run = manager.start(parse("2 10 A"), recipe)
+assert run.wait(60)
+snapshot = run.snapshot()
+print(snapshot.status, snapshot.step, snapshot.saved)
+print(snapshot.trouble)
+run.rename("again")
+assert run.snapshot().trouble == snapshot.trouble
+"""
+    lines = as_nobody(code, str(secret), str(open_path / "closed"), str(open_path / "own")).splitlines()
+    assert lines[-1].endswith("could not be saved (Permission denied). Free some disk space and try again.")
+    assert lines[:-1] == [
+        f"The checkpoint run-0-000000{SUFFIX} cannot be read (Permission denied). Restore it. "
+        "It could not be set aside (Permission denied).",
+        f"runs/link{SUFFIX} was passed over (Permission denied). Move it out of the folder.",
+        "The folder closed cannot be read (Permission denied).",
+        "The set “mine” could not be saved (Permission denied). Free some disk space and try again.",
+        "The set “other” could not be saved (Permission denied). Free some disk space and try again.",
+        "[] []",
+        "finished 2 None",
+    ]
+    assert list((open_path / "own").iterdir()) == []
+
+
+def test_files_that_come_and_go_while_they_are_listed_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three threads make, replace and delete files, links and pipes while everything that lists them is called."""
+    saved, own = tmp_path / "saved", tmp_path / "own"
+    monkeypatch.setattr(checkpoints, "SAVED_FOLDER", saved)
+    monkeypatch.setattr(digit_sets, "FOLDER", own)
+    checkpoints.save(SOUND, tmp_path / f"sound{SUFFIX}")
+    digit_sets.create("stays")
+    digit_sets.add("stays", torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+    saved.mkdir()
+    run = run_files.save(_record(), saved)
+    end = threading.Event()
+
+    def disturb(number: int) -> None:
+        makers: list[Callable[[Path], object]] = [
+            lambda path: os.link(tmp_path / f"sound{SUFFIX}", path),
+            lambda path: os.link(own / f"stays{SUFFIX}", path),
+            lambda path: path.symlink_to("/nonexistent"),
+            os.mkfifo,
+        ]
+        count = number
+        while not end.is_set():
+            for folder in (saved, own):
+                path = folder / f"x{number}{SUFFIX}"
+                try:
+                    makers[count % len(makers)](path)
+                    path.unlink()
+                except OSError:
+                    # It was set aside.
+                    continue
+            count += 1
+
+    threads = [threading.Thread(target=disturb, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    calls, until = 0, time.monotonic() + 2
+    try:
+        with within(30):
+            while time.monotonic() < until or calls < 20:
+                for path in checkpoints.paths():
+                    try:
+                        checkpoints.load_summary(path)
+                        checkpoints.load(path)
+                    except CheckpointError as error:
+                        assert path.name in str(error)
+                checkpoints.passed_over(saved)
+                digit_sets.passed_over()
+                for name in digit_sets.names():
+                    try:
+                        digit_sets.load(name)
+                    except DigitSetError as error:
+                        assert name in str(error)
+                assert run.stem in {record.identity for record in scan(saved, Process(saved)).records}
+                assert len(digit_sets.load("stays")) == 3
+                calls += 1
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join(10)
+    assert calls >= 20
