@@ -15,15 +15,17 @@ import json
 import math
 import os
 import re
+import select
 import shlex
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lib import regular_file
@@ -40,6 +42,8 @@ COLUMNS = ("Layer", "Output", "Parameters", "Share", "MACs", "Activations", "Rec
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
 POLL_SECONDS = 0.1
 MAX_RECIPE_BYTES = 100_000
+# From a signal to the end of the process: less than a second, for the system takes some time to clear its memory away.
+GRACE_SECONDS = 0.75
 # What a shell reports of a process that this signal has ended; Windows has no such signal.
 SIGPIPE = 13
 
@@ -144,7 +148,9 @@ def as_table(analysis: NetworkAnalysis) -> str:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     titles = ", ".join(f"“{preset.title}”" for preset in RECIPES)
     parser.description = (
-        "Ctrl-C and SIGTERM stop the training within a batch; --resume goes on from there as if nothing had happened. "
+        "Ctrl-C and SIGTERM stop the training within a batch, and end the command within a second: where the batch, or "
+        "whoever reads the output, takes longer, the run is as it was last saved. --resume goes on from there as if "
+        "nothing had happened. "
         "Exit status: 0 finished, 1 failed, 2 arguments that cannot be used, 128 + the signal's number stopped."
     )
     parser.add_argument("network", nargs="?", help='in the notation, such as "4 4 8 M 12 12 16 M 20v 10v A"')
@@ -170,7 +176,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Train to the end, or until a signal comes or nobody reads the output any more; SIGINT and SIGTERM are taken for
-    the rest of the process.
+    the rest of the process, and end it within a second.
 
     Returns 0 for a run that has finished, 1 for one that has failed or could not be saved, and for one that was stopped
     128 + the number of the signal, that of SIGPIPE for a closed output. Raises ArchitectureError, RecipeError and
@@ -181,13 +187,17 @@ def train(options: argparse.Namespace) -> int:
     if architecture is None and options.resume is None:
         raise UnusableError('Name a network, such as "4 8 M 10 A", or a run to go on with (--resume).')
     signals = _Signals()
+    try:
+        return _train(options, architecture, recipe, signals)
+    finally:
+        signals.done()
 
+
+def _train(options: argparse.Namespace, architecture: Architecture | None, recipe: Recipe, signals: _Signals) -> int:
     from lib import dataset
     from lib.checkpoints import SAVED_FOLDER, passed_over
     from lib.runs import RunError, RunManager
 
-    if signals.number:
-        return 128 + signals.number
     folder: Path = (options.folder or SAVED_FOLDER).absolute()
     identity = None
     if options.resume is not None:
@@ -463,37 +473,74 @@ def _with_interval(accuracy: float, images: int) -> str:
 
 
 class _Signals:
-    """SIGINT and SIGTERM from now on. `number` is that of the first that came.
+    """SIGINT and SIGTERM from now on: each ends the process within GRACE_SECONDS, whatever the main thread waits for,
+    with 128 + the number of the first that came, which is `number`.
 
-    They are not given back: a second Ctrl-C would print a traceback while the interpreter ends.
+    Before there is a run it ends at once. A run is stopped and saved first; one that needs longer for that is left as
+    it was last saved. They are not given back: a second Ctrl-C would print a traceback while the interpreter ends.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._came: SimpleQueue[int] = SimpleQueue()
-        self._stopping: threading.Thread | None = None
+        self._run: Run | None = None
+        self._passed_on, self._saved, self._done = threading.Event(), threading.Event(), threading.Event()
+        # The system writes into it at once; a handler in Python would wait until the main thread comes back to Python.
+        self._came, filled = socket.socketpair()
+        filled.setblocking(False)
+        self._filled = filled
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._take)
+        signal.set_wakeup_fd(filled.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._wait, name="signals", daemon=True).start()
 
     def stop(self, run: Run) -> None:
-        """From now on a signal stops the run, also while this thread waits for somebody to read its output."""
-
-        def wait() -> None:
-            self._came.get()
-            run.stop()
-
-        self._stopping = threading.Thread(target=wait, name="signals", daemon=True)
-        self._stopping.start()
+        """From now on a signal stops this run."""
+        self._run = run
 
     def settle(self) -> None:
         """Wait until a signal that came has been passed on: a run that it found queued is saved by that thread."""
-        if self.number and self._stopping:
-            self._stopping.join()
+        if self.number and self._run:
+            self._passed_on.wait()
+
+    def done(self) -> None:
+        """The command has come to its end by itself: it needs nobody to end it."""
+        self._done.set()
 
     def _take(self, number: int, _: object) -> None:
         self.number = self.number or number
-        # The interrupted thread may hold any lock, the run's too; this queue alone may be filled in such a place.
-        self._came.put(number)
+
+    def _wait(self) -> None:
+        number = 0
+        while number not in (signal.SIGINT, signal.SIGTERM):
+            number = self._came.recv(1)[0]
+        end = time.monotonic() + GRACE_SECONDS
+        self.number = self.number or number
+        run = self._run
+        if run is not None:
+            # Not in this thread: to save a run that was queued, or to get at its lock, may take long.
+            threading.Thread(target=self._pass_on, args=(run,), name="stop", daemon=True).start()
+            if not self._done.wait(end - time.monotonic()):
+                _complain_at_once(
+                    f"{run.identity} was stopped and saved, but nobody has read all of its output."
+                    if self._saved.is_set()
+                    else f"{run.identity} had not stopped in time and was ended: it is as it was last saved."
+                )
+        if not self._done.is_set():
+            os._exit(128 + self.number)
+
+    def _pass_on(self, run: Run) -> None:
+        run.stop()
+        self._passed_on.set()
+        while not _ended(run):
+            pass
+        self._saved.set()
+
+
+def _complain_at_once(sentence: str) -> None:
+    """On the error stream, where it takes it without a wait."""
+    with suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"{sentence}\n".encode())
 
 
 def _close_output() -> None:
@@ -594,4 +641,12 @@ def _checkpoint(name: str | None) -> Checkpoint:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C ends what installs nothing of its own without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    status = main()
+    if status > 128:
+        # A signal has ended it. Everything is saved and printed, and the interpreter's own end takes seconds where
+        # torch is half imported or the machine is busy.
+        os._exit(status)
+    sys.exit(status)

@@ -236,21 +236,6 @@ def test_ctrl_c_keeps_a_checkpoint_that_goes_on_as_if_nothing_had_happened(
 
 
 @needs_signals
-def test_sigterm_stops_it_even_while_nobody_reads_its_output(tmp_path: Path) -> None:
-    """A pipe holds 64 KiB; the events of a thousand steps are more."""
-    training = Training("2 10 A", "--recipe", '{"batch_size": 32}', "--folder", str(tmp_path))
-    training.read_until(step=1)
-    wait_for(lambda: only_run(tmp_path).history.steps > 1000)
-    training.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: only_run(tmp_path).status == "stopped")
-    assert training.process.poll() is None
-    assert training.end() == 143
-    assert training.errors == ""
-    assert training.events[-1]["status"] == "stopped"
-    assert training.named("step")[-1]["step"] == training.events[-1]["step"] == only_run(tmp_path).history.steps
-
-
-@needs_signals
 def test_a_closed_pipe_stops_it_and_the_run_goes_on_from_its_file(tmp_path: Path) -> None:
     training = Training(*SMALL, "--epochs", "20", "--folder", str(tmp_path))
     training.read_until(step=3)

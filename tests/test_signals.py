@@ -1,0 +1,154 @@
+"""SIGTERM and Ctrl-C end `python -m lib` within a second, whatever it waits for, and what was saved is kept."""
+
+from __future__ import annotations
+
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+try:
+    import fcntl
+    import termios
+except ImportError:
+    pytest.skip("Windows has other signals", allow_module_level=True)
+
+from lib import run_files
+from lib.checkpoints import SUFFIX
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["2 10 A", "--recipe", '{"batch_size": 1000, "epochs": 50}']
+PATIENCE = 90
+# The same command where one function waits for what never comes, after it has said so.
+WAITING = """
+import os, sys, time
+from lib import {module}
+from lib.__main__ import main
+def wait(*_):
+    os.write(2, b"waiting\\n")
+    os.read(os.pipe()[0], 1)
+{module}.{function} = wait
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """How a command is started that waits, and how it is known that it does."""
+
+    command: list[str]
+    waits: Callable[[subprocess.Popen[bytes], Path], bool]
+
+
+def plain(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lib", "train", *arguments]
+
+
+def in_function(module: str, function: str) -> list[str]:
+    return [sys.executable, "-c", WAITING.format(module=module, function=function), "train", *SMALL]
+
+
+def says_so(process: subprocess.Popen[bytes], _: Path) -> bool:
+    assert process.stderr
+    return process.stderr.readline() == b"waiting\n"
+
+
+def after(seconds: float) -> Callable[[subprocess.Popen[bytes], Path], bool]:
+    def wait(*_: object) -> bool:
+        time.sleep(seconds)
+        return True
+
+    return wait
+
+
+def has_filled_its_pipe(process: subprocess.Popen[bytes], _: Path) -> bool:
+    """65,536 bytes, and a line has some 150: half a second later it waits in the middle of one."""
+    assert process.stdout
+    held = struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4))[0]
+    if held > 60_000:
+        time.sleep(0.5)
+    return bool(held > 60_000)
+
+
+def in_a_batch(_: subprocess.Popen[bytes], folder: Path) -> bool:
+    """Some seconds after the run was saved for the first time."""
+    return any(time.time() - path.stat().st_mtime > 2.5 for path in folder.glob(f"*{SUFFIX}"))
+
+
+WAITS = {
+    "its imports": Wait(plain(*SMALL), after(0.4)),
+    "a scan of the folder": Wait(in_function("run_files", "scan"), says_so),
+    "a save that does not end": Wait(in_function("atomic_file", "_sync_folder"), says_so),
+    "the images": Wait(in_function("dataset", "load"), says_so),
+    # Each of the two convolutions takes longer than a second.
+    "a batch": Wait(plain("128k9 256k9 10 A", "--recipe", '{"batch_size": 128}'), in_a_batch),
+    "a reader of its output": Wait(plain("2 10 A", "--recipe", '{"batch_size": 32}', "--json"), has_filled_its_pipe),
+}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def interrupted(wait: Wait, folder: Path, number: signal.Signals) -> tuple[float, int, bytes]:
+    """How many seconds after the signal it ended, its status and its error stream."""
+    process = subprocess.Popen(
+        [*wait.command, "--folder", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        wait_for(lambda: wait.waits(process, folder) or process.poll() is not None)
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        sent = time.monotonic()
+        process.send_signal(number)
+        # Nobody reads its output meanwhile.
+        status = process.wait(timeout=PATIENCE)
+        taken = time.monotonic() - sent
+        assert process.stderr
+        return taken, status, process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("what", WAITS)
+def test_a_signal_ends_a_training_within_a_second_whatever_it_waits_for(what: str, tmp_path: Path) -> None:
+    number = signal.SIGTERM if len(what) % 2 else signal.SIGINT
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        taken, status, errors = interrupted(WAITS[what], folder, number)
+        assert status == 128 + number
+        assert b"Traceback" not in errors
+        records = [run_files.load(path) for path in folder.glob(f"*{SUFFIX}")]
+        if what == "a reader of its output":
+            assert [record.status for record in records] == ["stopped"]
+            # 436 lines are as many bytes as the pipe holds: nothing was lost that was printed.
+            assert records[0].history.steps > 300
+            assert b"was stopped and saved, but nobody has read all of its output." in errors
+        if what in ("a batch", "the images"):
+            assert [record.history.steps for record in records] == [0]
+            assert b"had not stopped in time and was ended: it is as it was last saved." in errors
+        # A machine that is busy may take longer; not three times.
+        if taken < 1:
+            return
+        print(f"{taken:.2f} s")
+    raise AssertionError(f"it took {taken:.2f} s")
+
+
+def test_ctrl_c_ends_another_command_without_a_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lib", "predict", "x.png"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    # While torch is imported.
+    time.sleep(0.4)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (-signal.SIGINT, b"")
