@@ -173,7 +173,10 @@ def final_accuracy(architecture: Architecture) -> float | None:
         return None
     for run in run_manager().runs():
         if run.architecture == architecture and run.status == "finished":
-            return run.snapshot(since_step=sys.maxsize).epochs[-1].test_accuracy
+            epochs = run.snapshot(since_step=sys.maxsize).epochs
+            # The file of a run that is no longer in memory may have gone.
+            if epochs:
+                return epochs[-1].test_accuracy
     return None
 
 

@@ -22,6 +22,7 @@ FLOORS = [
         "lib/marks.py",
         "lib/novelty.py",
         "lib/atomic_file.py",
+        "lib/run_lock.py",
     },
     {"lib/handwriting.py"},
     {"lib/analysis.py", "lib/fused_network.py"},
