@@ -16,13 +16,14 @@ from lib.architecture import parse
 from lib.dataset import Dataset
 from lib.recipe import Recipe
 from lib.run_files import ACTIVE
-from lib.runs import Leg, RunError, RunManager
+from lib.runs import Leg, Run, RunError, RunManager
 
 # No network of the compiled path: a new process would have to load it.
 ARCHITECTURE = parse("2b M M 10 A")
 # 10 batches an epoch.
 RECIPE = Recipe(batch_size=20)
 ANSWER_SECONDS = 60.0
+UNKNOWN = "This process has never listed it."
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,21 @@ def _serve(folder: Path, there: Connection) -> None:
     runs.SAVE_SECONDS, runs.SAVE_FACTOR = 0.0, 0
     data = digits()
     manager = RunManager(lambda: data, folder)
+    # As a tab that was not reloaded: it still has the run after another tab has deleted it.
+    stale: dict[str, Run] = {}
     while True:
         try:
             command, *arguments = there.recv()
         except EOFError:
             return
         try:
-            there.send((_answer(manager, command, *arguments), None))
+            stale.update({run.identity: run for run in manager.runs()})
+            there.send((_answer(manager, stale, command, *arguments), None))
         except RunError as error:
             there.send((None, str(error)))
 
 
-def _answer(manager: RunManager, command: str, identity: str = "", *arguments: Any) -> Any:
+def _answer(manager: RunManager, stale: dict[str, Run], command: str, identity: str = "", *arguments: Any) -> Any:
     """`start` takes an owner, a step to pause at or None, and the number of epochs."""
     match command:
         case "seen":
@@ -107,9 +111,9 @@ def _answer(manager: RunManager, command: str, identity: str = "", *arguments: A
             return manager.undelete(identity).identity
         case "wait":
             return all(run.wait(20) for run in manager.runs())
-    run = manager.get(identity)
+    run = stale.get(identity)
     if run is None:
-        raise KeyError(identity)
+        raise RunError(UNKNOWN)
     match command:
         case "resume":
             manager.resume(run, steps=arguments[0])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lib import run_files
 from lib.checkpoints import CheckpointError
 from lib.runs import MAX_WAITING
-from tests.run_process import RunProcess
+from tests.run_process import UNKNOWN, RunProcess
 
 EPOCHS, LONG = 4, 100
 STEPS = 10 * EPOCHS
@@ -159,83 +159,86 @@ class Folder(RuleBasedStateMachine):
     process = st.integers(0, 1)
     some = st.integers(0, 100)
 
-    def _listed(self, process: int, some: int) -> str | None:
-        listed = sorted(self.processes[process].seen().runs)
-        return listed[some % len(listed)] if listed else None
+    def _some(self, some: int) -> str:
+        """A run of all that there ever were, deleted ones among them: a tab may still show it."""
+        return self.known[some % len(self.known)]
+
+    def _is_reason(self, process: int, identity: str, refused: str, busy: bool) -> bool:
+        """Whether a refusal names what any action may fail of, and that is so."""
+        listed = identity in self.processes[process].seen().runs
+        return (
+            (ELSEWHERE in refused and busy)
+            or (GONE in refused and self._deleted(identity))
+            or (DELETED in refused and not listed)
+            or (refused == UNKNOWN and not listed)
+        )
 
     @rule(process=process, step=st.sampled_from([None, 1, 4, 12]))
     def start(self, process: int, step: int | None) -> None:
-        waiting = [status for _, status, _ in self.processes[process].seen().runs.values() if status == "queued"]
+        waiting = self._waiting(process)
         identity, refused = self.processes[process].ask("start", "", step, EPOCHS)
         if refused is None:
             self.known.append(identity)
         else:
-            assert len(waiting) >= MAX_WAITING
+            assert waiting >= MAX_WAITING
             assert "are waiting already" in refused
 
     @precondition(lambda self: self.known)
     @rule(process=process, some=some, steps=st.sampled_from([0, 1, 7]))
     def resume(self, process: int, some: int, steps: int) -> None:
-        identity = self._listed(process, some)
-        if identity is None:
-            return
+        identity = self._some(some)
         busy = self._active_elsewhere(process, identity)
-        before = self.processes[process].seen().runs[identity][1]
+        active = identity in self.processes[process].seen().active
+        waiting = self._waiting(process)
         _, refused = self.processes[process].ask("resume", identity, steps)
         if refused is None:
+            assert identity in self.processes[process].seen().runs
             assert not self._deleted(identity)
-            return
-        reasons = {
-            ELSEWHERE: busy,
-            GONE: self._deleted(identity),
-            "cannot go on: it is": before in ("queued", "running", "pausing", "stopping")
-            or self._status(identity) in ("finished", "failed"),
-            "are waiting already": self._waiting(process) >= MAX_WAITING - 1,
-        }
-        assert any(words in refused and true for words, true in reasons.items()), (refused, reasons)
+        elif "cannot go on: it is" in refused:
+            assert active or self._status(identity) in ("finished", "failed")
+        elif "are waiting already" in refused:
+            assert waiting >= MAX_WAITING
+        else:
+            assert self._is_reason(process, identity, refused, busy), refused
 
     @precondition(lambda self: self.known)
     @rule(process=process, some=some, command=st.sampled_from(["pause", "stop"]))
     def leave(self, process: int, some: int, command: str) -> None:
-        identity = self._listed(process, some)
-        if identity is None:
-            return
+        identity = self._some(some)
         busy = self._active_elsewhere(process, identity)
         _, refused = self.processes[process].ask(command, identity)
-        assert refused is None or (ELSEWHERE in refused and busy) or (GONE in refused and self._deleted(identity))
+        assert refused is None or self._is_reason(process, identity, refused, busy), refused
 
     @precondition(lambda self: self.known)
     @rule(process=process, some=some, name=st.sampled_from(["wider", "deeper"]))
     def rename(self, process: int, some: int, name: str) -> None:
-        identity = self._listed(process, some)
-        if identity is None:
-            return
+        identity = self._some(some)
         busy = self._active_elsewhere(process, identity)
         _, refused = self.processes[process].ask("rename", identity, name)
         if refused is None:
             assert self.processes[process].seen().runs[identity][0] == name
         else:
-            assert (ELSEWHERE in refused and busy) or (GONE in refused and self._deleted(identity))
+            assert self._is_reason(process, identity, refused, busy), refused
 
     @precondition(lambda self: self.known)
     @rule(process=process, some=some)
     def delete(self, process: int, some: int) -> None:
-        identity = self._listed(process, some)
-        if identity is None:
-            return
+        identity = self._some(some)
         busy = self._active_elsewhere(process, identity)
         active = identity in self.processes[process].seen().active
         _, refused = self.processes[process].ask("delete", identity)
         if refused is None:
             assert identity not in self.processes[process].seen().runs
             assert self._deleted(identity)
+        elif "Stop it first" in refused:
+            assert active
         else:
-            assert ("Stop it first" in refused and active) or (ELSEWHERE in refused and busy)
+            assert self._is_reason(process, identity, refused, busy), refused
 
     @precondition(lambda self: self.known)
     @rule(process=process, some=some)
     def undo(self, process: int, some: int) -> None:
-        identity = self.known[some % len(self.known)]
+        identity = self._some(some)
         there, deleted = self._path(identity).exists(), self._bin(identity).exists()
         listed = identity in self.processes[process].seen().runs
         _, refused = self.processes[process].ask("undelete", identity)
