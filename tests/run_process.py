@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import threading
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -57,7 +60,9 @@ class RunProcess:
         context.set_forkserver_preload(["tests.run_process"])
         self._here, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(folder, there), daemon=True)
-        self._process.start()
+        # A new process runs the main module's file again. Streamlit's AppTest leaves its page behind as that module.
+        with patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):
+            self._process.start()
         there.close()
 
     def ask(self, command: str, *arguments: Any) -> tuple[Any, str | None]:
