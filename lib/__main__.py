@@ -271,7 +271,7 @@ def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
     """Make the folder. Raises UnusableError where the run cannot be trained, or not be kept there."""
     from lib import checkpoints, run_files
     from lib.checkpoints import SAVED_FOLDER, SUFFIX, CheckpointError
-    from lib.runs import refusal
+    from lib.preflight import refusal
     from lib.training import held_out
 
     try:

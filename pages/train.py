@@ -20,10 +20,11 @@ from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
 from lib.handwriting import handwriting
 from lib.marks import marks
+from lib.preflight import refusal
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
 from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
-from lib.runs import Run, RunError, Snapshot, refusal
+from lib.runs import Run, RunError, Snapshot
 from lib.training import EpochMetrics
 
 enter("train")

@@ -34,7 +34,7 @@ FLOORS = [
         "lib/onnx_file.py",
     },
     {"lib/checkpoints.py", "lib/cost.py", "lib/history.py", "lib/insight.py", "lib/photos.py"},
-    {"lib/run_files.py", "lib/digit_sets.py", "lib/calibration.py"},
+    {"lib/run_files.py", "lib/digit_sets.py", "lib/calibration.py", "lib/preflight.py"},
     {"lib/runs.py"},
     {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/pictures.py", "lib/__main__.py"},
     {"lib/resources.py"},
