@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from lib.dataset import normalise
-from lib.network import torch_threads
+from lib.memory import require_readable
+from lib.network import Network, torch_threads, unfolds
 from lib.novelty import Known, features, novelty
 
 BOX = 20
@@ -193,8 +194,8 @@ def _fitted(drawing: Tensor, box: int, keep_aspect: bool = True) -> Tensor:
 
 
 @torch_threads(1)
-def predict(network: nn.Sequential, image: Tensor, temperature: float = 1.0, known: Known | None = None) -> Prediction:
-    """The reading of a uint8 (28, 28) image; `network` must be in eval mode.
+def predict(network: Network, image: Tensor, temperature: float = 1.0, known: Known | None = None) -> Prediction:
+    """The reading of a uint8 (28, 28) image; `network` must be in eval mode. Raises TooLargeError.
 
     The logits are divided by the temperature (`lib/calibration.py`).
     """
@@ -202,9 +203,9 @@ def predict(network: nn.Sequential, image: Tensor, temperature: float = 1.0, kno
 
 
 def predict_all(
-    network: nn.Sequential, images: Tensor, temperature: float = 1.0, known: Known | None = None
+    network: Network, images: Tensor, temperature: float = 1.0, known: Known | None = None
 ) -> list[Prediction]:
-    """Those of uint8 (N, 28, 28) images; `network` must be in eval mode."""
+    """Those of uint8 (N, 28, 28) images; `network` must be in eval mode. Raises TooLargeError."""
     if not len(images):
         return []
     logits, answers = features(network, normalise(images))
@@ -214,8 +215,9 @@ def predict_all(
 
 
 @torch_threads(1)
-def predict_with(network: nn.Module, weights: Mapping[str, Tensor], image: Tensor) -> Prediction:
+def predict_with(network: Network, weights: Mapping[str, Tensor], image: Tensor) -> Prediction:
     """As `predict`, with these weights in the place of the network's own, which stay as they are."""
+    require_readable(network.architecture, unfolds())
     with torch.inference_mode():
         logits = functional_call(network, dict(weights), (normalise(image[None]),))[0].double()
         return Prediction(tuple(torch.softmax(logits, 0).tolist()))
