@@ -9,17 +9,15 @@ in between.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from lib.dataset import normalise
-from lib.memory import require_readable
-from lib.network import Network, torch_threads, unfolds
+from lib.memory import MEASURING_WORK, require_work
+from lib.network import Network, torch_threads
 from lib.novelty import Known, features, novelty
 
 BOX = 20
@@ -208,19 +206,11 @@ def predict_all(
     """Those of uint8 (N, 28, 28) images; `network` must be in eval mode. Raises TooLargeError."""
     if not len(images):
         return []
+    require_work(network.architecture, len(images), MEASURING_WORK)
     logits, answers = features(network, normalise(images))
     strange = [None] * len(images) if known is None else novelty(known, answers, logits.argmax(1)).tolist()
     probabilities = torch.softmax(logits / temperature, 1).tolist()
     return [Prediction(tuple(row), share) for row, share in zip(probabilities, strange, strict=True)]
-
-
-@torch_threads(1)
-def predict_with(network: Network, weights: Mapping[str, Tensor], image: Tensor) -> Prediction:
-    """As `predict`, with these weights in the place of the network's own, which stay as they are."""
-    require_readable(network.architecture, unfolds())
-    with torch.inference_mode():
-        logits = functional_call(network, dict(weights), (normalise(image[None]),))[0].double()
-        return Prediction(tuple(torch.softmax(logits, 0).tolist()))
 
 
 def _centred(digit: Tensor) -> Tensor:

@@ -21,7 +21,16 @@ from lib import footprint
 from lib.analysis import analyse
 from lib.architecture import CLASSES, INPUT_SHAPE, Architecture, Operation, operations
 from lib.dataset import normalise
-from lib.memory import BUDGET, MOST_WORK, TooLargeError, gradient_batch_size, require_readable, require_work, work
+from lib.memory import (
+    BUDGET,
+    MEASURING_WORK,
+    MOST_WORK,
+    TooLargeError,
+    gradient_batch_size,
+    require_readable,
+    require_work,
+    work,
+)
 from lib.network import forward_batch, torch_threads, unfolds
 from lib.training import threads
 
@@ -31,9 +40,7 @@ BINS = 10
 REFERENCE_IMAGES, FIELD_IMAGES = 500, 32
 # What a look inside may cost, in MACs of a forward pass: some tenths of a second. A wide network is shown fewer images.
 LOOK_MACS = 2 * 10**10
-# What measuring on the test images may take, as `lib.memory.work` counts: about a minute.
-MEASURING_WORK = 3 * 10**12
-# And covering a digit at some hundred places: some ten seconds.
+# What covering a digit at some hundred places may take, as `lib.memory.work` counts: some ten seconds.
 OCCLUSION_WORK = 4 * 10**11
 # Luo et al., section 3: a pixel belongs to the field from 1 - 95.45 % of the strongest on.
 FIELD_THRESHOLD = 1 - 0.9545

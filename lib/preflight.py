@@ -10,7 +10,14 @@ from pathlib import Path
 from lib.analysis import NetworkAnalysis, analyse, training_bytes
 from lib.architecture import Architecture, operations
 from lib.checkpoints import MAX_BYTES
+from lib.cost import TRAIN_IMAGES
 from lib.recipe import Recipe
+from lib.training import held_out
+
+
+def trained_images(recipe: Recipe) -> int:
+    """How many of MNIST's training images it trains on: all but those that it holds out."""
+    return TRAIN_IMAGES - (held_out(TRAIN_IMAGES) if recipe.validation == "held-out" else 0)
 
 
 def refusal(architecture: Architecture, recipe: Recipe, folder: Path, images: int = 60_000) -> str | None:

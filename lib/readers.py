@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 DRAWING, TEST = "Your drawing", "A test image"
 NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from the project, or train one."
+
+
+TOO_LARGE = replace(NONE, trouble="Too large to be calibrated while it learns.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +193,7 @@ def reader(name: str) -> Reader:
         if weights is None:
             return Reader(name, run.architecture, None, (name, 0), run=run)
         network = assembled(run.architecture, weights.tensors)
-        calibrated, calibration = 0, NONE
+        calibrated, calibration = 0, TOO_LARGE
         if affordable(run.architecture, LIVE_IMAGES) == LIVE_IMAGES:
             calibrated, calibration = recalibration().of(name, weights.step, network)
         return Reader(name, run.architecture, network, (name, weights.step), calibration, run, calibrated)

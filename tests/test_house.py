@@ -39,7 +39,7 @@ FLOORS = [
     {"lib/runs.py"},
     {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/pictures.py", "lib/__main__.py"},
     {"lib/resources.py"},
-    {"lib/components.py", "lib/readers.py"},
+    {"lib/components.py", "lib/readers.py", "lib/guard.py"},
     {"pages/design.py", "pages/train.py", "pages/draw.py", "pages/inspect.py", "pages/errors.py", "pages/photos.py"},
     {"app.py"},
 ]
@@ -48,6 +48,7 @@ KNOW_A_SCREEN = {
     "lib/resources.py",
     "lib/components.py",
     "lib/readers.py",
+    "lib/guard.py",
     "pages/design.py",
     "pages/train.py",
     "pages/draw.py",
