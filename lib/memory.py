@@ -147,14 +147,14 @@ def _step_bytes(step: Operation, images: int, unfolds: bool) -> int:
         case "Flatten":
             return 4 * images * inputs
         case "Conv2d":
-            return 4 * (images * (inputs + outputs) + _workspace(step, images, unfolds))
+            return 4 * (images * (inputs + outputs) + workspace(step, images, unfolds))
         case "MaxPool2d":
             # Which input was the largest, 8 bytes a number.
             return 4 * images * (inputs + 3 * outputs)
     return 4 * images * (inputs + outputs)
 
 
-def _workspace(step: Operation, images: int, unfolds: bool) -> int:
+def workspace(step: Operation, images: int, unfolds: bool) -> int:
     """Numbers that a convolution holds beside input and output."""
     (inputs, before, _), (outputs, after, _) = step.input_shape, step.output_shape
     # A dilated one is unfolded image by image.
