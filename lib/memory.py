@@ -23,7 +23,7 @@ MACS_A_NUMBER = 50
 # What reading one image may take: some seconds on one core.
 MOST_WORK = 10**11
 # And reading many, as to measure: about a minute.
-MEASURING_WORK = 3 * 10**12
+MEASURING_WORK = 2 * 10**12
 # oneDNN pads channels to this many, the width of its vectors. For a batch of one image of at most so many numbers, and
 # for 1x1 kernels and few images, torch does without it.
 LANES, NATIVE_NUMBERS, NATIVE_IMAGES = 16, 20_480, 16
