@@ -14,15 +14,16 @@ from lib.checkpoints import MAX_BYTES
 from lib.cost import TRAIN_IMAGES
 from lib.insight import affordable
 from lib.kernels import LANES
+from lib.marks import DRAWN_AT_ONCE
 from lib.memory import batch_size, forward_bytes, gigabytes, workspace
 from lib.network import unfolds
 from lib.recipe import Recipe
 from lib.training import held_out
 
 # Copies of an image of float32 that are made at once, measured: by the maps and strokes that move it, by a digit that
-# is written and by a mark.
+# is written or a mark, and while it is drawn.
 IMAGE_BYTES = 4 * math.prod(INPUT_SHAPE)
-AUGMENTED, WRITTEN, MARKED = 13, 135, 80
+AUGMENTED, WRITTEN, DRAWN = 13, 12, 125
 # Compiled kernels, the order of the images, and what the allocator does not give back.
 OVERHEAD = 80 * 10**6
 # From here on a kernel is wide: oneDNN unfolds its input.
@@ -83,7 +84,7 @@ def needed(architecture: Architecture, recipe: Recipe) -> dict[str, int]:
     shown, batch, in_fused = recipe.batch_size + written + unknown, batch_size(architecture), fusable(architecture)
     step = _fused_bytes(architecture, shown) if in_fused else _module_bytes(architecture, shown)
     augmented = AUGMENTED * recipe.augmentation.active
-    making = IMAGE_BYTES * max(augmented * shown, WRITTEN * written, MARKED * unknown, 2 * shown)
+    making = IMAGE_BYTES * max(augmented * shown, _drawing(written), _drawing(unknown), 2 * shown)
     measuring = forward_bytes(architecture, batch)
     beside = max(making, measuring)
     calibrates = affordable(architecture, LIVE_IMAGES) == LIVE_IMAGES
@@ -97,6 +98,11 @@ def needed(architecture: Architecture, recipe: Recipe) -> dict[str, int]:
         "calibrating it": calibrates * (measuring + IMAGE_BYTES * AUGMENTED * batch),
         "what every training takes": OVERHEAD,
     }
+
+
+def _drawing(count: int) -> int:
+    """Copies of an image that so many digits or marks take."""
+    return WRITTEN * count + DRAWN * min(count, DRAWN_AT_ONCE)
 
 
 def _fused_bytes(architecture: Architecture, images: int) -> int:

@@ -39,13 +39,13 @@ def test_what_is_said_to_be_needed_is_what_a_training_takes(network: str, recipe
 
 
 def test_measuring_and_making_batches_count(tmp_path: Path) -> None:
-    """F1: with a batch of 1, measuring and calibrating take more than training; so does writing 4,096 digits."""
+    """F1: with a batch of 1, measuring and calibrating take more than training; so may writing digits."""
     alone = needed(parse("16k1p28 " * 8 + "10 A"), Recipe(batch_size=1))
     assert alone["measuring it"] > 2e8
     plain = needed(parse(CODE), Recipe(batch_size=4096))
     written = needed(parse(CODE), Recipe(batch_size=4096, written=1.0))
-    assert written["making its batches"] > 1.5e9
-    assert "making its batches" not in plain or plain["making its batches"] < 1e8
+    assert written["making its batches"] > 2e8
+    assert "making its batches" not in plain
     said = str(refusal(parse("16k1p28 " * 20 + "10 A"), Recipe(batch_size=64), tmp_path))
     assert "GB of them for what a batch puts out, and its gradients" in said
     assert said.endswith("are available. Use fewer channels or a smaller batch.")
