@@ -18,6 +18,7 @@ ALL = Augmentation(10, 0.07, 0.1, 10, 0.3)
         (CODE, Recipe(epochs=100, batch_size=4096, marks=1.0, written=1.0, augmentation=ALL)),
         (CODE, Recipe(epochs=100, batch_size=4096)),
         (CODE, Recipe()),
+        ("64 64b M 64n 10 A", Recipe(batch_size=64)),
         ("2 10 A", Recipe(batch_size=4096)),
         ("16 16 16 10 A", Recipe(batch_size=512)),
         ("32n 64n M 128n 256n M 512vn 1024vn 10v", Recipe(batch_size=128)),
