@@ -77,7 +77,7 @@ def drawn(points: Tensor, pen: Tensor) -> Tensor:
     pixels = torch.cartesian_prod(middles, middles).flip(1)
     # The distances of every pixel from every point are many numbers: of so many drawings at once.
     nearest = torch.cat(
-        [torch.cdist(pixels.expand(len(some), -1, -1), some).amin(2) for some in points.split(DRAWN_AT_ONCE)]
+        [torch.cdist(pixels.expand(len(some), -1, -1), some).amin(2) for some in torch.split(points, DRAWN_AT_ONCE)]
     )
     return (pen[:, None] / 2 + 0.5 - nearest).clamp(0, 1).view(-1, 1, SIZE, SIZE)
 
