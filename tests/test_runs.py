@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib import atomic_file, checkpoints, run_files, runs
+from lib import atomic_file, checkpoints, preflight, run_files, runs
 from lib.architecture import PRESETS, parse
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
+from lib.preflight import refusal
 from lib.recipe import Augmentation, Recipe
 from lib.runs import (
     KEPT,
@@ -31,7 +32,6 @@ from lib.runs import (
     RunError,
     RunManager,
     Snapshot,
-    refusal,
 )
 from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training, evaluate
 
@@ -783,7 +783,7 @@ def test_a_run_whose_file_could_not_be_read_again_is_refused(tmp_path: Path) -> 
 
 def test_a_full_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """soak/test_full_disk.py does it on a real one."""
-    monkeypatch.setattr(runs, "_free_bytes", lambda folder: 200_000)
+    monkeypatch.setattr(preflight, "_free_bytes", lambda folder: 200_000)
     said = refusal(ARCHITECTURE, Recipe(), tmp_path / "not" / "there" / "yet")
     assert "0.2 MB are free where runs are kept" in str(said)
 
