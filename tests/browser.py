@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 UNCLONED = shutil.ignore_patterns("MNIST", "own", "saved", "__pycache__", "plotly-*")
 PARTS = ("app.py", "lib", "pages", "checkpoints", "data", "docs", "static", ".streamlit")
 START_SECONDS = 60
+LOG = "server.log"
 
 
 def copy_project(folder: Path) -> Path:
@@ -34,12 +35,12 @@ def copy_project(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, *options: str) -> Iterator[str]:
     """`streamlit run app.py` in `folder`; gives its address. Fails with the log where a traceback was printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = folder / "server.log"
+    log = folder / LOG
     command = [
         sys.executable,
         "-m",
@@ -50,6 +51,7 @@ def serving(folder: Path) -> Iterator[str]:
         str(port),
         "--server.headless",
         "true",
+        *options,
     ]
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)

@@ -13,11 +13,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from lib.dataset import Dataset
 from tests.browser import copy_project, draw, serving, settled, visit
-from tests.chromium import LAUNCH_ARGUMENTS, install
 from tests.photographs import photo
 
 # A machine that is busy, as one that tests several things at once, answers late and not wrongly.
@@ -41,20 +40,6 @@ PATHS = {
     "Errors": "errors",
     "Your digits": "photos",
 }
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(copy_project(tmp_path_factory.mktemp("project"))) as address:
-        yield address
 
 
 @pytest.fixture
