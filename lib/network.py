@@ -118,10 +118,6 @@ def build(architecture: Architecture, seed: int = 0) -> nn.Sequential:
     return network
 
 
-def count_params(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def _module(operation: Operation, generator: torch.Generator) -> nn.Module:
     inputs, outputs = operation.input_shape[0], operation.output_shape[0]
     kernel_size, stride, padding = operation.kernel_size, operation.stride, operation.padding

@@ -25,7 +25,7 @@ from lib.checkpoints import SUFFIX
 from lib.dataset import Dataset
 from lib.recipe import RECIPES, Recipe
 from lib.run_files import RunRecord
-from lib.training import evaluate
+from tests.measure import evaluate
 from tests.photographs import photo
 
 ROOT = Path(__file__).parent.parent

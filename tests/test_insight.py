@@ -31,8 +31,8 @@ from lib.insight import (
     theoretical_fields,
 )
 from lib.network import build
-from lib.training import evaluate
 from tests.architectures import architectures
+from tests.measure import evaluate
 
 NETWORK = "4 8b M 6n D10 10v A"
 

@@ -21,7 +21,8 @@ from lib.dataset import Dataset, DatasetError
 from lib.network import build
 from lib.recipe import Augmentation, Recipe
 from lib.runs import KEPT, MAX_NAME, MAX_WAITING, TRAIL_FACTOR, Leg, Run, RunError, RunManager, Snapshot, refusal
-from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training, evaluate
+from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training
+from tests.measure import evaluate
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
 LONG = Recipe(epochs=100, batch_size=16)

@@ -23,10 +23,10 @@ from lib.training import (
     StepMetrics,
     Training,
     TrainingState,
-    evaluate,
     held_out,
     split,
 )
+from tests.measure import evaluate
 
 ARCHITECTURE = parse("8 M 16 M 10 A")
 RECIPE = Recipe(epochs=2, batch_size=64)
