@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -317,13 +316,11 @@ def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) ->
     expect(page.get_by_role("heading", name="It reads 4")).to_be_visible()
     expect(pictures(page)).to_have_count(10)
     assert pictures(page).evaluate_all("images => images.every(image => image.alt)")
-    asked = time.monotonic()
     page.get_by_role("button", name="Next").click()
     expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
     page.wait_for_function(
         "() => [...document.querySelectorAll('[data-testid=stImage] img')].every(i => i.complete && i.naturalWidth)"
     )
-    print(f"The maps of the next image were on the screen after {time.monotonic() - asked:.2f} s")
     for section, number in (("Filters", 7), ("What decides", 4), ("Receptive fields", 10)):
         page.get_by_role("radio", name=section).click()
         expect(pictures(page)).to_have_count(number)
@@ -413,7 +410,8 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page,
     page.mouse.up()
     zoomed = "() => document.querySelector('.live-figure').layout.xaxis.range"
     low, high = page.evaluate(zoomed)
-    assert high - low < 3000 < 8911
+    # Of 8,911 steps.
+    assert high - low < 3000
     page.mouse.move(plot["x"] + 50, plot["y"] + 60)
     page.mouse.move(plot["x"] + 60, plot["y"] + 64)
     hover = chart.locator(".hoverlayer .hovertext").first
@@ -428,29 +426,21 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page,
     page.wait_for_function(f"() => Math.max(...document.querySelector('.live-figure')._fullData[1].x) > {before}")
     assert page.evaluate(zoomed) == [low, high]
 
-    asked = time.monotonic()
     second.get_by_role("button", name="Stop").click()
-    expect(second.get_by_text(re.compile("^Stopped at step|stopping after this batch")).first).to_be_visible(
-        timeout=5000
-    )
-    shown = time.monotonic() - asked
     expect(second.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
-    print(f"Stop was on the screen after {shown:.2f} s")
     expect(page.locator(".live-figure .main-svg").first).to_be_visible()
     second.context.close()
 
 
-def test_each_control_takes_effect_within_a_batch_and_is_seen_within_a_second(page: Page, fresh: str) -> None:
+def test_each_control_takes_effect_within_a_batch_and_is_seen(page: Page, fresh: str) -> None:
     visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
     start(page)
     step(page)
 
     def press(name: str, seen: str) -> int:
         page.get_by_role("button", name=name, exact=True).click()
-        asked = time.monotonic()
-        expect(page.get_by_text(re.compile(seen)).first).to_be_visible(timeout=10_000)
-        print(f"{name} was on the screen after {time.monotonic() - asked:.2f} s")
+        expect(page.get_by_text(re.compile(seen)).first).to_be_visible()
         return step(page)
 
     paused = press("Pause", "· paused$")
