@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
+from torch import nn
 
-from lib import dataset
+from lib import calibration, dataset
+from lib.calibration import Calibration
 from lib.dataset import Dataset
 from tests.browser import copy_project, serving
 from tests.chromium import LAUNCH_ARGUMENTS, install
@@ -31,6 +34,26 @@ def small(mnist: Dataset) -> Dataset:
     return Dataset(
         mnist.train_images[:1000], mnist.train_labels[:1000], mnist.test_images[:500], mnist.test_labels[:500]
     )
+
+
+@pytest.fixture(scope="session")
+def calibrations() -> dict[object, Calibration]:
+    return {}
+
+
+@pytest.fixture
+def calibrated_once(calibrations: dict[object, Calibration], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights are calibrated once for all tests: that takes seconds, and comes to the same each time."""
+    calibrate = calibration.calibrate
+
+    def once(network: nn.Sequential, data: Dataset, *arguments: Any, **options: Any) -> Calibration:
+        weights = tuple((name, tensor.numpy().tobytes()) for name, tensor in network.state_dict().items())
+        question = (weights, repr(network), id(data), arguments, tuple(sorted(options.items())))
+        if question not in calibrations:
+            calibrations[question] = calibrate(network, data, *arguments, **options)
+        return calibrations[question]
+
+    monkeypatch.setattr(calibration, "calibrate", once)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ PAGES = ("design", "train", "draw", "inspect", "errors", "photos")
 
 
 @pytest.fixture(autouse=True)
-def own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibrated_once: None) -> Iterator[None]:
     """Each test finds a server that has just started, and saves into a folder of its own."""
     monkeypatch.setattr(checkpoints, "SAVED_FOLDER", tmp_path / "saved")
     monkeypatch.setattr(digit_sets, "FOLDER", tmp_path / "own")

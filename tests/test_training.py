@@ -61,7 +61,7 @@ def test_events_count_every_batch_and_every_image(small: Dataset) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
 def test_every_preset_trains(preset: Preset, small: Dataset) -> None:
-    recipe = Recipe("AdamW", 0.004, "constant", epochs=40, batch_size=32)
+    recipe = Recipe("AdamW", 0.004, "constant", epochs=40, batch_size=16)
     training = Training(parse(preset.text), recipe, small)
     network = training.network
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
