@@ -35,8 +35,11 @@ def copy_project(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[str]:
-    """`streamlit run app.py` in `folder`; gives its address. Fails with the log where a traceback was printed."""
+def serving(folder: Path, *options: str, kill: bool = False) -> Iterator[str]:
+    """`streamlit run app.py` in `folder`; gives its address. Fails with the log where a traceback was printed.
+
+    To `kill` it spares the wait for its threads to end, some seconds after a start.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -60,7 +63,10 @@ def serving(folder: Path, *options: str) -> Iterator[str]:
             _wait(url, server)
             yield url
         finally:
-            server.terminate()
+            if kill:
+                server.kill()
+            else:
+                server.terminate()
             server.wait(timeout=20)
     assert "Traceback" not in log.read_text(), log.read_text()
 

@@ -10,9 +10,36 @@ from pathlib import Path
 import pytest
 
 from tests.browser import LOG, copy_project, serving
-from tests.web_client import handshake, path_of, request, session, token, upload
+from tests.web_client import first_shown, handshake, path_of, request, session, token, upload
 
 MEGABYTE = 2**20
+
+
+HEADINGS = {
+    "": "Design a network",
+    "train": "Train it",
+    "draw": "Draw a digit",
+    "inspect": "Look inside",
+    "errors": "Where it fails",
+    "photos": "Your digits",
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project that nothing serves yet."""
+    return copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.mark.parametrize("path", HEADINGS)
+def test_any_pages_own_url_may_be_the_first_hit_after_a_start(stopped: Path, path: str) -> None:
+    """Before it Streamlit knows of no navigation and takes the folder pages/ for an app of its older kind."""
+    with serving(stopped, kill=True) as address:
+        shown = first_shown(address, path)
+    assert shown.headings == [HEADINGS[path]]
+    assert shown.menu == ["Design", "Train", "Draw", "Inside", "Errors", "Your digits"]
+    assert shown.titles[-1].endswith("Receptive")
+    assert not shown.missing
 
 
 @pytest.fixture(scope="module")

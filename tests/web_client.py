@@ -6,6 +6,7 @@ import http.client
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -60,22 +61,64 @@ def token(url: str) -> dict[str, str]:
 @contextmanager
 def session(url: str, page: str) -> Iterator[str]:
     """A tab that shows `page`, by its path; gives the session's identity once the page's script has run."""
+    with _connected(url, page) as told:
+        identity = ""
+        for message in told:
+            if message.WhichOneof("type") == "new_session":
+                identity = message.new_session.initialize.session_id
+            elif message.WhichOneof("type") == "script_finished":
+                break
+        yield identity
+
+
+@dataclass
+class Shown:
+    """What a tab was told: titles of the page, first headings, the menu, and whether there is no such page."""
+
+    titles: list[str] = field(default_factory=list)
+    headings: list[str] = field(default_factory=list)
+    menu: list[str] = field(default_factory=list)
+    missing: bool = False
+
+
+def first_shown(url: str, page: str) -> Shown:
+    """Of the page of that path, until its menu and its first heading are there."""
+    shown = Shown()
+    with _connected(url, page) as told:
+        for message in told:
+            match message.WhichOneof("type"):
+                case "page_config_changed":
+                    shown.titles.append(message.page_config_changed.title)
+                case "navigation":
+                    shown.menu = [entry.page_name for entry in message.navigation.app_pages]
+                case "page_not_found":
+                    shown.missing = True
+                case "delta" if message.delta.new_element.heading.tag == "h1":
+                    shown.headings.append(message.delta.new_element.heading.body)
+            if shown.menu and shown.headings:
+                return shown
+    return shown
+
+
+@contextmanager
+def _connected(url: str, page: str) -> Iterator[Iterator[ForwardMsg]]:
+    """A tab that asks for the page of that path, and what the server tells it."""
     address = f"ws{url.removeprefix('http')}/_stcore/stream"
     with connect(address, origin=Origin(url), max_size=None, proxy=None) as socket:
         asked = BackMsg()
         asked.rerun_script.page_name = page
         socket.send(asked.SerializeToString())
-        identity, end = "", time.monotonic() + SESSION_SECONDS
-        while True:
-            told = ForwardMsg()
-            message = socket.recv(timeout=max(0.0, end - time.monotonic()))
-            assert isinstance(message, bytes)
-            told.ParseFromString(message)
-            if told.WhichOneof("type") == "new_session":
-                identity = told.new_session.initialize.session_id
-            elif told.WhichOneof("type") == "script_finished":
-                break
-        yield identity
+
+        def told() -> Iterator[ForwardMsg]:
+            end = time.monotonic() + SESSION_SECONDS
+            while True:
+                content = socket.recv(timeout=max(0.0, end - time.monotonic()))
+                assert isinstance(content, bytes)
+                message = ForwardMsg()
+                message.ParseFromString(content)
+                yield message
+
+        yield told()
 
 
 def upload(url: str, session_id: str, file_id: str, size: int, headers: dict[str, str]) -> int:
