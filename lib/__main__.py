@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lib import regular_file
 from lib.analysis import NetworkAnalysis, analyse, fold, interval95, percent
 from lib.architecture import Architecture, ArchitectureError, notation, parse, shape_text
+from lib.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
 from lib.recipe import RECIPES, Recipe, RecipeError, differences, from_json
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except (ArchitectureError, RecipeError, UnusableError) as error:
         _complain(str(error))
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, TooLargeError) and not is_out_of_memory(error):
+            raise
+        _complain(str(error) if isinstance(error, TooLargeError) else OUT_OF_MEMORY)
         return 2
 
 
@@ -283,8 +289,7 @@ def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
     """Make the folder. Raises UnusableError where the run cannot be trained, or not be kept there."""
     from lib import checkpoints, run_files
     from lib.checkpoints import SAVED_FOLDER, SUFFIX, CheckpointError
-    from lib.runs import refusal
-    from lib.training import held_out
+    from lib.preflight import refusal, trained_images
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -304,8 +309,7 @@ def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
                 raise UnusableError(
                     f"The folder {folder} holds {path.name}, which cannot be read as a run. Name another folder."
                 ) from error
-    images = TRAIN_IMAGES - (held_out(TRAIN_IMAGES) if recipe.validation == "held-out" else 0)
-    problem = refusal(architecture, recipe, folder, images)
+    problem = refusal(architecture, recipe, folder, trained_images(recipe))
     if problem:
         raise UnusableError(problem)
 

@@ -22,11 +22,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib import atomic_file, regular_file
 from lib.architecture import Architecture, ArchitectureError, notation, parse
-from lib.network import build
+from lib.network import Network, assembled, build
 from lib.recipe import MAX_EPOCHS, Recipe, RecipeError, from_json, to_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
@@ -34,7 +34,6 @@ SAVED_FOLDER = FOLDER / "saved"
 SUFFIX = ".safetensors"
 # Trained for drawings: it has learnt that not every mark is a digit.
 DEFAULT = "drawings-39706"
-ASIDE_FOLDER = FOLDER / "set-aside"
 # The first format had no digest and no more than the weights.
 FORMAT, FIRST_FORMAT = "receptive-2", "receptive-1"
 EXTRA = "extra/"
@@ -175,7 +174,7 @@ def passed_over(*folders: Path) -> list[str]:
     return [sentence for folder in folders for sentence in regular_file.listing(folder, SUFFIX).passed_over]
 
 
-def set_aside(path: Path, folder: Path = ASIDE_FOLDER) -> Path:
+def set_aside(path: Path, folder: Path) -> Path:
     """Move a file that cannot be read out of the way, unread and unchanged; returns where it is. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     number, target = 1, folder / path.name
@@ -185,13 +184,13 @@ def set_aside(path: Path, folder: Path = ASIDE_FOLDER) -> Path:
     return target
 
 
-def network(checkpoint: Checkpoint) -> nn.Sequential:
-    """The trained network in eval mode. Raises CheckpointError for a checkpoint of a run that has learnt nothing."""
+def network(checkpoint: Checkpoint) -> Network:
+    """The trained network in eval mode, with the checkpoint's own weights. Raises CheckpointError for a checkpoint of a
+    run that has learnt nothing.
+    """
     if not checkpoint.weights:
         raise CheckpointError(f"The run {checkpoint.summary.title} has no weights: it ended before it had learnt.")
-    trained = build(checkpoint.summary.architecture)
-    trained.load_state_dict(dict(checkpoint.weights))
-    return trained.eval()
+    return assembled(checkpoint.summary.architecture, checkpoint.weights)
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError:

@@ -6,11 +6,13 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import streamlit as st
+from streamlit import net_util
 from streamlit.navigation.page import Page as StreamlitPage
 
 from lib import address
@@ -28,6 +30,11 @@ CANVAS_SIZE = 280
 STROKE_WIDTH = 22
 # A screen of high density draws the canvas larger than it is.
 MAX_CANVAS_PIXELS = 4 * CANVAS_SIZE
+
+# Streamlit compares the origin of a foreign page that tries to connect with this machine's external address. It asks
+# checkip.amazonaws.com for that at every try, and answers nobody for up to two seconds; no option turns it off. Without
+# an address to compare with, the page is refused at once and no request leaves the machine.
+net_util.get_external_ip = lambda: None
 
 _LIVE_FIGURE = st.components.v2.component(
     "receptive_live_figure",
@@ -174,7 +181,7 @@ def network_view(architecture: Architecture, digits: Sequence[bytes], *, guessin
         chosen = telling(layers)
     _NETWORK_VIEW(
         data={
-            "layers": [asdict(layer) for layer in layers],
+            "layers": _as_data(architecture),
             "layer": min(chosen, len(layers) - 1),
             "digits": [b64encode(digit).decode() for digit in digits],
             "guessing": guessing,
@@ -182,6 +189,12 @@ def network_view(architecture: Architecture, digits: Sequence[bytes], *, guessin
         key="network_view",
         on_layer_change=choose,
     )
+
+
+@lru_cache(maxsize=8)
+def _as_data(architecture: Architecture) -> list[dict[str, object]]:
+    """The views for the browser; nobody writes to them."""
+    return [asdict(layer) for layer in views(architecture)]
 
 
 def drawing_canvas(*, key: str) -> Tensor | None:

@@ -19,6 +19,7 @@ POINTS = 120
 # Of a scribble, at most.
 CURVES = 6
 PEN = (1.8, 3.6)
+DRAWN_AT_ONCE = 256
 SEAM = 6.0
 # Of a tangle.
 WAVES = 5
@@ -74,7 +75,10 @@ def drawn(points: Tensor, pen: Tensor) -> Tensor:
     points = points - shift + half
     middles = torch.arange(SIZE) + 0.5
     pixels = torch.cartesian_prod(middles, middles).flip(1)
-    nearest = torch.cdist(pixels.expand(len(points), -1, -1), points).amin(2)
+    # The distances of every pixel from every point are many numbers: of so many drawings at once.
+    nearest = torch.cat(
+        [torch.cdist(pixels.expand(len(some), -1, -1), some).amin(2) for some in torch.split(points, DRAWN_AT_ONCE)]
+    )
     return (pen[:, None] / 2 + 0.5 - nearest).clamp(0, 1).view(-1, 1, SIZE, SIZE)
 
 
@@ -96,7 +100,7 @@ def _letters(count: int, generator: torch.Generator) -> Tensor:
     x, y = points.unbind(2)
     x, y = x + wave[0] * torch.sin(5 * y + phase[0]), y + wave[1] * torch.sin(5 * x + phase[1])
     turn, slant, stretch = _between(-1, 1, (3, count, 1), generator)
-    x, y = x * (1 + 0.3 * stretch) + 0.3 * slant * y, y
+    x = x * (1 + 0.3 * stretch) + 0.3 * slant * y
     angle = turn * math.radians(15)
     return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], 2)
 

@@ -28,10 +28,9 @@ from lib.dataset import MEAN, STD, Dataset, normalise
 from lib.fused_network import fused
 from lib.handwriting import handwriting
 from lib.marks import marks
-from lib.network import Dropout, build
+from lib.network import Dropout, Network, build, forward_batch
 from lib.recipe import Recipe, learning_rate
 
-TEST_BATCH_SIZE = 250
 MOMENTUM = 0.9
 HELD_OUT = 5_000
 # What the marks' loss weighs beside the digits' (Hendrycks et al. 2019, section 3).
@@ -294,7 +293,7 @@ class Training(Iterator[Event]):
         """Yields progress, returns (mean loss, accuracy)."""
         self.network.eval()
         loss_sum, correct, seen = 0.0, 0, 0
-        for some, truth in _batches(images, labels):
+        for some, truth in _batches(self.network, images, labels):
             # A generator must not stay inside inference_mode while it is suspended: the mode is the thread's.
             with torch.inference_mode():
                 logits = self.network(normalise(some))
@@ -362,14 +361,6 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Accuracy, a fraction, of `network` on uint8 images (N, 28, 28); the network is left in eval mode."""
-    network.eval()
-    with torch.inference_mode():
-        correct = sum(int((network(normalise(x)).argmax(1) == y).sum()) for x, y in _batches(images, labels))
-    return correct / len(images)
-
-
 def _training_pass(network: nn.Sequential, architecture: Architecture, device: str) -> Callable[[Tensor], Tensor]:
     """The network itself, or what does the same faster on a CPU."""
     return (fused(network) if device == "cpu" and fusable(architecture) else None) or network
@@ -398,8 +389,9 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _batches(images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(torch.split(images, TEST_BATCH_SIZE), torch.split(labels, TEST_BATCH_SIZE), strict=True)
+def _batches(network: Network, images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    count = forward_batch(network.architecture)
+    return zip(torch.split(images, count), torch.split(labels, count), strict=True)
 
 
 def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

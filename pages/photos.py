@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from hashlib import sha256
+from pathlib import Path
 
 import streamlit as st
 import torch
@@ -12,13 +13,13 @@ from PIL import Image
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 from torch import Tensor
 
-from lib import digit_sets, photos, pictures
+from lib import digit_sets, guard, photos, pictures
 from lib.analysis import interval95, percent
 from lib.checkpoints import CheckpointError
 from lib.components import enter, escaped
 from lib.digit_sets import DigitSet, DigitSetError
 from lib.digits import CERTAIN, SIZE, STRANGE
-from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, PhotoError, safe_name, table_csv
+from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, safe_name, table_csv
 from lib.readers import Reader, choose_reader, reader
 
 enter("photos")
@@ -137,6 +138,7 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
     return (digits, labels) if labels else None
 
 
+@guard.callback
 def create() -> None:
     try:
         st.session_state.own_set = digit_sets.create(st.session_state.set_name)
@@ -145,6 +147,7 @@ def create() -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def add(name: str, images: Tensor, labels: list[int]) -> None:
     try:
         digit_sets.add(name, images, torch.tensor(labels))
@@ -152,6 +155,7 @@ def add(name: str, images: Tensor, labels: list[int]) -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def remove_last(name: str) -> None:
     try:
         digit_sets.remove_last(name)
@@ -159,6 +163,7 @@ def remove_last(name: str) -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def delete(name: str) -> None:
     try:
         st.session_state.deleted_set = (name, digit_sets.delete(name))
@@ -166,12 +171,11 @@ def delete(name: str) -> None:
         st.session_state.refused = str(error)
 
 
-def undelete() -> None:
-    name, moved = st.session_state.deleted_set
+@guard.callback
+def undelete(name: str, moved: Path) -> None:
     try:
         digit_sets.undelete(name, moved)
         st.session_state.own_set = name
-        st.session_state.deleted_set = None
     except DigitSetError as error:
         st.session_state.refused = str(error)
 
@@ -181,11 +185,12 @@ def choose_set() -> str | None:
     refused = st.session_state.pop("refused", None)
     if refused:
         st.error(refused, icon=":material/error:")
-    deleted = st.session_state.get("deleted_set")
+    # Said once: whatever is done next, on this page or another, is no longer the moment to undo it.
+    deleted = st.session_state.pop("deleted_set", None)
     if deleted:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.info(f"The set {escaped(deleted[0])} was deleted.", icon=":material/delete:")
-            st.button("Undo", icon=":material/undo:", on_click=undelete)
+            st.button("Undo", icon=":material/undo:", on_click=undelete, args=deleted)
     for sentence in digit_sets.passed_over():
         st.warning(escaped(sentence), icon=":material/broken_image:")
     names = digit_sets.names()
@@ -312,7 +317,7 @@ files = st.file_uploader(
     accept_multiple_files=True,
     key="uploaded",
     help=f"PNG or JPEG, up to {MAX_FILES} files of at most {MAX_BYTES // 2**20} MB and {MAX_PIXELS // 10**6} million "
-    "pixels each.",
+    f"pixels each, {MAX_SIDE:,} along a side.",
 )
 if len(files) > MAX_FILES:
     st.warning(

@@ -8,7 +8,7 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from lib import address
+from lib import address, guard
 from lib.address import hidden, recipe_values
 from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
@@ -20,10 +20,11 @@ from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
 from lib.handwriting import handwriting
 from lib.marks import marks
+from lib.preflight import refusal, trained_images
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
 from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
-from lib.runs import Run, RunError, Snapshot, refusal
+from lib.runs import Run, RunError, Snapshot
 from lib.training import EpochMetrics
 
 enter("train")
@@ -35,7 +36,6 @@ ACT_SECONDS = 0.4
 TEST_IMAGES = 10_000
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 VALIDATION_TITLES = {"test": "The 10,000 test images", "held-out": "5,000 held out of training"}
-STATUS_ICONS = {"finished": ":material/check_circle:", "failed": ":material/error:"}
 
 
 def load_preset() -> None:
@@ -159,6 +159,7 @@ def augmentation_preview(recipe: Recipe) -> None:
     st.image(picture.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy(), caption=caption)
 
 
+@guard.callback
 def start(text: str, recipe: Recipe) -> None:
     parent = st.session_state.get("fork")
     try:
@@ -171,6 +172,7 @@ def start(text: str, recipe: Recipe) -> None:
     st.session_state.fork = None
 
 
+@guard.callback
 def act(run: Run, action: str) -> None:
     """Ask for it, and give the batch a moment to end: what is drawn next then shows it."""
     try:
@@ -193,6 +195,7 @@ def act(run: Run, action: str) -> None:
         run.wait(ACT_SECONDS)
 
 
+@guard.callback
 def set_factor(run: Run) -> None:
     run.set_learning_rate_factor(st.session_state.factor)
 
@@ -208,6 +211,7 @@ def forget_fork() -> None:
     st.session_state.fork = None
 
 
+@guard.callback
 def rename(run: Run) -> None:
     try:
         run.rename(st.session_state.new_name)
@@ -215,6 +219,7 @@ def rename(run: Run) -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def delete(run: Run) -> None:
     try:
         run_manager().delete(run)
@@ -225,6 +230,7 @@ def delete(run: Run) -> None:
     st.session_state.deleted = (run.identity, run.name)
 
 
+@guard.callback
 def undelete(identity: str) -> None:
     try:
         st.session_state.run = run_manager().undelete(identity).identity
@@ -471,7 +477,7 @@ try:
 except RecipeError as error:
     problem = f"{error} Open Recipe to set it, or choose a way to train above."
 if architecture and recipe:
-    problem = problem or refusal(architecture, recipe, SAVED_FOLDER)
+    problem = problem or refusal(architecture, recipe, SAVED_FOLDER, trained_images(recipe))
 if panel:
     if recipe:
         with panel:
@@ -562,8 +568,8 @@ if run:
         st.button("Delete", icon=":material/delete:", on_click=delete, args=(run,), disabled=run.active)
     active = run.active
     behind = manager.get(ghost) if ghost != chosen else None
-    st.fragment(watch, run_every=TICK_SECONDS if active else None)(run, active)
-    st.fragment(curves, run_every=CURVES_SECONDS if active else None)(run, behind)
+    guard.fragment(watch, TICK_SECONDS if active else None)(run, active)
+    guard.fragment(curves, CURVES_SECONDS if active else None)(run, behind)
 else:
     if asked is not None and not deleted:
         st.warning(

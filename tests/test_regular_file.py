@@ -23,7 +23,7 @@ from lib.digit_sets import DigitSetError
 from lib.history import History
 from lib.network import build
 from lib.recipe import Recipe
-from lib.run_files import Process, scan
+from lib.run_files import scan
 from lib.runs import RunManager
 from tests.outside import KINDS, entries, put_all, within
 
@@ -122,7 +122,7 @@ def test_no_kind_stops_a_scan_or_is_moved(odd: tuple[Path, dict[str, str]], monk
     monkeypatch.setattr(checkpoints, "SAVED_FOLDER", folder)
     before = entries(folder)
     with within(20):
-        found = scan(folder, Process(folder))
+        found = scan(folder)
         manager = RunManager(dataset.load, folder)
         assert [record.identity for record in found.records] == [each.identity for each in manager.runs()]
         assert [record.identity for record in found.records] == [run.identity]
@@ -133,8 +133,7 @@ def test_no_kind_stops_a_scan_or_is_moved(odd: tuple[Path, dict[str, str]], monk
             f"{run.identity}{SUFFIX}",
         }
         assert len(checkpoints.passed_over(folder)) == len(said)
-    after = {name: kind for name, kind in entries(folder).items() if not name.startswith(run_files.LOCK)}
-    assert after == before
+    assert entries(folder) == before
 
 
 def _record() -> run_files.RunRecord:
@@ -150,7 +149,6 @@ def _record() -> run_files.RunRecord:
         message=None,
         steps_total=0,
         factor=1.0,
-        process="0" * 32,
         history=History(),
         state=None,
     )
@@ -160,7 +158,7 @@ def test_a_link_to_a_run_elsewhere_is_a_run(tmp_path: Path) -> None:
     path = run_files.save(_record(), tmp_path / "elsewhere")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / path.name).symlink_to(path)
-    assert [record.name for record in scan(tmp_path / "runs", Process(tmp_path / "runs")).records] == ["A run"]
+    assert [record.name for record in scan(tmp_path / "runs").records] == ["A run"]
 
 
 def test_nothing_in_the_place_of_a_set_is_waited_for(tmp_path: Path) -> None:
@@ -349,7 +347,7 @@ def test_files_that_come_and_go_while_they_are_listed_and_read(tmp_path: Path, m
                         digit_sets.load(name)
                     except DigitSetError as error:
                         assert name in str(error)
-                assert run.stem in {record.identity for record in scan(saved, Process(saved)).records}
+                assert run.stem in {record.identity for record in scan(saved).records}
                 assert len(digit_sets.load("stays")) == 3
                 calls += 1
     finally:
