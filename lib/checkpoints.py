@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -230,9 +230,11 @@ def text(value: object, limit: int) -> str:
 
 
 def date(value: object) -> str:
-    """The value, where it is a date in ISO 8601. Raises ValueError."""
+    """The value, where it is a time in UTC as `isoformat` writes it, so that texts sort as times. Raises ValueError."""
     found = text(value, MAX_DATE)
-    datetime.fromisoformat(found)
+    time = datetime.fromisoformat(found)
+    if time.utcoffset() != timedelta(0) or found not in (time.isoformat(), time.isoformat(timespec="microseconds")):
+        raise ValueError("not a time in UTC")
     return found
 
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lib.recipe import MAX_EPOCHS
 from lib.training import EpochMetrics, StepMetrics
 
 # What an epoch can be: MNIST has no more images, and no epoch takes three years.
@@ -22,6 +23,10 @@ MAX_IMAGES, MAX_SECONDS, MAX_RATE = 60_000, 1e8, 1e9
 # A mean of cross-entropies that are all 0 may be rounded to a little less.
 MIN_LOSS = -1e-3
 COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
+
+
+class ImpossibleValueError(ValueError):
+    """A value that no run has; the message names it, to stand in brackets after the name of its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +84,8 @@ class History:
 
 
 def restore(tensors: Mapping[str, Tensor], epochs: list[dict[str, float | int | None]]) -> History:
-    """What `tensors` and `epoch_values` gave. Raises ValueError, TypeError or KeyError for anything else, also where
-    a value is none that can be measured.
+    """What `tensors` and `epoch_values` gave. Raises ValueError, TypeError or KeyError for anything else,
+    ImpossibleValueError among them where a value is none that can be measured.
     """
     history = History()
     lengths = set()
@@ -95,36 +100,49 @@ def restore(tensors: Mapping[str, Tensor], epochs: list[dict[str, float | int | 
         raise ValueError("columns of different lengths")
     curves = history.curves()
     # Each is false for NaN, which only a loss may be.
-    sound = (
-        bool((~(curves.train_loss < MIN_LOSS)).all())
-        and bool(((curves.train_accuracy >= 0) & (curves.train_accuracy <= 1)).all())
-        and bool(((curves.learning_rate >= 0) & np.isfinite(curves.learning_rate)).all())
-    )
-    if not sound:
-        raise ValueError("values that no batch has")
+    sound = {
+        "loss": ~(curves.train_loss < MIN_LOSS),
+        "accuracy": (curves.train_accuracy >= 0) & (curves.train_accuracy <= 1),
+        "learning rate": (curves.learning_rate >= 0) & np.isfinite(curves.learning_rate),
+    }
+    for name, each in sound.items():
+        if not each.all():
+            raise ImpossibleValueError(f"no step {int(each.argmin()) + 1} has such a {name}")
     history.epochs = [EpochMetrics(**epoch) for epoch in epochs]  # type: ignore[arg-type]
     before = 0
     for number, epoch in enumerate(history.epochs, 1):
-        if not _is_measured(epoch) or epoch.epoch != number or not before < epoch.step <= history.steps:
-            raise ValueError(f"epoch {number}")
+        wrong = _not_measured(epoch)
+        if wrong:
+            raise ImpossibleValueError(f"no epoch {number} has such {wrong}")
+        if epoch.epoch != number or not before < epoch.step <= history.steps:
+            raise ImpossibleValueError(f"the epochs do not follow one another at epoch {number}")
         before = epoch.step
     return history
 
 
-def _is_measured(epoch: EpochMetrics) -> bool:
-    """Whether each value can be what its name says; a loss may be NaN or infinite, as divergence leaves it."""
-    return (
-        all(type(value) is int and value > 0 for value in (epoch.epoch, epoch.step))
-        and type(epoch.validation_images) is int
-        and 1 <= epoch.validation_images <= MAX_IMAGES
-        and all(_is_loss(loss) for loss in (epoch.train_loss, epoch.validation_loss))
-        and all(_is_number(accuracy, 0, 1) for accuracy in (epoch.train_accuracy, epoch.validation_accuracy))
-        and (epoch.test_accuracy is None or _is_number(epoch.test_accuracy, 0, 1))
-        and _is_number(epoch.seconds, 0, MAX_SECONDS)
-        and _is_number(epoch.images_per_second, 0, MAX_RATE)
-        # The images that were trained on: the interval of the training accuracy is that of so many.
-        and 0.5 < epoch.seconds * epoch.images_per_second < MAX_IMAGES + 0.5
-    )
+def _not_measured(epoch: EpochMetrics) -> str | None:
+    """Which value cannot be what its name says; a loss may be NaN or infinite, as divergence leaves it."""
+    right = {
+        "a number": _is_whole(epoch.epoch, MAX_EPOCHS),
+        "a step": _is_whole(epoch.step, MAX_EPOCHS * MAX_IMAGES),
+        "a training loss": _is_loss(epoch.train_loss),
+        "a training accuracy": _is_number(epoch.train_accuracy, 0, 1),
+        "a validation loss": _is_loss(epoch.validation_loss),
+        "a validation accuracy": _is_number(epoch.validation_accuracy, 0, 1),
+        "validation images": _is_whole(epoch.validation_images, MAX_IMAGES),
+        "a test accuracy": epoch.test_accuracy is None or _is_number(epoch.test_accuracy, 0, 1),
+        "a time": _is_number(epoch.seconds, 0, MAX_SECONDS),
+        "a rate": _is_number(epoch.images_per_second, 0, MAX_RATE),
+    }
+    wrong = next((name for name, each in right.items() if not each), None)
+    # The images that were trained on: the interval of the training accuracy is that of so many.
+    if wrong is None and not 0.5 < epoch.seconds * epoch.images_per_second < MAX_IMAGES + 0.5:
+        return "a number of images"
+    return wrong
+
+
+def _is_whole(value: object, high: int) -> bool:
+    return type(value) is int and 1 <= value <= high
 
 
 def _is_number(value: object, low: float, high: float) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 from lib import checkpoints, history, regular_file
 from lib.architecture import Architecture
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
-from lib.history import History
+from lib.history import History, ImpossibleValueError
 from lib.network import build
 from lib.recipe import MAX_EPOCHS, Recipe
 from lib.run_lock import WAIT_SECONDS, RunLock, is_locked
@@ -111,6 +111,8 @@ def load(path: Path) -> RunRecord:
 def _checked(path: Path, checkpoint: Checkpoint) -> RunRecord:
     try:
         record = _record(checkpoint)
+    except ImpossibleValueError as error:
+        raise CheckpointError(f"{path.name} does not hold a run that can be read ({error}).") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path.name} does not hold a run that can be read.") from error
     # An identity with a folder in it would have its run saved elsewhere: the name alone must be the whole of it.
@@ -124,26 +126,27 @@ def _record(checkpoint: Checkpoint) -> RunRecord:
     details, summary = checkpoint.details, checkpoint.summary
     status, recipe = details["status"], summary.recipe
     if status not in STATUSES:
-        raise ValueError("unknown status")
+        raise ImpossibleValueError("its status is unknown")
     past = history.restore(_part(checkpoint, "history."), details["epochs"])
     steps_total, factor = _whole(details["steps_total"]), _factor(details["factor"])
     per_epoch, rest = divmod(steps_total, recipe.epochs)
     most = math.ceil(history.MAX_IMAGES / recipe.batch_size)
     if rest or per_epoch > most or past.steps > steps_total or len(past.epochs) > recipe.epochs:
-        raise ValueError("no training comes there")
+        raise ImpossibleValueError("its recipe has other steps")
     for number, epoch in enumerate(past.epochs, 1):
         # The test images are measured whenever they validate, else after the final epoch alone.
         tested = recipe.validation == "test" or number == recipe.epochs
         if epoch.step != number * per_epoch or (epoch.test_accuracy is not None) != tested:
-            raise ValueError(f"epoch {number}")
-    state = _state(checkpoint, details["state"], per_epoch) if details["state"] else None
-    if state and (state.step != past.steps or len(state.losses) != len(past.epochs)):
-        raise ValueError("the curves are not those of the weights")
+            raise ImpossibleValueError(f"its recipe has another epoch {number}")
+    state = _state(checkpoint, details["state"], per_epoch) if details["state"] is not None else None
+    # As text NaN is equal to itself.
+    if state and (state.step, repr(state.losses)) != (past.steps, repr(tuple(e.validation_loss for e in past.epochs))):
+        raise ImpossibleValueError("its curves are not those of its weights")
     message = None if details["message"] is None else _message(details["message"])
     if (status == "finished" and not (state and len(past.epochs) == recipe.epochs)) or (
         status == "failed" and message is None
     ):
-        raise ValueError("no run ends like that")
+        raise ImpossibleValueError(f"no {status} run is like that")
     parent = details["parent"]
     return RunRecord(
         identity=_identity(details["identity"]),
@@ -165,26 +168,26 @@ def _record(checkpoint: Checkpoint) -> RunRecord:
 def _identity(value: object) -> str:
     """A name of a file, and a part of an address, whatever the system."""
     if not isinstance(value, str) or not IDENTITY.fullmatch(value):
-        raise ValueError("not an identity")
+        raise ImpossibleValueError("its identity is none")
     return value
 
 
 def _message(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("not a message")
+        raise ImpossibleValueError("its message is no text")
     return "\n".join(map(regular_file.printable, value[:MAX_MESSAGE].splitlines()))
 
 
 def _whole(value: object) -> int:
     # What one epoch of single images has, a hundred times.
     if type(value) is not int or not 0 <= value <= MAX_EPOCHS * history.MAX_IMAGES:
-        raise ValueError("not a number of steps")
+        raise ImpossibleValueError("its number of steps is none")
     return value
 
 
 def _factor(value: object) -> float:
     if type(value) not in (int, float) or not MIN_FACTOR <= value <= MAX_FACTOR:  # type: ignore[operator]
-        raise ValueError("not a factor")
+        raise ImpossibleValueError("its factor of the learning rate is none")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -192,19 +195,21 @@ def _state(checkpoint: Checkpoint, values: Mapping[str, Any], per_epoch: int) ->
     step, optimiser, sums = _whole(values["step"]), _part(checkpoint, "optimiser."), EpochSums(**values["sums"])
     expected = _optimiser_shapes(checkpoint) if step else {}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in optimiser.items()} != expected:
-        raise ValueError("the optimiser's state is not that of the network")
-    losses = tuple(float(loss) for loss in values["losses"])
+        raise ImpossibleValueError("its optimiser's state is not that of its network")
+    losses = tuple(values["losses"])
     # Batches of the epoch that has no measurement yet.
     begun = step - len(losses) * per_epoch
     images = min(begun * checkpoint.summary.recipe.batch_size, history.MAX_IMAGES)
     if not 0 <= begun <= per_epoch or type(sums.correct) is not int or not 0 <= sums.correct <= images:
-        raise ValueError("sums of no epoch")
+        raise ImpossibleValueError("no epoch has such sums")
+    if type(sums.loss) is not float or type(sums.seconds) is not float:
+        raise ImpossibleValueError("no epoch has such sums")
     if not 0 <= sums.seconds <= history.MAX_SECONDS or sums.loss < history.MIN_LOSS * max(images, 1):
-        raise ValueError("sums of no epoch")
+        raise ImpossibleValueError("no epoch has such sums")
     factor = _factor(values["factor"])
     state = TrainingState(step, losses, sums, factor, checkpoint.weights, optimiser)
     if not checkpoint.weights or not is_sound(state):
-        raise ValueError("no training goes on from that")
+        raise ImpossibleValueError("no training goes on from its state")
     return state
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.history import COLUMNS, History, restore
+from lib.history import COLUMNS, History, ImpossibleValueError, restore
 from lib.training import EpochMetrics, StepMetrics
 
 EPOCH = EpochMetrics(1, 4, 0.5, 0.8, 0.4, 0.9, 500, 0.9, 1.5, 2000.0)
@@ -122,3 +126,97 @@ def test_columns_that_are_none_are_refused(tensors: dict[str, Tensor]) -> None:
 def test_epochs_that_are_none_are_refused(history: History, epochs: list[dict[str, float | int | None]]) -> None:
     with pytest.raises((ValueError, TypeError, KeyError)):
         restore(history.tensors(), epochs)
+
+
+INF, NAN = float("inf"), float("nan")
+# Of each, what no measurement gives; what a page would make of it: a root of a negative number, a division by 0.
+IMPOSSIBLE: dict[str, list[Any]] = {
+    "epoch": [0, -1, 1.0, True, None, 10**400],
+    "step": [0, -1, 4.0, True, None, 10**400],
+    "train_loss": [-1.0, None, "0.5", 1, [0.5]],
+    "train_accuracy": [-0.01, 1.01, NAN, INF, None, "0.5", True, 10**400],
+    "validation_loss": [-1.0, -INF, None, "0.5"],
+    "validation_accuracy": [-1.0, 2.0, NAN, INF, None, [0.5]],
+    "validation_images": [0, -1, 60_001, 500.0, True, None, 10**400],
+    "test_accuracy": [-1.0, 2.0, NAN, INF, -INF, "0.9", True, 1e308],
+    "seconds": [0, 0.0, -1.5, NAN, INF, -INF, 1e300, None, "1", 10**400],
+    "images_per_second": [0, 0.0, -1.0, NAN, INF, 1e300, 60_001.0, None, "1", 10**400],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, some in IMPOSSIBLE.items() for value in some])
+def test_a_value_that_no_epoch_has_is_named(history: History, name: str, value: Any) -> None:
+    with pytest.raises(ImpossibleValueError, match=r"^no epoch 1 has such") as caught:
+        restore(history.tensors(), [{**asdict(EPOCH), name: value}])
+    assert len(str(caught.value)) < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("train_loss", -1.0, "loss"),
+        ("train_loss", -INF, "loss"),
+        ("train_accuracy", 1.01, "accuracy"),
+        ("train_accuracy", -0.01, "accuracy"),
+        ("train_accuracy", NAN, "accuracy"),
+        ("learning_rate", -0.1, "learning rate"),
+        ("learning_rate", NAN, "learning rate"),
+        ("learning_rate", INF, "learning rate"),
+    ],
+)
+def test_a_value_that_no_step_has_is_named(history: History, name: str, value: float, words: str) -> None:
+    tensors = history.tensors()
+    tensors[name][2] = value
+    with pytest.raises(ImpossibleValueError, match=f"^no step 3 has such a {words}$"):
+        restore(tensors, [])
+
+
+def test_epochs_that_do_not_follow_one_another_are_named(history: History) -> None:
+    for epochs in ([replace(EPOCH, epoch=2)], [EPOCH, replace(EPOCH, epoch=2)], [replace(EPOCH, step=6)]):
+        with pytest.raises(ImpossibleValueError, match="do not follow"):
+            restore(history.tensors(), [asdict(epoch) for epoch in epochs])
+
+
+ODD: list[Any] = [0, 1, 4, -1, 0.5, 2.0, -0.5, 1e300, 10**400, NAN, INF, -INF, None, True, "0.5", [], {}]
+NUMBER = st.sampled_from([0.0, 0.5, 1.0, 1.5, -0.5, 1e-300, 1e300, NAN, INF, -INF]) | st.floats()
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(NUMBER, NUMBER, NUMBER), max_size=3) | st.just([(0.5, 0.5, 0.1)] * 4),
+    st.lists(
+        st.dictionaries(st.sampled_from(sorted(IMPOSSIBLE)), st.sampled_from(ODD) | NUMBER, max_size=2), max_size=2
+    ),
+)
+def test_whatever_a_history_holds_is_possible(
+    steps: list[tuple[float, float, float]], changes: list[dict[str, Any]]
+) -> None:
+    """What the pages compute of it, computed."""
+    tensors = {
+        name: torch.tensor([values[index] for values in steps], dtype=torch.float64)
+        for index, name in enumerate(COLUMNS)
+    }
+    epochs = [{**asdict(EPOCH), "epoch": n, "step": 2 * n, **change} for n, change in enumerate(changes, 1)]
+    try:
+        found = restore(tensors, epochs)
+    except (ValueError, TypeError, KeyError):
+        return
+    assert found.steps == len(steps)
+    for loss, accuracy, rate in steps:
+        assert math.isnan(loss) or loss >= -0.001
+        assert 0 <= accuracy <= 1
+        assert 0 <= rate < math.inf
+    before = 0
+    for epoch in found.epochs:
+        assert before < epoch.step <= found.steps
+        before = epoch.step
+        measured = [(epoch.train_accuracy, round(epoch.images_per_second * epoch.seconds))]
+        measured.append((epoch.validation_accuracy, epoch.validation_images))
+        if epoch.test_accuracy is not None:
+            measured.append((epoch.test_accuracy, 10_000))
+        for accuracy, images in measured:
+            assert 1 <= images <= 60_000
+            assert math.sqrt(accuracy * (1 - accuracy) / images) <= 0.5
+        assert len(f"{epoch.images_per_second:,.0f}") <= len("1,000,000,000")
+        assert images / epoch.images_per_second < math.inf
+        assert all(math.isnan(loss) or loss >= -0.001 for loss in (epoch.train_loss, epoch.validation_loss))
