@@ -101,13 +101,13 @@ def restore(tensors: Mapping[str, Tensor], epochs: list[dict[str, float | int | 
     curves = history.curves()
     # Each is false for NaN, which only a loss may be.
     sound = {
-        "loss": ~(curves.train_loss < MIN_LOSS),
-        "accuracy": (curves.train_accuracy >= 0) & (curves.train_accuracy <= 1),
-        "learning rate": (curves.learning_rate >= 0) & np.isfinite(curves.learning_rate),
+        "a loss": ~(curves.train_loss < MIN_LOSS),
+        "an accuracy": (curves.train_accuracy >= 0) & (curves.train_accuracy <= 1),
+        "a learning rate": (curves.learning_rate >= 0) & np.isfinite(curves.learning_rate),
     }
     for name, each in sound.items():
         if not each.all():
-            raise ImpossibleValueError(f"no step {int(each.argmin()) + 1} has such a {name}")
+            raise ImpossibleValueError(f"no step {int(each.argmin()) + 1} has such {name}")
     history.epochs = [EpochMetrics(**epoch) for epoch in epochs]  # type: ignore[arg-type]
     before = 0
     for number, epoch in enumerate(history.epochs, 1):

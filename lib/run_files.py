@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -239,24 +239,15 @@ def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in checkpoint.extra.items() if name.startswith(prefix)}
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a folder of runs holds: the readable ones, oldest first, and a sentence for each file that was set aside, or
-    could not be read for a reason that is not its own.
-    """
+def scan(folder: Path) -> Iterator[RunRecord | str]:
+    """Read all runs of a folder, oldest first and one at a time: together they may not fit into memory.
 
-    records: tuple[RunRecord, ...]
-    set_aside: tuple[str, ...]
-
-
-def scan(folder: Path) -> Found:
-    """Read all runs of a folder. What cannot be read is moved to its folder "set-aside", never deleted; what is no file
-    is passed over.
+    A file that cannot be read is a sentence instead. It is moved to the folder's own "set-aside", never deleted, unless
+    the reason may pass; what is no file is passed over.
 
     A run that was in training when its process was killed is "interrupted"; one that another process trains is left
     out.
     """
-    records, sentences = [], []
     for path, _ in sorted(regular_file.listing(folder, SUFFIX).files, key=lambda found: (found[1], found[0].name)):
         try:
             checkpoint = checkpoints.load(path)
@@ -268,12 +259,14 @@ def scan(folder: Path) -> Found:
             if not os.path.lexists(path) or isinstance(error.__cause__, regular_file.NotRegularError):
                 # It has gone, or gone for something else, since the folder was read.
                 continue
-            sentences.append(str(error) if _may_pass(error) else _set_aside(path, str(error)))
+            yield str(error) if _may_pass(error) else _set_aside(path, str(error))
             continue
         if record.status in ACTIVE and is_locked(record.identity, folder):
             continue
-        records.append(as_left(record))
-    return Found(tuple(records), tuple(sentences))
+        # Nothing of it is kept here while the next one is read.
+        del checkpoint
+        yield as_left(record)
+        del record
 
 
 def _may_pass(error: CheckpointError) -> bool:

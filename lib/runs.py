@@ -347,14 +347,23 @@ class Run:
 
     def unload(self) -> None:
         """Forget what the file of a run that has ended knows too; of no effect while somebody changes the run."""
+        self._unload(with_history=True)
+
+    def unload_state(self) -> None:
+        """As `unload`, but for the curves."""
+        self._unload(with_history=False)
+
+    def _unload(self, with_history: bool) -> None:
         if not self._writing.acquire(blocking=False):
             return
         try:
             with self._lock:
                 if self._saved and self._trouble is None and self._status not in ACTIVE:
                     self._state_in_file = self._state_in_file or self._state is not None
-                    self._history = self._state = self._weights = None
+                    self._state = self._weights = None
                     self._trail = ()
+                    if with_history:
+                        self._history = None
         finally:
             self._writing.release()
 
@@ -684,11 +693,19 @@ class RunManager:
         self._thread: threading.Thread | None = None
         self._closed = False
         run_files.remove_unfinished(folder)
-        found = run_files.scan(folder)
-        self.set_aside = found.set_aside
-        self._runs = {record.identity: Run(record, folder) for record in found.records}
-        self._ended: list[Run] = list(self._runs.values())
-        self._forget()
+        self._runs: dict[str, Run] = {}
+        self._ended: list[Run] = []
+        sentences = []
+        for found in run_files.scan(folder):
+            if isinstance(found, str):
+                sentences.append(found)
+                continue
+            run = Run(found, folder)
+            run.unload_state()
+            self._runs[run.identity] = run
+            self._ended.append(run)
+            self._forget()
+        self.set_aside = tuple(sentences)
 
     def start(
         self,

@@ -154,20 +154,20 @@ def test_a_value_that_no_epoch_has_is_named(history: History, name: str, value: 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("train_loss", -1.0, "loss"),
-        ("train_loss", -INF, "loss"),
-        ("train_accuracy", 1.01, "accuracy"),
-        ("train_accuracy", -0.01, "accuracy"),
-        ("train_accuracy", NAN, "accuracy"),
-        ("learning_rate", -0.1, "learning rate"),
-        ("learning_rate", NAN, "learning rate"),
-        ("learning_rate", INF, "learning rate"),
+        ("train_loss", -1.0, "a loss"),
+        ("train_loss", -INF, "a loss"),
+        ("train_accuracy", 1.01, "an accuracy"),
+        ("train_accuracy", -0.01, "an accuracy"),
+        ("train_accuracy", NAN, "an accuracy"),
+        ("learning_rate", -0.1, "a learning rate"),
+        ("learning_rate", NAN, "a learning rate"),
+        ("learning_rate", INF, "a learning rate"),
     ],
 )
 def test_a_value_that_no_step_has_is_named(history: History, name: str, value: float, words: str) -> None:
     tensors = history.tensors()
     tensors[name][2] = value
-    with pytest.raises(ImpossibleValueError, match=f"^no step 3 has such a {words}$"):
+    with pytest.raises(ImpossibleValueError, match=f"^no step 3 has such {words}$"):
         restore(tensors, [])
 
 

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import weakref
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,11 +32,29 @@ from lib.dataset import Dataset
 from lib.history import History
 from lib.network import build
 from lib.recipe import OPTIMISERS, Recipe, to_json
-from lib.run_files import RunRecord, delete, load, path_of, remove_unfinished, save, scan, undelete
+from lib.run_files import RunRecord, delete, load, path_of, remove_unfinished, save, undelete
 from lib.run_lock import RunLock, is_locked
 from lib.training import MeasuringProgress, Training, TrainingState
 
 ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a scan gives, apart: the runs, and what is said of the files that hold none."""
+
+    records: tuple[RunRecord, ...]
+    set_aside: tuple[str, ...]
+
+
+def scan(folder: Path) -> Found:
+    found = list(run_files.scan(folder))
+    return Found(
+        tuple(each for each in found if isinstance(each, RunRecord)),
+        tuple(each for each in found if isinstance(each, str)),
+    )
+
+
 TEXT = "4 M 8 M 10 A"
 
 
@@ -463,11 +482,28 @@ def test_a_deleted_file_that_was_damaged_stays_where_it_is(record: RunRecord, tm
     assert not path.exists()
 
 
+def test_a_scan_holds_one_run_at_a_time(record: RunRecord, tmp_path: Path) -> None:
+    """A folder of many may be larger than the memory."""
+    for number in range(6):
+        path = save(replace(record, identity=f"run-{number}"), tmp_path)
+        os.utime(path, (number, number))
+    seen: list[weakref.ref[RunRecord]] = []
+    names = []
+    for found in run_files.scan(tmp_path):
+        assert isinstance(found, RunRecord)
+        names.append(found.identity)
+        seen.append(weakref.ref(found))
+        del found
+        assert sum(each() is not None for each in seen) <= 1
+    assert names == [f"run-{number}" for number in range(6)]
+    assert not any(each() for each in seen)
+
+
 def test_a_folder_that_cannot_be_made_holds_no_runs(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     remove_unfinished(blocked)
-    assert scan(blocked) == run_files.Found((), ())
+    assert scan(blocked) == Found((), ())
     assert RunLock("run-1", blocked).acquire()
     assert not is_locked("run-1", blocked)
 

@@ -645,6 +645,30 @@ def test_an_old_run_goes_on_as_far_as_it_was_asked_to(manager: RunManager, more:
     assert ended(first).step == step
 
 
+def test_the_runs_of_a_folder_leave_their_weights_in_their_files(
+    manager: RunManager, small: Dataset, tmp_path: Path
+) -> None:
+    """200 runs of a large network would else take the memory when Receptive starts."""
+    first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
+    before = ended(first)
+    path = run_files.path_of(first.identity, tmp_path)
+    record = run_files.load(path)
+    for number in range(KEPT + 2):
+        run_files.save(replace(record, identity=f"run-{number}-copied"), tmp_path)
+    again = RunManager(lambda: small, tmp_path)
+    assert len(again.runs()) == KEPT + 3
+    assert [run.bytes_kept for run in again.runs()] == [0] * (KEPT + 3)
+    assert sum(run._history is not None for run in again.runs()) == KEPT
+    for run in again.runs():
+        assert run.resumable
+        assert_same(run.snapshot(), replace(before, saved=run_files.path_of(run.identity, tmp_path)))
+        assert run.bytes_kept == 0
+    old = again.get("run-0-copied")
+    assert old is not None
+    again.resume(old, steps=5)
+    assert ended(old).step == 35
+
+
 def test_an_old_run_whose_file_is_away_for_a_while_is_not_overwritten(manager: RunManager) -> None:
     first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
     before = ended(first)

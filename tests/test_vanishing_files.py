@@ -1,0 +1,147 @@
+"""A file that goes between two calls of one page: a sentence, whichever calls they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from lib import checkpoints, digit_sets, regular_file, run_files
+from lib.architecture import parse
+from lib.checkpoints import SUFFIX, Checkpoint, Summary
+from lib.dataset import Dataset
+from lib.history import History
+from lib.network import build
+from lib.recipe import Recipe
+from lib.resources import run_manager
+from lib.run_files import RunRecord
+from lib.runs import KEPT
+from lib.training import MeasuringProgress, Training
+
+ROOT = Path(__file__).parent.parent
+SUMMARY = Summary("Going", parse("2 10 A"), Recipe(), 5, 0.5, "2026-11-22T00:00:00+00:00")
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibrated_once: None) -> None:
+    monkeypatch.setattr(checkpoints, "SAVED_FOLDER", tmp_path / "saved")
+    monkeypatch.setattr(digit_sets, "FOLDER", tmp_path / "own")
+    st.cache_resource.clear()
+    st.cache_data.clear()
+
+
+def said(at: AppTest) -> str:
+    return "\n".join(str(each.value) for each in [*at.error, *at.warning])
+
+
+def gone_with_call(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, call: int, path: Path) -> list[int]:
+    """The file goes with that call of the function: once a listing is made, or before the file is opened.
+
+    Returns the list of the calls so far, which grows.
+    """
+    real: Callable[..., Any] = getattr(module, name)
+    calls: list[int] = []
+
+    def wrapped(*arguments: Any) -> Any:
+        mine = path in arguments or path.parent in arguments
+        calls.extend([1] * mine)
+        listing = path.parent in arguments
+        found = real(*arguments) if listing else None
+        if mine and len(calls) == call:
+            path.unlink()
+        return found if listing else real(*arguments)
+
+    monkeypatch.setattr(module, name, wrapped)
+    return calls
+
+
+# Of a page: names of those that are no file, the list of networks, and the file of the one that is chosen.
+MOMENTS = [
+    (regular_file, "listing", 1),
+    (regular_file, "listing", 2),
+    (regular_file, "listing", 3),
+    (checkpoints, "load_summary", 1),
+    (checkpoints, "load", 1),
+]
+
+
+@pytest.mark.parametrize("page", ["draw", "inspect", "errors", "photos"])
+def test_a_checkpoint_goes_while_a_page_reads_it(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoints.SAVED_FOLDER / f"going{SUFFIX}"
+    for module, name, call in MOMENTS:
+        checkpoints.save(Checkpoint(SUMMARY, build(SUMMARY.architecture).state_dict()), path)
+        at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        at.session_state["reader"] = "going"
+        with monkeypatch.context() as patch:
+            calls = gone_with_call(patch, module, name, call, path)
+            at.switch_page(f"pages/{page}.py").run()
+        assert len(calls) >= call, (name, call)
+        assert not path.exists()
+        assert not at.exception, (name, call)
+        assert len(at.title) == 1
+        listed = any("Going" in option for option in at.selectbox(key="reader").options)
+        # Listed, then gone: a sentence stands where the answer would.
+        assert listed == ((name, call) == ("listing", 3) or name == "load"), (name, call)
+        if listed:
+            assert "The checkpoint going" in said(at), (name, call)
+
+
+def test_a_checkpoint_goes_while_the_design_page_offers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoints.SAVED_FOLDER / f"going{SUFFIX}"
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.query_params["net"] = "2 10 A"
+    at.session_state["take"] = True
+    for module, name, call in [(regular_file, "listing", 1), (checkpoints, "load_summary", 1)]:
+        checkpoints.save(Checkpoint(SUMMARY, build(SUMMARY.architecture).state_dict()), path)
+        with monkeypatch.context() as patch:
+            assert not at.run().exception
+            assert "ONNX: going" in str(at.main)
+            st.cache_data.clear()
+            calls = gone_with_call(patch, module, name, call, path)
+            at.run()
+        assert len(calls) >= call
+        assert not path.exists()
+        assert not at.exception, name
+        assert "can be taken away as an ONNX file too" in "\n".join(each.value for each in at.caption)
+
+
+def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) -> None:
+    """Of one whose curves are in memory, and of an older one that has to be read again."""
+    past, training = History(), Training(parse("2 10 A"), Recipe(epochs=2, batch_size=250), small)
+    while training.step < 5:
+        event = next(training)
+        if not isinstance(event, MeasuringProgress):
+            past.add(event)
+    record = RunRecord(
+        "run-0-going", "Going", "", None, training.architecture, training.recipe, "paused", SUMMARY.created, None,
+        training.steps_total, 1.0, past, training.state(),
+    )  # fmt: skip
+    for number in range(KEPT + 1):
+        run_files.save(replace(record, identity=f"run-{number}-going"), checkpoints.SAVED_FOLDER)
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    at.switch_page("pages/train.py").run()
+    runs = run_manager().runs()
+    assert len(runs) == KEPT + 1
+    for path in checkpoints.SAVED_FOLDER.glob(f"*{SUFFIX}"):
+        path.unlink()
+    at.session_state["all_runs"] = True
+    for identity in ("run-0-going", f"run-{KEPT}-going"):
+        at.selectbox(key="run").set_value(identity).run()
+        assert not at.exception
+        for label in ("Resume", "One step", "Stop"):
+            next(button for button in at.button if button.label == label).click().run()
+            assert not at.exception, (identity, label)
+            assert f"{identity}{SUFFIX}" in said(at) or "no longer there" in said(at), (identity, label)
+        at.text_input(key="new_name").set_value("Another").run()
+        assert not at.exception
+        assert "no longer there" in said(at)
+    assert not any(run.active for run in run_manager().runs())
+    assert list(checkpoints.SAVED_FOLDER.glob(f"*{SUFFIX}")) == []
+    next(button for button in at.button if button.label == "Delete").click().run()
+    assert not at.exception
+    assert len(run_manager().runs()) == KEPT
