@@ -47,13 +47,35 @@ def test_from_an_empty_set_nothing_is_removed() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", ".", "..", "../a", "a/b", "a\\b", "/etc/passwd", "a\0b", "-a", "_a", "a.b", "a\n.b", "x" * 41, "CON:"],
-)
+    ["", " ", ".", "..", "../a", "a/b", "a\\b", "/etc/passwd", "a\0b", "-a", "_a", "a.b", "a\n.b", "x" * 41, "CON:",
+     ".hidden", "..\\a", "a/../b", "~", "x" * 5000, "a\u202eb", "a\u200bb", "\ud800", "a\x1b[1m"],
+)  # fmt: skip
 def test_a_name_that_is_none_is_refused_everywhere(name: str, folder: Path) -> None:
     for action in (digit_sets.create, digit_sets.load, digit_sets.remove_last, digit_sets.delete):
         with pytest.raises(DigitSetError, match="letters, digits, spaces"):
             action(name)
     assert not folder.exists()
+
+
+SIGNS = st.sampled_from(list("aZ9é-_ ./\\\0:*?~\u202e\u0301\u1e9b\ud800\n")) | st.characters()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.text(SIGNS, max_size=45))
+def test_whatever_the_name_a_set_lies_in_the_folder_or_is_refused(folder: Path, name: str) -> None:
+    before = {path.name for path in folder.parent.iterdir()} | {folder.name}
+    try:
+        made = digit_sets.create(name)
+    except DigitSetError as error:
+        assert str(error).endswith(".")
+        assert not folder.exists() or list(folder.iterdir()) == []
+    else:
+        path = folder / f"{made}.safetensors"
+        assert list(folder.iterdir()) == [path]
+        assert digit_sets.names() == [made]
+        assert digit_sets.load(made).name == made
+        path.unlink()
+    assert {path.name for path in folder.parent.iterdir()} | {folder.name} == before
 
 
 def test_a_name_is_taken_once_whatever_its_case_or_its_accents_are_made_of() -> None:

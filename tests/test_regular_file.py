@@ -206,7 +206,7 @@ def test_a_set_takes_no_name_that_something_else_has(tmp_path: Path, monkeypatch
     assert digit_sets.names() == ["free"]
 
 
-AS_NOBODY = """
+IMPORTS = """
 import os, sys
 from pathlib import Path
 import torch
@@ -220,14 +220,16 @@ images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 
 data, recipe = Dataset(images, labels, images, labels), Recipe(epochs=1, batch_size=10)
 # What is imported late: Python itself may lie where others may not read.
 list(Training(parse("2 10 A"), recipe, data))
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
 """
+BECOME_NOBODY = "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
 
 
-def as_nobody(code: str, *arguments: str) -> str:
-    """What Python code prints that an ordinary user runs, who may read this project and write nowhere in it."""
+def as_nobody(code: str, *arguments: str, first: str = "") -> str:
+    """What Python code prints that an ordinary user runs, who may read this project and write nowhere in it; after
+    `first`, which root runs in the same process.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY + code, *arguments],
+        [sys.executable, "-c", IMPORTS + first + BECOME_NOBODY + code, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,0 +1,92 @@
+"""python -m soak.saver FOLDER SECOND    saves a run, a checkpoint and a set of digits again and again, to be killed.
+
+For each line on its standard input it forks a process that goes on with what the folders hold: imports take seconds,
+and there are many kills. That process prints its number, then what it has saved, a word and a count a line; "ended" is
+printed once it was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lib import checkpoints, digit_sets, run_files
+from lib.architecture import parse
+from lib.checkpoints import SUFFIX, Checkpoint, Summary
+from lib.dataset import Dataset
+from lib.history import History
+from lib.recipe import Recipe
+from lib.run_files import RunRecord
+from lib.run_lock import RunLock
+from lib.training import MeasuringProgress, Training
+
+ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=1, batch_size=1)
+IDENTITY, SET, OTHER = "run-1-slow", "mine", "checkpoint"
+STEPS = 2_000
+
+
+def records() -> list[RunRecord]:
+    """A run after each of its batches, which differ in their weights."""
+    images = torch.randint(0, 256, (STEPS, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    data = Dataset(images, torch.arange(STEPS) % 10, images[:10], torch.arange(10))
+    past, training, found = History(), Training(ARCHITECTURE, RECIPE, data), []
+    while training.step < STEPS - 1:
+        event = next(training)
+        if isinstance(event, MeasuringProgress):
+            continue
+        past.add(event)
+        found.append(
+            RunRecord(
+                IDENTITY, "Slow", "", None, ARCHITECTURE, RECIPE, "running", "2026-11-22T00:00:00+00:00", None,
+                training.steps_total, 1.0, past.until(training.step, 0), training.state(),
+            )
+        )  # fmt: skip
+    return found
+
+
+def save_for_ever(known: list[RunRecord], folder: Path) -> None:
+    """Each from where the killed process before has left it."""
+
+    def say(word: str, count: int) -> None:
+        os.write(1, f"{word} {count}\n".encode())
+
+    lock = RunLock(IDENTITY, folder)
+    assert lock.acquire()
+    path = run_files.path_of(IDENTITY, folder)
+    done = run_files.load(path).history.steps if path.exists() else 0
+    if SET not in digit_sets.names():
+        digit_sets.create(SET)
+    for record in known[done:]:
+        run_files.save(record, folder)
+        say("run", record.history.steps)
+        image = torch.full((1, 28, 28), len(digit_sets.load(SET)) % 256, dtype=torch.uint8)
+        say("set", len(digit_sets.add(SET, image, torch.tensor([3]))))
+        assert record.state is not None
+        summary = Summary("Other", ARCHITECTURE, RECIPE, 0, None, record.created)
+        details = {"count": record.history.steps}
+        checkpoints.save(Checkpoint(summary, record.state.network, {}, details), folder / f"{OTHER}{SUFFIX}")
+        say("checkpoint", record.history.steps)
+
+
+def main() -> None:
+    folder, digit_sets.FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
+    # A thread of torch's would not be there after a fork.
+    torch.set_num_threads(1)
+    known = [replace(record) for record in records()]
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            os.write(1, f"pid {os.getpid()}\n".encode())
+            save_for_ever(known, folder)
+            os._exit(3)
+        _, status = os.waitpid(pid, 0)
+        os.write(1, f"ended {os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+if __name__ == "__main__":
+    main()
