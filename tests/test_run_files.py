@@ -172,6 +172,20 @@ def in_state(**changes: Any) -> Callable[[Path], None]:
     return lambda path: rewritten(path, lambda details, weights, extra: details["state"].update(changes))
 
 
+def in_epoch(**changes: Any) -> Callable[[Path], None]:
+    return lambda path: rewritten(path, lambda details, weights, extra: details["epochs"][0].update(changes))
+
+
+def stated(**changes: Any) -> Callable[[Path], None]:
+    """In the summary, digest and all."""
+
+    def write(path: Path) -> None:
+        checkpoint = checkpoints.load(path)
+        checkpoints.save(replace(checkpoint, summary=replace(checkpoint.summary, **changes)), path)
+
+    return write
+
+
 def extra(name: str, tensor: Tensor | None) -> Callable[[Path], None]:
     def change(details: dict[str, Any], weights: dict[str, Tensor], extra: dict[str, Tensor]) -> None:
         extra.pop(name, None)
@@ -305,6 +319,46 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a run elsewhere": detail(identity="../elsewhere/run-3-cccccc"),
     "a run in a folder": detail(identity="./run-3-cccccc"),
     "no identity": detail(identity=None),
+    "identity of many signs": detail(identity="x" * 101),
+    "identity with a space": detail(identity="run 3"),
+    "factor too small": detail(factor=0.0009),
+    "factor too large": detail(factor=1000.1),
+    "factor is true": detail(factor=True),
+    "steps of no whole epochs": detail(steps_total=31),
+    "steps of too many images": detail(steps_total=3 * 601),
+    "steps of half an epoch": detail(steps_total=15),
+    "steps are true": detail(steps_total=True),
+    "finished without its end": detail(status="finished"),
+    "failed without a reason": detail(status="failed"),
+    "message is a list": detail(message=["x"]),
+    "owner is a number": detail(owner=7),
+    "parent is a path": detail(parent="../x"),
+    "state is false": detail(state=False),
+    "accuracy of 2": in_epoch(test_accuracy=2.0),
+    "accuracy below 0": in_epoch(test_accuracy=-1),
+    "no accuracy on the test images": in_epoch(test_accuracy=None),
+    "endless seconds": in_epoch(seconds=float("inf")),
+    "seconds that are no number": in_epoch(seconds=float("nan")),
+    "endless images a second": in_epoch(images_per_second=float("inf")),
+    "no images a second": in_epoch(images_per_second=0.0),
+    "images beyond float": in_epoch(validation_images=10**400),
+    "another loss than the state's": in_epoch(validation_loss=0.5),
+    "losses are whole": in_state(losses=[1]),
+    "step is no whole number": in_state(step=14.0),
+    "more right than there were": in_state(sums={"loss": 1.0, "correct": 401, "seconds": 1.0}),
+    "right by parts": in_state(sums={"loss": 1.0, "correct": 1.5, "seconds": 1.0}),
+    "endless time": in_state(sums={"loss": 1.0, "correct": 1, "seconds": 1e300}),
+    "accuracy that is no number": stated(test_accuracy=float("nan")),
+    "accuracy that is endless": stated(test_accuracy=float("inf")),
+    "accuracy of 1e308": stated(test_accuracy=1e308),
+    "accuracy of -5": stated(test_accuracy=-5.0),
+    "101 epochs": stated(epochs_done=101),
+    "fewer epochs than none": stated(epochs_done=-1),
+    "created some day": stated(created="some day"),
+    "created without a zone": stated(created="2026-11-22T00:00:00"),
+    "created in another zone": stated(created="2026-11-22T00:00:00+01:00"),
+    "created in short": stated(created="20261122T000000Z"),
+    "a title of a book": stated(title="x" * 201),
 }
 
 
