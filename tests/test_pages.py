@@ -17,7 +17,7 @@ import torch
 from streamlit.runtime.scriptrunner import magic
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, dataset, digit_sets, handwriting, photos, resources
+from lib import checkpoints, dataset, digit_sets, handwriting, photos, resources, run_files
 from lib.address import PARTS
 from lib.analysis import interval95
 from lib.architecture import PRESETS, ArchitectureError, parse
@@ -603,6 +603,14 @@ def test_the_verdict_on_accuracy_is_known_after_training_and_only_for_that_netwo
     assert "of training an epoch, it took" in words(at)
     accuracy = run.snapshot().epochs[-1].test_accuracy
     assert accuracy is not None
+    assert f"## {100 * accuracy:.2f} %" in words(visit("design", net="4 M 10 A"))
+
+    # A later run has taken its place in memory, and its file has been lost.
+    run.unload()
+    path = run_files.path_of(run.identity, checkpoints.SAVED_FOLDER)
+    path.rename(path.with_suffix(".lost"))
+    assert f"## {100 * accuracy:.2f} %" not in words(visit("design", net="4 M 10 A"))
+    path.with_suffix(".lost").rename(path)
     assert f"## {100 * accuracy:.2f} %" in words(visit("design", net="4 M 10 A"))
     assert "## Not trained yet" in words(visit("design", net="8 M 10 A"))
 
