@@ -125,6 +125,14 @@ def test_a_run_that_has_learnt_nothing_comes_back_too(record: RunRecord, tmp_pat
         checkpoints.network(checkpoints.load(path))
 
 
+def test_no_run_has_more_steps_than_its_recipe_has_images_for(record: RunRecord, tmp_path: Path) -> None:
+    """Batches of 100, of 60,000 images at most."""
+    begun = replace(record, history=History(), state=None)
+    assert load(save(replace(begun, steps_total=3 * 600), tmp_path)).steps_total == 1800
+    with pytest.raises(CheckpointError, match="its recipe has other steps"):
+        load(save(replace(begun, steps_total=3 * 601), tmp_path))
+
+
 def test_a_failed_run_keeps_its_curves_and_its_reason(record: RunRecord, tmp_path: Path) -> None:
     failed = replace(record, state=None, status="failed", message="The loss was no longer a number.")
     assert_equal(load(save(failed, tmp_path)), failed)

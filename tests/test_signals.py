@@ -21,6 +21,7 @@ except ImportError:
 
 from lib import run_files
 from lib.checkpoints import SUFFIX
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["2 10 A", "--recipe", '{"batch_size": 1000, "epochs": 50}']
@@ -92,20 +93,13 @@ WAITS = {
 }
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def interrupted(wait: Wait, folder: Path, number: signal.Signals) -> tuple[float, int, bytes]:
     """How many seconds after the signal it ended, its status and its error stream."""
     process = subprocess.Popen(
         [*wait.command, "--folder", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
-        wait_for(lambda: wait.waits(process, folder) or process.poll() is not None)
+        until(lambda: wait.waits(process, folder) or process.poll() is not None, PATIENCE)
         assert process.poll() is None, process.stderr and process.stderr.read()
         sent = time.monotonic()
         process.send_signal(number)

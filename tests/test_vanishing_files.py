@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 from lib import checkpoints, digit_sets, regular_file, run_files
 from lib.architecture import parse
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
+from lib.components import BROWSER_TOKEN
 from lib.dataset import Dataset
 from lib.history import History
 from lib.network import build
@@ -24,6 +26,7 @@ from lib.runs import KEPT
 from lib.training import MeasuringProgress, Training
 
 ROOT = Path(__file__).parent.parent
+TOKEN = "0" * 32
 SUMMARY = Summary("Going", parse("2 10 A"), Recipe(), 5, 0.5, "2026-11-22T00:00:00+00:00")
 
 
@@ -117,13 +120,16 @@ def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) ->
         event = next(training)
         if not isinstance(event, MeasuringProgress):
             past.add(event)
+    owner = sha256(TOKEN.encode()).hexdigest()[:16]
     record = RunRecord(
-        "run-0-going", "Going", "", None, training.architecture, training.recipe, "paused", SUMMARY.created, None,
+        "run-0-going", "Going", owner, None, training.architecture, training.recipe, "paused", SUMMARY.created, None,
         training.steps_total, 1.0, past, training.state(),
     )  # fmt: skip
     for number in range(KEPT + 1):
         run_files.save(replace(record, identity=f"run-{number}-going"), checkpoints.SAVED_FOLDER)
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    # Of a run of another browser it would ask first.
+    at.session_state[BROWSER_TOKEN] = TOKEN
     at.switch_page("pages/train.py").run()
     runs = run_manager().runs()
     assert len(runs) == KEPT + 1
