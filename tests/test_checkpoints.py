@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,29 @@ def test_a_checkpoint_comes_back_whole(saved: Path) -> None:
     expected = build(SUMMARY.architecture, seed=5).eval()
     torch.testing.assert_close(checkpoints.network(loaded)(x), expected(x))
     assert [path.name for path in saved.parent.iterdir()] == ["sample.safetensors"]
+
+
+def test_a_summary_is_read_without_the_rest_of_its_file(saved: Path) -> None:
+    os.truncate(saved, 2**29)
+    tracemalloc.start()
+    try:
+        assert checkpoints.load_summary(saved) == SUMMARY
+        assert tracemalloc.get_traced_memory()[1] < 2 * checkpoints.MAX_HEADER_BYTES + 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_digest_is_computed_without_a_copy(tmp_path: Path) -> None:
+    size = 2**25
+    path = tmp_path / "large.safetensors"
+    checkpoints.save(Checkpoint(SUMMARY, {}, {"large": torch.arange(size // 8)}), path)
+    tracemalloc.start()
+    try:
+        assert len(checkpoints.load(path).extra["large"]) == size // 8
+        # The file's content and, made of it, the tensor's.
+        assert 1.9 < tracemalloc.get_traced_memory()[1] / size < 2.5
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_checkpoint_without_weights_is_one_of_a_run_that_has_learnt_nothing(tmp_path: Path) -> None:

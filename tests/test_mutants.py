@@ -108,6 +108,7 @@ def assert_sound(checkpoint: Checkpoint) -> None:
     assert 0 <= summary.epochs_done <= MAX_EPOCHS
     assert len(summary.title) <= checkpoints.MAX_TITLE
     assert summary.title.isprintable() or "\ufffd" in summary.title
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.weights.values())
     if checkpoint.weights:
         answer = checkpoints.network(checkpoint)(torch.zeros(2, 1, 28, 28))
         assert answer.shape == (2, 10)
