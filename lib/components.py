@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from streamlit.navigation.page import Page as StreamlitPage
 
 from lib import address
 from lib.network_view import telling, views
+from lib.untrusted_text import escaped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -77,12 +77,7 @@ def enter(page: str) -> None:
         navigation()
         st.rerun()
     for sentence in address.follow(page):
-        st.warning(sentence, icon=":material/link_off:")
-
-
-def escaped(text: str) -> str:
-    """What somebody typed, for a place that reads Markdown: every sign of it shows as it is."""
-    return re.sub(r"([\\`*_\[\]<>$:~|#])", r"\\\1", text)
+        st.warning(escaped(sentence), icon=":material/link_off:")
 
 
 def tab() -> str:
@@ -136,8 +131,8 @@ def live_figure(
         script = plotly_js_url()
     except OSError as error:
         st.error(
-            f"The chart cannot be drawn: its script could not be put into {STATIC_FOLDER} ({error.strerror}). "
-            "Make that folder writable, with 5 MB free, and reload the page.",
+            f"The chart cannot be drawn: its script could not be put into {escaped(str(STATIC_FOLDER))} "
+            f"({error.strerror}). Make that folder writable, with 5 MB free, and reload the page.",
             icon=":material/error:",
         )
         return

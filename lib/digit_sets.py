@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lib import atomic_file, checkpoints, dataset
+from lib import atomic_file, checkpoints, dataset, untrusted_text
 from lib.checkpoints import SUFFIX
 from lib.digits import SIZE
+from lib.untrusted_text import NameRefusedError
 
 FOLDER = dataset.FOLDER / "own"
 FORMAT = "receptive-digits-1"
@@ -54,7 +54,10 @@ def names() -> list[str]:
 
 def create(name: str) -> str:
     """A new empty set; returns its name with its spaces put in order. Raises DigitSetError."""
-    name = " ".join(unicodedata.normalize("NFC", name).split())
+    try:
+        name = untrusted_text.name(name, MAX_NAME)
+    except NameRefusedError as error:
+        raise DigitSetError(str(error)) from error
     with _lock:
         path, there = _path(name), names()
         # Files whose names differ by case alone are one file on some systems.

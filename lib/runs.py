@@ -24,7 +24,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor, nn
 
-from lib import run_files
+from lib import run_files, untrusted_text
 from lib.analysis import NetworkAnalysis, analyse, training_bytes
 from lib.architecture import Architecture, operations
 from lib.checkpoints import MAX_BYTES, CheckpointError
@@ -205,9 +205,10 @@ class Run:
 
     def rename(self, name: str) -> None:
         """Give it a name of at most 60 characters; an empty one gives back its first. Raises RunError."""
-        name = " ".join(name.split())
-        if len(name) > MAX_NAME:
-            raise RunError(f"A name has at most {MAX_NAME} characters; this one has {len(name)}.")
+        try:
+            name = untrusted_text.name(name, MAX_NAME)
+        except untrusted_text.NameRefusedError as error:
+            raise RunError(str(error)) from error
         with self._lock:
             self._name = name or self.identity
             active = self._status in ACTIVE

@@ -27,6 +27,7 @@ from lib.readers import (
 )
 from lib.resources import run_manager
 from lib.runs import Run
+from lib.untrusted_text import escaped
 
 enter("draw")
 
@@ -220,7 +221,7 @@ with canvas:
         try:
             image, label = choose_test_image()
         except DatasetError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(escaped(str(error)), icon=":material/error:")
             st.stop()
         st.caption(f"One of MNIST's 10,000 test images, for whoever cannot draw. Its writer meant {label}.")
 ticking = learning_run(name) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from urllib.parse import quote
 
 import streamlit as st
 import torch
@@ -15,7 +16,7 @@ from lib.architecture import ArchitectureError, notation, parse
 from lib.augmentation import preview
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER
-from lib.components import enter, escaped, live_figure, network_input, preset_pills, tab
+from lib.components import enter, live_figure, network_input, preset_pills, tab
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
 from lib.handwriting import handwriting
@@ -25,6 +26,7 @@ from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
 from lib.runs import Run, RunError, Snapshot, refusal
 from lib.training import EpochMetrics
+from lib.untrusted_text import escaped, isolated
 
 enter("train")
 
@@ -284,7 +286,9 @@ def outcome(run: Run, snapshot: Snapshot) -> None:
     """How the run ended or stands still, in a sentence."""
     match snapshot.status:
         case "failed":
-            st.error(f"{snapshot.message} The curves up to that point are kept below.", icon=":material/error:")
+            st.error(
+                escaped(f"{snapshot.message} The curves up to that point are kept below."), icon=":material/error:"
+            )
         case "paused":
             st.info(
                 "Paused. Resume it, or go on by one step or one epoch. Another run may use the time.",
@@ -390,7 +394,7 @@ def watch(run: Run, ticking: bool) -> None:
         outcome(run, snapshot)
     controls(run, snapshot)
     if snapshot.trouble:
-        st.warning(snapshot.trouble, icon=":material/save:")
+        st.warning(escaped(snapshot.trouble), icon=":material/save:")
     figures(run, snapshot)
 
 
@@ -438,12 +442,12 @@ def run_table(runs: list[Run]) -> None:
         last = snapshot.epochs[-1] if snapshot.epochs else None
         rows.append(
             {
-                "Run": f"[{escaped(run.name)}](/train?run={run.identity})",
+                "Run": f"[{escaped(run.name)}](/train?run={quote(run.identity, safe='')})",
                 "State": snapshot.status,
                 "Accuracy, last epoch": final_text(last) if last else "–",
                 "Epochs": f"{len(snapshot.epochs)} of {run.recipe.epochs}",
                 "Network": f"`{notation(run.architecture)}`",
-                "Started": run.created.replace("T", " ")[:16],
+                "Started": escaped(run.created.replace("T", " ")[:16]),
                 "By": "this tab" if run.owner == tab() else "another tab",
             }
         )
@@ -478,7 +482,7 @@ if panel:
             try:
                 augmentation_preview(recipe)
             except DatasetError as error:
-                st.error(str(error), icon=":material/error:")
+                st.error(escaped(str(error)), icon=":material/error:")
     with presets:
         preset = next((p for p in RECIPES if p.recipe == recipe and p.network in (None, text)), None)
         st.session_state.recipe = preset.title if preset else None
@@ -499,7 +503,7 @@ rate = machine_rate()
 if architecture and recipe and rate and not hidden("estimate"):
     st.caption(estimate_text(rate, architecture, recipe))
 if problem:
-    st.error(problem, icon=":material/error:")
+    st.error(escaped(problem), icon=":material/error:")
 
 manager = run_manager()
 parent = manager.get(st.session_state.get("fork"))
@@ -509,19 +513,19 @@ if parent:
         st.button("Not a fork", on_click=forget_fork)
 refused = st.session_state.pop("refused", None)
 if refused:
-    st.error(refused, icon=":material/error:")
+    st.error(escaped(refused), icon=":material/error:")
 deleted = st.session_state.get("deleted")
 if deleted:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(f"{escaped(deleted[1])} was deleted.", icon=":material/delete:")
         st.button("Undo", icon=":material/undo:", on_click=undelete, args=(deleted[0],))
 for sentence in manager.set_aside[:3]:
-    st.warning(sentence, icon=":material/broken_image:")
+    st.warning(escaped(sentence), icon=":material/broken_image:")
 if len(manager.set_aside) > 3:
     st.warning(f"{len(manager.set_aside) - 3} more files of runs were set aside.", icon=":material/broken_image:")
 
 runs = manager.runs()
-names = {run.identity: run.name for run in runs}
+names = {run.identity: isolated(run.name) for run in runs}
 asked = st.session_state.run
 if asked not in names:
     st.session_state.run = None
@@ -566,7 +570,7 @@ if run:
 else:
     if asked is not None and not deleted:
         st.warning(
-            f"The run {asked} is not known here: it was deleted, or belongs to another installation.",
+            f"The run {escaped(asked)} is not known here: it was deleted, or belongs to another installation.",
             icon=":material/history:",
         )
     st.info(
