@@ -2,9 +2,10 @@
 
 import streamlit as st
 
+from lib import guard
 from lib.components import LOGO, navigation
 
 page = navigation()
 st.set_page_config(page_title=f"{page.title} · Receptive", page_icon=LOGO, layout="wide")
 st.logo(LOGO, size="large")
-page.run()
+guard.run(page.run)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeAlias
 
 from lib.analysis import NetworkAnalysis, analyse, fold, interval95, percent
 from lib.architecture import Architecture, ArchitectureError, notation, parse, shape_text
+from lib.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
 from lib.recipe import RECIPES, Recipe, RecipeError, differences, from_json
 from lib.untrusted_text import NameRefusedError, visible
 from lib.untrusted_text import name as accepted_name
@@ -83,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except (ArchitectureError, RecipeError, UnusableError) as error:
         _complain(str(error))
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, TooLargeError) and not is_out_of_memory(error):
+            raise
+        _complain(str(error) if isinstance(error, TooLargeError) else OUT_OF_MEMORY)
         return 2
     except OutputError as error:
         _discard(sys.stdout)
@@ -349,8 +355,7 @@ def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
     """Make the folder. Raises UnusableError where the run cannot be trained, or not be kept there."""
     from lib import checkpoints, run_files
     from lib.checkpoints import SAVED_FOLDER, SUFFIX, CheckpointError
-    from lib.runs import refusal
-    from lib.training import held_out
+    from lib.preflight import refusal, trained_images
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -368,8 +373,7 @@ def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
                 raise UnusableError(
                     f"The folder {folder} holds {path.name}, which cannot be read as a run. Name another folder."
                 ) from error
-    images = TRAIN_IMAGES - (held_out(TRAIN_IMAGES) if recipe.validation == "held-out" else 0)
-    problem = refusal(architecture, recipe, folder, images)
+    problem = refusal(architecture, recipe, folder, trained_images(recipe))
     if problem:
         raise UnusableError(problem)
 

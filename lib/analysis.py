@@ -198,15 +198,6 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def training_bytes(analysis: NetworkAnalysis, batch_size: int) -> int:
-    """About how much memory a training step takes, in bytes, at 4 a number.
-
-    Weights, gradients and two moments of the optimiser; each module's output for the batch, kept for the way back, and
-    as much again for the gradients that pass.
-    """
-    return 4 * 4 * analysis.num_params + 2 * activation_bytes(analysis, batch_size)
-
-
 def verdicts(
     analysis: NetworkAnalysis, architecture: Architecture, epochs: int, test_accuracy: float | None
 ) -> tuple[Verdict, Verdict, Verdict, Verdict]:

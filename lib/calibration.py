@@ -13,18 +13,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lib.augmentation import augment
 from lib.dataset import Dataset, DatasetError, normalise
 from lib.handwriting import handwriting
 from lib.insight import Evaluation
-from lib.network import torch_threads
+from lib.memory import TooLargeError, require_readable, work
+from lib.network import Network, torch_threads, unfolds
 from lib.novelty import Known, features, learn
 from lib.recipe import Augmentation
 from lib.training import held_out_places
@@ -38,12 +39,16 @@ IMAGES, WRITTEN = 5_000, 2_500
 # Of a network in training: on how many, how seldom in seconds, and of how many such networks the last is kept.
 LIVE_IMAGES, LIVE_SECONDS, LIVE_KEPT = 2_000, 10.0, 8
 BATCH = 250
+# What a calibration may take, as `lib.memory.work` counts: some ten seconds. A larger network is calibrated on fewer
+# images, and its features, whose covariance takes many, are then not learnt; on fewer than FEWEST it is not calibrated.
+MOST_WORK = 4 * 10**11
+FEWEST, FEWEST_TO_LEARN = 300, 2_000
 
 
 @dataclass(frozen=True)
 class Calibration:
     """`error` is the expected calibration error on the same images, a fraction, before and after. `known` is what
-    digits look like to the network, where it knows them.
+    digits look like to the network, where it knows them. `trouble` says why there is no calibration.
     """
 
     temperature: float
@@ -51,18 +56,36 @@ class Calibration:
     error_before: float
     error_after: float
     known: Known | None = None
+    trouble: str | None = None
 
 
 NONE = Calibration(1.0, 0, math.nan, math.nan)
 
 
-def calibrate(network: nn.Sequential, data: Dataset, count: int = IMAGES, learns: bool = True) -> Calibration:
+def calibrate(network: Network, data: Dataset, count: int = IMAGES, learns: bool = True) -> Calibration:
     """Fit the temperature on the first of the 5,000 training images that a recipe may hold out, moved about a little,
     and, where it `learns`, tell from them and others what digits look like. Raises DatasetError.
 
-    `network` must be in eval mode. Where it was trained on these images too it has not seen them moved like this; a
-    network this small does not know them by heart.
+    A large network gets fewer images, as many as take some ten seconds; where those are too few to say anything, and
+    where not even one can be read, it is not calibrated, and `trouble` says so. `network` must be in eval mode. Where
+    it was trained on these images too it has not seen them moved like this; a network this small does not know them by
+    heart.
     """
+    try:
+        require_readable(network.architecture, unfolds())
+    except TooLargeError as error:
+        return replace(NONE, trouble=str(error))
+    affordable = MOST_WORK // work(network.architecture)
+    if affordable < min(count, FEWEST):
+        return replace(
+            NONE,
+            trouble=f"The network is too large to be calibrated here: in the time for it only {affordable:,} images "
+            f"can be read, and it takes {FEWEST} to say anything.",
+        )
+    # To learn takes twice the images.
+    if learns and affordable < 2 * count:
+        count, learns = (affordable // 2, True) if affordable >= 2 * FEWEST_TO_LEARN else (count, False)
+    count = min(count, affordable)
     places = held_out_places(len(data.train_images))[0][:count]
     images, labels = data.train_images[places], data.train_labels[places]
     chance = torch.Generator().manual_seed(0)
@@ -94,7 +117,7 @@ class Recalibration:
         self._begun: tuple[str, float] | None = None
         self._thread: threading.Thread | None = None
 
-    def of(self, name: str, step: int, network: nn.Sequential) -> tuple[int, Calibration]:
+    def of(self, name: str, step: int, network: Network) -> tuple[int, Calibration]:
         """The last calibration of the network of that name and after which step it was made; NONE, after step 0, where
         there is none yet. `network` is as it is after `step`, in eval mode, and stays so.
         """
@@ -114,7 +137,7 @@ class Recalibration:
         if self._thread:
             self._thread.join()
 
-    def _make(self, name: str, step: int, network: nn.Sequential) -> None:
+    def _make(self, name: str, step: int, network: Network) -> None:
         # Without MNIST, or the memory for it, a network can be asked all the same.
         with suppress(DatasetError, MemoryError, RuntimeError), torch_threads(1):
             found = calibrate(network, self._load(), LIVE_IMAGES, learns=False)

@@ -19,11 +19,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib import atomic_file
 from lib.architecture import Architecture, ArchitectureError, notation, parse
-from lib.network import build
+from lib.network import Network, assembled, build
 from lib.recipe import Recipe, RecipeError, from_json, to_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
@@ -153,13 +153,13 @@ def set_aside(path: Path, folder: Path = ASIDE_FOLDER) -> Path:
     return target
 
 
-def network(checkpoint: Checkpoint) -> nn.Sequential:
-    """The trained network in eval mode. Raises CheckpointError for a checkpoint of a run that has learnt nothing."""
+def network(checkpoint: Checkpoint) -> Network:
+    """The trained network in eval mode, with the checkpoint's own weights. Raises CheckpointError for a checkpoint of a
+    run that has learnt nothing.
+    """
     if not checkpoint.weights:
         raise CheckpointError(f"The run {checkpoint.summary.title} has no weights: it ended before it had learnt.")
-    trained = build(checkpoint.summary.architecture)
-    trained.load_state_dict(dict(checkpoint.weights))
-    return trained.eval()
+    return assembled(checkpoint.summary.architecture, checkpoint.weights)
 
 
 def _content(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -169,7 +170,7 @@ def network_view(architecture: Architecture, digits: Sequence[bytes], *, guessin
         chosen = telling(layers)
     _NETWORK_VIEW(
         data={
-            "layers": [asdict(layer) for layer in layers],
+            "layers": _as_data(architecture),
             "layer": min(chosen, len(layers) - 1),
             "digits": [b64encode(digit).decode() for digit in digits],
             "guessing": guessing,
@@ -177,6 +178,12 @@ def network_view(architecture: Architecture, digits: Sequence[bytes], *, guessin
         key="network_view",
         on_layer_change=choose,
     )
+
+
+@lru_cache(maxsize=8)
+def _as_data(architecture: Architecture) -> list[dict[str, object]]:
+    """The views for the browser; nobody writes to them."""
+    return [asdict(layer) for layer in views(architecture)]
 
 
 def drawing_canvas(*, key: str) -> Tensor | None:

@@ -9,16 +9,15 @@ in between.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.nn import functional as F
 
 from lib.dataset import normalise
-from lib.network import torch_threads
+from lib.memory import MEASURING_WORK, require_work
+from lib.network import Network, torch_threads
 from lib.novelty import Known, features, novelty
 
 BOX = 20
@@ -193,8 +192,8 @@ def _fitted(drawing: Tensor, box: int, keep_aspect: bool = True) -> Tensor:
 
 
 @torch_threads(1)
-def predict(network: nn.Sequential, image: Tensor, temperature: float = 1.0, known: Known | None = None) -> Prediction:
-    """The reading of a uint8 (28, 28) image; `network` must be in eval mode.
+def predict(network: Network, image: Tensor, temperature: float = 1.0, known: Known | None = None) -> Prediction:
+    """The reading of a uint8 (28, 28) image; `network` must be in eval mode. Raises TooLargeError.
 
     The logits are divided by the temperature (`lib/calibration.py`).
     """
@@ -202,23 +201,16 @@ def predict(network: nn.Sequential, image: Tensor, temperature: float = 1.0, kno
 
 
 def predict_all(
-    network: nn.Sequential, images: Tensor, temperature: float = 1.0, known: Known | None = None
+    network: Network, images: Tensor, temperature: float = 1.0, known: Known | None = None
 ) -> list[Prediction]:
-    """Those of uint8 (N, 28, 28) images; `network` must be in eval mode."""
+    """Those of uint8 (N, 28, 28) images; `network` must be in eval mode. Raises TooLargeError."""
     if not len(images):
         return []
+    require_work(network.architecture, len(images), MEASURING_WORK)
     logits, answers = features(network, normalise(images))
     strange = [None] * len(images) if known is None else novelty(known, answers, logits.argmax(1)).tolist()
     probabilities = torch.softmax(logits / temperature, 1).tolist()
     return [Prediction(tuple(row), share) for row, share in zip(probabilities, strange, strict=True)]
-
-
-@torch_threads(1)
-def predict_with(network: nn.Module, weights: Mapping[str, Tensor], image: Tensor) -> Prediction:
-    """As `predict`, with these weights in the place of the network's own, which stay as they are."""
-    with torch.inference_mode():
-        logits = functional_call(network, dict(weights), (normalise(image[None]),))[0].double()
-        return Prediction(tuple(torch.softmax(logits, 0).tolist()))
 
 
 def _centred(digit: Tensor) -> Tensor:

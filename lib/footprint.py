@@ -18,7 +18,7 @@ def pixels(steps: Iterable[Operation]) -> list[tuple[int, ...]]:
     found = []
     for step in steps:
         if _moves(step):
-            below = tuple(_union(below, _window(step, position)) for position in range(step.output_shape[1]))
+            below = _looked_at(step, below)
         found.append(below)
     return found
 
@@ -29,32 +29,37 @@ def read(steps: Sequence[Operation]) -> list[int]:
     found = [wanted]
     for step in reversed(steps[1:]):
         if _moves(step):
-            asked, wanted = wanted, 0
-            for position in positions(asked):
-                wanted |= _window(step, position)
+            wanted = _asked_for(step, wanted)
         found.append(wanted)
     return found[::-1]
 
 
 def positions(found: int) -> list[int]:
     """The members of a set, ascending."""
-    return [position for position in range(found.bit_length()) if found >> position & 1]
+    return [position for position, member in enumerate(reversed(f"{found:b}")) if member == "1"]
 
 
 def _moves(step: Operation) -> bool:
     return step.kernel_size > 1 or step.stride > 1 or step.padding > 0
 
 
-def _window(step: Operation, position: int) -> int:
-    """What one output reads of the layer's input, the padding left out."""
-    kernel = 0
+def _looked_at(step: Operation, below: Sequence[int]) -> tuple[int, ...]:
+    """For each position of the output, the union of what the inputs in its window depend on."""
+    edge = [0] * step.padding
+    # The union over a window, begun at every input: windows of one tap, of two, of four, joined two by two.
+    unions, taps = [*edge, *below, *edge], 1
+    while taps < step.kernel_size:
+        more = min(taps, step.kernel_size - taps)
+        unions = [one | other for one, other in zip(unions, unions[step.dilation * more :], strict=False)]
+        taps += more
+    return tuple(unions[:: step.stride][: step.output_shape[1]])
+
+
+def _asked_for(step: Operation, asked: int) -> int:
+    """The inputs that a set of outputs reads, the padding left out."""
+    # Output i begins at input i * stride: as text, the bits are set apart by zeros.
+    starts = int(("0" * (step.stride - 1)).join(f"{asked:b}"), 2)
+    wanted = 0
     for tap in range(step.kernel_size):
-        kernel |= 1 << step.dilation * tap
-    return (kernel << position * step.stride >> step.padding) & ((1 << step.input_shape[1]) - 1)
-
-
-def _union(below: tuple[int, ...], window: int) -> int:
-    union = 0
-    for position in positions(window):
-        union |= below[position]
-    return union
+        wanted |= starts << step.dilation * tap
+    return (wanted >> step.padding) & ((1 << step.input_shape[1]) - 1)

@@ -1,26 +1,37 @@
 """What a network makes of an image, layer by layer, and where it fails.
 
 One entry a layer of the notation: a convolution with its ReLU and norm is one. Networks come from `lib.network.build`
-and are in eval mode; nothing here changes them or leaves a gradient behind.
+and are in eval mode; nothing here changes them or leaves a gradient behind. What a network is too large for raises
+TooLargeError (`lib/memory.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lib import footprint
 from lib.analysis import analyse
 from lib.architecture import CLASSES, INPUT_SHAPE, Architecture, Operation, operations
 from lib.dataset import normalise
-from lib.network import torch_threads
+from lib.memory import (
+    BUDGET,
+    MEASURING_WORK,
+    MOST_WORK,
+    TooLargeError,
+    gradient_batch_size,
+    require_readable,
+    require_work,
+    work,
+)
+from lib.network import forward_batch, torch_threads, unfolds
 from lib.training import threads
 
 SIDE = INPUT_SHAPE[1]
@@ -29,9 +40,8 @@ BINS = 10
 REFERENCE_IMAGES, FIELD_IMAGES = 500, 32
 # What a look inside may cost, in MACs of a forward pass: some tenths of a second. A wide network is shown fewer images.
 LOOK_MACS = 2 * 10**10
-BATCH_SIZE = 250
-# Numbers that one module may put out at once, 128 MB of them.
-LARGEST_OUTPUT = 2**25
+# What covering a digit at some hundred places may take, as `lib.memory.work` counts: some ten seconds.
+OCCLUSION_WORK = 4 * 10**11
 # Luo et al., section 3: a pixel belongs to the field from 1 - 95.45 % of the strongest on.
 FIELD_THRESHOLD = 1 - 0.9545
 Z95 = 1.959964
@@ -41,20 +51,16 @@ Z95 = 1.959964
 class LayerMaps:
     """What a layer puts out for one image: `maps` float (C, H, W), after its ReLU and norm in the network's order.
 
-    `silent` are the channels, from 0, whose ReLU is zero at every position; none for a layer without a ReLU.
+    `silent` are the channels, from 0, whose ReLU is zero at every position; none for a layer without a ReLU. `lowest`
+    and `highest` are those of the layer's own maps, whose side is `side`; `maps` may be smaller.
     """
 
     layer: int
     maps: Tensor
     silent: tuple[int, ...]
-
-    @property
-    def lowest(self) -> float:
-        return float(self.maps.min())
-
-    @property
-    def highest(self) -> float:
-        return float(self.maps.max())
+    lowest: float
+    highest: float
+    side: int
 
 
 @dataclass(frozen=True)
@@ -173,26 +179,53 @@ def evaluation(
         return Evaluation(_probabilities(network, architecture, images, temperature), labels)
 
 
-def activations(network: nn.Module, architecture: Architecture, image: Tensor) -> list[LayerMaps]:
-    """Every layer's output for one uint8 (28, 28) image."""
+def measurable(architecture: Architecture, images: int) -> int:
+    """How many of so many images `evaluation` may be asked for: all of them, or those that a minute is enough for."""
+    return min(images, max(1, MEASURING_WORK // work(architecture)))
+
+
+def activations(
+    network: nn.Module, architecture: Architecture, image: Tensor, largest: Callable[[int], int] | None = None
+) -> list[LayerMaps]:
+    """Every layer's output for one uint8 (28, 28) image; maps wider than `largest` says for so many channels are made
+    smaller by the mean of areas.
+    """
+    require_readable(architecture, unfolds())
+    if largest is None and 4 * analyse(architecture).activations > BUDGET:
+        raise TooLargeError("All feature maps together are too large to be kept. Look at smaller ones of them.")
+    found = []
     with torch_threads(threads(architecture)), torch.inference_mode():
-        return [
-            LayerMaps(layer, _as_maps(outputs[-1][1])[0], _off(outputs))
-            for layer, outputs in _layers(network, architecture, normalise(image[None]))
-        ]
+        silent: tuple[int, ...] = ()
+        for step, output, ends in _outputs(network, architecture, normalise(image[None])):
+            if step.kind == "ReLU":
+                silent = _off(output)
+            if ends:
+                maps = _as_maps(output)[0]
+                low, high, side = float(maps.min()), float(maps.max()), maps.shape[-1]
+                if largest is not None:
+                    maps = area_means(maps, largest(len(maps)))
+                found.append(LayerMaps(step.layer, maps, silent, low, high, side))
+                silent = ()
+    return found
+
+
+def area_means(maps: Tensor, side: int) -> Tensor:
+    """Float (C, H, W), square: as they are, or of this side, each value the mean of the area that it stands for."""
+    return maps if maps.shape[-1] <= side else F.interpolate(maps[None], size=(side, side), mode="area")[0]
 
 
 def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor) -> dict[int, tuple[int, ...]]:
     """For each layer with a ReLU: the channels, from 0, whose ReLU is zero at every position of every uint8 (N, 28, 28)
     image. No gradient on these images reaches their weights.
     """
+    require_readable(architecture, unfolds())
     dead: dict[int, set[int]] = {}
     with torch_threads(threads(architecture)), torch.inference_mode():
-        for batch in torch.split(images, _batch_size(architecture)):
-            for layer, outputs in _layers(network, architecture, normalise(batch)):
-                if any(step.kind == "ReLU" for step, _ in outputs):
-                    off = set(_off(outputs))
-                    dead[layer] = dead.get(layer, off) & off
+        for batch in torch.split(images, forward_batch(architecture)):
+            for step, output, _ in _outputs(network, architecture, normalise(batch)):
+                if step.kind == "ReLU":
+                    off = set(_off(output))
+                    dead[step.layer] = dead.get(step.layer, off) & off
     return {layer: tuple(sorted(channels)) for layer, channels in dead.items()}
 
 
@@ -209,6 +242,7 @@ def saliency(network: nn.Module, architecture: Architecture, image: Tensor) -> T
     """|d logit / d pixel| of the digit read, float (28, 28), for a uint8 (28, 28) image (Simonyan, Vedaldi and
     Zisserman, "Deep Inside Convolutional Networks", 2013, section 3), in logits a deviation of the training pixels.
     """
+    gradient_batch_size(architecture, unfolds())
     x = normalise(image[None]).requires_grad_()
     with torch_threads(threads(architecture)):
         logits = network(x)[0]
@@ -229,6 +263,7 @@ def occlusion(
     covered = torch.where(square, 0, image)
     # Where there is no ink below it, the square changes nothing.
     changed = (covered != image).flatten(1).any(1)
+    require_work(architecture, 1 + int(changed.sum()), OCCLUSION_WORK)
     with torch_threads(threads(architecture)):
         probabilities = _probabilities(network, architecture, torch.cat([image[None], covered[changed]]), temperature)
     before = probabilities[0]
@@ -261,16 +296,18 @@ def effective_fields(network: nn.Module, architecture: Architecture, images: Ten
     channels of a layer, and the absolute gradients are averaged over the uint8 (N, 28, 28) images. All 0 where nothing
     moves it.
     """
-    x = normalise(images).requires_grad_()
-    fields = []
+    require_work(architecture, len(images) * len(architecture.layers))
+    sums = [torch.zeros(SIDE, SIDE) for _ in architecture.layers]
     with torch_threads(threads(architecture)):
-        for _, outputs in list(_layers(network, architecture, x)):
-            maps = _as_maps(outputs[-1][1])
-            centre = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
-            (gradient,) = torch.autograd.grad(centre, x, retain_graph=True)
-            field = gradient[:, 0].abs().mean(0)
-            fields.append(field / field.max().clamp_min(torch.finfo(torch.float32).tiny))
-    return fields
+        for batch in torch.split(images, gradient_batch_size(architecture, unfolds())):
+            x = normalise(batch).requires_grad_()
+            ends = [_as_maps(output) for _, output, ends in _outputs(network, architecture, x) if ends]
+            for number, maps in enumerate(ends):
+                centre = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
+                (gradient,) = torch.autograd.grad(centre, x, retain_graph=True)
+                sums[number] += gradient[:, 0].abs().sum(0)
+    fields = [total / len(images) for total in sums]
+    return [field / field.max().clamp_min(torch.finfo(torch.float32).tiny) for field in fields]
 
 
 def field_size(field: Tensor) -> float:
@@ -281,23 +318,19 @@ def field_size(field: Tensor) -> float:
 
 
 def affordable(architecture: Architecture, images: int, passes: int = 1) -> int:
-    """How many of so many images may go through the network, each `passes` times, while somebody waits; 4 or more."""
-    return min(images, max(4, LOOK_MACS // (passes * max(analyse(architecture).macs, 1))))
+    """How many of so many images may go through the network, each `passes` times, while somebody waits; 4 or more, or
+    1 where even four take long.
+    """
+    cheap = max(4, LOOK_MACS // (passes * max(analyse(architecture).macs, 1)))
+    return min(images, cheap, max(1, MOST_WORK // (passes * work(architecture))))
 
 
-def _layers(
-    network: nn.Module, architecture: Architecture, x: Tensor
-) -> Iterator[tuple[int, list[tuple[Operation, Tensor]]]]:
-    """Layer by layer the modules with what they put out for x (N, 1, 28, 28)."""
-
-    def run() -> Iterator[tuple[int, tuple[Operation, Tensor]]]:
-        y = x
-        for step, module in zip(operations(architecture), network.children(), strict=True):
-            y = module(y)
-            yield step.layer, (step, y)
-
-    for layer, outputs in groupby(run(), key=itemgetter(0)):
-        yield layer, [output for _, output in outputs]
+def _outputs(network: nn.Module, architecture: Architecture, x: Tensor) -> Iterator[tuple[Operation, Tensor, bool]]:
+    """Module by module what is put out for x (N, 1, 28, 28), and whether its layer ends there. Nothing is kept."""
+    steps = list(operations(architecture))
+    for place, (step, module) in enumerate(zip(steps, network.children(), strict=True)):
+        x = module(x)
+        yield step, x, place + 1 == len(steps) or steps[place + 1].layer != step.layer
 
 
 def _as_maps(output: Tensor) -> Tensor:
@@ -305,21 +338,14 @@ def _as_maps(output: Tensor) -> Tensor:
     return output if output.dim() == 4 else output[:, :, None, None]
 
 
-def _off(outputs: list[tuple[Operation, Tensor]]) -> tuple[int, ...]:
-    """Channels whose ReLU, if the layer has one, is zero everywhere."""
-    rectified = next((_as_maps(output) for step, output in outputs if step.kind == "ReLU"), None)
-    if rectified is None:
-        return ()
-    return tuple((rectified.amax((0, 2, 3)) == 0).nonzero()[:, 0].tolist())
+def _off(rectified: Tensor) -> tuple[int, ...]:
+    """Channels of a ReLU's output that are zero everywhere."""
+    return tuple((_as_maps(rectified).amax((0, 2, 3)) == 0).nonzero()[:, 0].tolist())
 
 
 def _probabilities(network: nn.Module, architecture: Architecture, images: Tensor, temperature: float) -> Tensor:
+    require_readable(architecture, unfolds())
     with torch.inference_mode():
-        logits = torch.cat([network(normalise(batch)) for batch in torch.split(images, _batch_size(architecture))])
+        logits = torch.cat([network(normalise(batch)) for batch in torch.split(images, forward_batch(architecture))])
     # Made outside, so that whoever has them may do with them what they like.
     return torch.softmax(logits.clone() / temperature, 1)
-
-
-def _batch_size(architecture: Architecture) -> int:
-    largest = max(math.prod(step.output_shape) for step in operations(architecture))
-    return max(1, min(BATCH_SIZE, LARGEST_OUTPUT // largest))

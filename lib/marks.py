@@ -19,6 +19,7 @@ POINTS = 120
 # Of a scribble, at most.
 CURVES = 6
 PEN = (1.8, 3.6)
+DRAWN_AT_ONCE = 256
 SEAM = 6.0
 # Of a tangle.
 WAVES = 5
@@ -74,7 +75,10 @@ def drawn(points: Tensor, pen: Tensor) -> Tensor:
     points = points - shift + half
     middles = torch.arange(SIZE) + 0.5
     pixels = torch.cartesian_prod(middles, middles).flip(1)
-    nearest = torch.cdist(pixels.expand(len(points), -1, -1), points).amin(2)
+    # The distances of every pixel from every point are many numbers: of so many drawings at once.
+    nearest = torch.cat(
+        [torch.cdist(pixels.expand(len(some), -1, -1), some).amin(2) for some in torch.split(points, DRAWN_AT_ONCE)]
+    )
     return (pen[:, None] / 2 + 0.5 - nearest).clamp(0, 1).view(-1, 1, SIZE, SIZE)
 
 

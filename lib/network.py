@@ -6,7 +6,7 @@ One module has a faster body on a CPU: `BatchNorm2d`, the same maths and the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lib.architecture import Architecture, Operation, operations
+from lib.memory import batch_size
+
+# Weights of fewer bytes are copied.
+COPIED_BYTES = 2**20
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -102,13 +106,20 @@ def _by_channel(rows: Tensor, width: int) -> Tensor:
     return rows.sum(0).view(width, -1).sum(0)
 
 
-def build(architecture: Architecture, seed: int = 0) -> nn.Sequential:
+class Network(nn.Sequential):
+    """The modules of an architecture, which it knows."""
+
+    architecture: Architecture
+
+
+def build(architecture: Architecture, seed: int = 0) -> Network:
     """Images (N, 1, 28, 28) float -> logits (N, 10). The same seed gives the same weights, in any thread.
 
     torch's own initialisers draw from one generator for the whole process; here each network draws from its own.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = nn.Sequential(*(_module(operation, generator) for operation in operations(architecture)))
+    network = Network(*(_module(operation, generator) for operation in operations(architecture)))
+    network.architecture = architecture
     for module in network:
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
@@ -116,6 +127,30 @@ def build(architecture: Architecture, seed: int = 0) -> nn.Sequential:
             assert module.bias is not None
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
     return network
+
+
+def assembled(architecture: Architecture, weights: Mapping[str, Tensor]) -> Network:
+    """The network with these very weights, in eval mode: large ones are not copied, and nobody may write to them.
+
+    Raises RuntimeError where they are not the architecture's.
+    """
+    with torch.device("meta"):
+        network = build(architecture)
+    # A vector kernel may sum in another order where its numbers do not begin at a multiple of its width, as those do
+    # that were read from a file: a small network, copied, gives the same numbers bit by bit wherever it comes from.
+    own = {name: tensor.clone() if tensor.nbytes < COPIED_BYTES else tensor for name, tensor in weights.items()}
+    network.load_state_dict(own, assign=True)
+    return network.eval()
+
+
+def forward_batch(architecture: Architecture) -> int:
+    """How many images may go through the network at once (`lib/memory.py`), at least 1."""
+    return batch_size(architecture, unfolds())
+
+
+def unfolds() -> bool:
+    """Whether torch's convolutions unfold their input on this machine: it has no oneDNN."""
+    return not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def count_params(network: nn.Module) -> int:

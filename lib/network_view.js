@@ -8,6 +8,7 @@ const COLUMN = 64 // least width of a layer, for its words
 const IMAGE = 28
 const MARGIN = 12 // most pixels shown around the image
 const CELL = 6 // screen pixels a pixel of the digit
+const WIDEST = 96 // no map is drawn larger, as lib/network_view.py has it
 
 const element = (name, attributes = {}, ...children) => {
   const node = SVGS.has(name) ? document.createElementNS(SVG, name) : document.createElement(name)
@@ -24,9 +25,11 @@ const count = (set) => {
   return members
 }
 
+const slabSize = (layer) => Math.max(Math.min(layer.shape[1], WIDEST) * SIDE, 3)
+
 // One slab a layer: its right face is the feature map, its depth the channels.
 function slab(layer, depth, x, middle) {
-  const size = Math.max(layer.shape[1] * SIDE, 3)
+  const size = slabSize(layer)
   const [across, up] = SLANT.map((part) => part * size)
   const top = middle - size / 2 + up / 2
   const bottom = top + size
@@ -40,12 +43,13 @@ function slab(layer, depth, x, middle) {
 function drawNetwork(host, layers, chosen, choose, preview) {
   const widest = Math.max(...layers.map((layer) => layer.shape[0]))
   const perChannel = Math.min(2, DEEPEST / widest)
-  const height = IMAGE * SIDE * (1 + SLANT[1]) + 12
+  const tallest = Math.max(IMAGE * SIDE, ...layers.map(slabSize))
+  const height = tallest * (1 + SLANT[1]) + 12
   const middle = height / 2
   let x = 4
   const groups = layers.map((layer, index) => {
     const depth = Math.max(layer.shape[0] * perChannel, 2)
-    const size = Math.max(layer.shape[1] * SIDE, 3)
+    const size = slabSize(layer)
     const drawn = depth + SLANT[0] * size
     const width = Math.max(drawn + 14, COLUMN)
     const group = element("g", {
@@ -162,7 +166,7 @@ function drawPositions(host, layer, position, move) {
   })
   for (let row = 0; row < side; row++) {
     for (let column = 0; column < side; column++) {
-      const unread = !(has(layer.read, row) && has(layer.read, column))
+      const unread = !(layer.read[row] === "1" && layer.read[column] === "1")
       const here = row === position[0] && column === position[1]
       svg.append(
         element("rect", {
@@ -223,9 +227,14 @@ export default function ({ data, parentElement, setStateValue }) {
         return [term, description]
       }),
     )
-    part("explored").hidden = data.guessing
+    const drawable = layer.pixels.length > 0
+    part("explored").hidden = data.guessing || !drawable
     if (data.guessing) {
       part("words").textContent = "What it sees and costs is shown when the class has guessed."
+      return
+    }
+    if (!drawable) {
+      part("words").textContent = layer.note
       return
     }
     const words = drawField(part("field"), layer, position, digits[state.digit], margin)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Literal, TypeAlias
 
@@ -21,14 +23,19 @@ from lib.architecture import (
 )
 from lib.formulas import workings
 
+# A wider map is neither sent position by position nor drawn to scale: a browser draws every position as a square.
+WIDEST = 96
+
 Kind: TypeAlias = Literal["image", "convolution", "pool", "dense", "dropout"]
 
 
 @dataclass(frozen=True)
 class LayerView:
-    """One layer, the image being the first. `pixels` and `read` are sets of positions as `lib.footprint` has them.
+    """One layer, the image being the first. `formulas` are pairs of a name and a sum.
 
-    `pixels` has one set for each position of the output along an axis. `formulas` are pairs of a name and a sum.
+    Along an axis, `pixels` has the set of pixels, as `lib.footprint` has it, that each position of the output depends
+    on, and `read` a 1 for each position that the logits depend on, else a 0: a browser's integers have 32 bits only.
+    Both are empty for a map wider than WIDEST, and `note` says so.
     """
 
     label: str
@@ -39,12 +46,13 @@ class LayerView:
     jump: int
     center: float
     pixels: tuple[int, ...]
-    read: int
+    read: str
     formulas: tuple[tuple[str, str], ...]
     note: str
 
 
-def views(architecture: Architecture) -> list[LayerView]:
+@lru_cache(maxsize=8)
+def views(architecture: Architecture) -> tuple[LayerView, ...]:
     """The image and one view a layer. Raises ArchitectureError as `operations` does."""
     steps = list(operations(architecture))
     last_step = [list(group)[-1] for _, group in groupby(range(len(steps)), key=lambda index: steps[index].layer)]
@@ -59,7 +67,7 @@ def views(architecture: Architecture) -> list[LayerView]:
         jump=1,
         center=0,
         pixels=tuple(1 << pixel for pixel in range(side)),
-        read=(1 << side) - 1,
+        read="1" * side,
         formulas=(),
         note="A pixel sees itself.",
     )
@@ -67,9 +75,18 @@ def views(architecture: Architecture) -> list[LayerView]:
     found = [image]
     for row, working, index in zip(rows, workings(architecture), last_step, strict=True):
         notes = []
+        height = row.output_shape[1]
+        drawn = height <= WIDEST
+        if not drawn:
+            notes.append(
+                f"The output of layer {row.label} is {height:,} × {height:,} positions: too many to be drawn. Up to "
+                f"{WIDEST} × {WIDEST} are drawn, and no larger one to scale."
+            )
         if row.unread:
-            height = row.output_shape[1]
-            notes.append(f"The logits depend on {row.read**2} of its {height**2} positions; the dashed ones are lost.")
+            notes.append(
+                f"The logits depend on {row.read**2} of its {height**2} positions; "
+                + ("the dashed ones are lost." if drawn else "the others are lost.")
+            )
         if row.receptive_field > side:
             notes.append(f"The field is wider than the image's {side} pixels: no wider pattern can be found from here.")
         found.append(
@@ -81,8 +98,8 @@ def views(architecture: Architecture) -> list[LayerView]:
                 receptive_field=row.receptive_field,
                 jump=row.jump,
                 center=row.center,
-                pixels=pixels[index],
-                read=read[index],
+                pixels=pixels[index] if drawn else (),
+                read=f"{read[index]:0{height}b}"[::-1] if drawn else "",
                 formulas=(
                     ("Output side", working.size),
                     ("Receptive field", working.receptive_field),
@@ -94,10 +111,10 @@ def views(architecture: Architecture) -> list[LayerView]:
                 note=" ".join(notes),
             )
         )
-    return found
+    return tuple(found)
 
 
-def telling(layers: list[LayerView]) -> int:
+def telling(layers: Sequence[LayerView]) -> int:
     """The view to begin with: the deepest convolution whose field still fits the image, else the first layer."""
     side = INPUT_SHAPE[1]
     fits = [i for i, v in enumerate(layers) if v.kind == "convolution" and v.receptive_field <= side]

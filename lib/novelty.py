@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.memory import require_readable
+from lib.network import Network, forward_batch, unfolds
+
 DIGITS = 10
 # Every second, third, ... map of a wider network: the covariance takes the square of it.
 MOST_FEATURES = 512
@@ -23,7 +26,6 @@ MOST_FEATURES = 512
 FEWEST = 20
 # Of the mean variance: what never varies would make every distance infinite.
 RIDGE = 1e-3
-BATCH = 250
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +39,14 @@ class Known:
     distances: Tensor
 
 
-def features(network: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
+def features(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
     """Images (N, 1, 28, 28) as the network takes them -> logits (N, 10) and features (N, F), float64; F is 0 where the
-    network has no ReLU. It must be in eval mode.
+    network has no ReLU. It must be in eval mode. Raises TooLargeError.
     """
+    require_readable(network.architecture, unfolds())
     logits, found = [], []
     with torch.inference_mode():
-        for some in torch.split(x, BATCH):
+        for some in torch.split(x, forward_batch(network.architecture)):
             means = [some.new_zeros(len(some), 0)]
             for module in network:
                 some = module(some)

@@ -48,14 +48,18 @@ def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> byt
         "receptive",
         [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", *INPUT_SHAPE])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
         doc_string=f"{notation(architecture)}: pixels 0 to 1, white digits on black, to the logits of the ten digits.",
     )
     model = helper.make_model(
         graph, producer_name="Receptive", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
+    # Added in place, one by one: a graph that is given them, and a model that is given a graph, copy them all.
+    for name, value in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    content = bytes(model.SerializeToString())
+    del model
+    onnx.checker.check_model(content, full_check=True)
+    return content
 
 
 _WEIGHTS = {

@@ -36,6 +36,8 @@ _Value = TypeVar("_Value", np.bool_, np.int64)
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 40_000_000
+# A long narrow picture takes many times its size: each of its rows, and what it is reduced by, has a price of its own.
+MAX_SIDE = 16_000
 MAX_FILES = 200
 # Brightness is 0 to 1: ink that differs less from its paper is not told from the paper's own texture.
 MIN_CONTRAST = 0.08
@@ -53,6 +55,7 @@ _TWO_TONES = 0.3
 # A digit stands free where so much of all ink does not touch the edge.
 _FREE = 0.1
 _TOO_LARGE = f"It has more than {MAX_PIXELS // 10**6} million pixels: save it smaller."
+_TOO_LONG = f"It has a side of more than {MAX_SIDE:,} pixels: cut the digit out of it, or save it smaller."
 _BLANK = "No digit was found in it: photograph one digit, in ink that stands out from its paper."
 
 # Refused below at a smaller size, in a sentence.
@@ -142,16 +145,25 @@ def _brightness(content: bytes) -> Plane:
 def _grey(image: Image.Image) -> Plane:
     if image.width * image.height > MAX_PIXELS:
         raise PhotoError(_TOO_LARGE)
+    if max(image.width, image.height) > MAX_SIDE:
+        raise PhotoError(_TOO_LONG)
     # A JPEG of several pictures is a phone's photo with its preview or its depth; a PNG of several moves.
     if image.format == "PNG" and getattr(image, "is_animated", False):
         raise PhotoError("It is an animation: save one picture of it.")
     # A JPEG is decoded at half or a quarter of its size where that is enough.
     image.draft(None, (_SIDE, _SIDE))
-    picture: Image.Image = ImageOps.exif_transpose(image)
+    # Decoded now: what is made smaller below must not ask the decoder for another size again.
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    picture: Image.Image = image
     if picture.mode.startswith("I"):
         picture = _eight_bits(picture)
-    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    picture = picture.convert("LA" if picture.mode == "RGBA" else "L")
+    # What is grey already does not become colours first, which take four bytes a pixel.
+    if picture.mode not in ("L", "LA") or (picture.mode == "L" and picture.has_transparency_data):
+        colours = "RGBA" if picture.has_transparency_data else "RGB"
+        if picture.mode != colours:
+            picture = picture.convert(colours)
+        picture = picture.convert("LA" if picture.mode == "RGBA" else "L")
     picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     values = np.asarray(picture, dtype=np.float32) / np.float32(255)
     return _opaque(values[..., 0], values[..., 1]) if picture.mode == "LA" else values

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lib.insight import area_means
+
 Picture: TypeAlias = NDArray[np.uint8]
 
 GAP = 3
@@ -30,18 +32,22 @@ TINY = 1e-12
 def feature_maps(maps: Tensor, dead: Collection[int] = (), silent: Collection[int] = ()) -> Picture:
     """Maps (C, H, W) in rows, left to right; black is the lowest of all values and white the highest.
 
-    A cross lies over a dead channel, one stroke over a silent one.
+    A cross lies over a dead channel, one stroke over a silent one. Maps wider than their tile are made smaller.
     """
-    values = np.nan_to_num(maps.numpy())
+    values = np.nan_to_num(area_means(maps, tile_side(len(maps))).numpy())
     low, high = values.min(), values.max()
     greys = _greys((values - low) / max(high - low, TINY))
     channels = len(greys)
-    widest = 8 if channels <= 64 else 16 if channels <= 256 else 32
-    columns = math.ceil(channels / math.ceil(channels / widest))
-    tiles = _enlarged(greys, WIDTH // widest - 2 - GAP)
+    columns = math.ceil(channels / math.ceil(channels / _widest(channels)))
+    tiles = _enlarged(greys, tile_side(channels))
     for channel in {*dead, *silent}:
         _strike(tiles[channel], cross=channel in dead)
     return _grid(tiles, columns)
+
+
+def tile_side(channels: int) -> int:
+    """Pixels of a tile's side in a picture of so many maps."""
+    return WIDTH // _widest(channels) - 2 - GAP
 
 
 def filters(weights: Tensor) -> Picture:
@@ -51,7 +57,7 @@ def filters(weights: Tensor) -> Picture:
     values = weights.numpy()
     shown = values[:MAX_FILTERS, :MAX_FILTERS]
     outputs, inputs, height, width = shown.shape
-    greys = _greys(0.5 + 0.5 * shown / max(np.abs(values).max(), TINY))
+    greys = _greys(0.5 + 0.5 * shown / max(values.max(), -values.min(), TINY))
     one_row = inputs == 1
     tiles = _enlarged(greys.reshape(-1, height, width), 2 * FILTER if one_row else FILTER)
     return _grid(tiles, outputs if one_row else inputs)
@@ -103,6 +109,11 @@ def gallery(digits: Tensor, across: int, size: int) -> Picture:
 def fields(theoretical: Tensor, effective: Tensor) -> Picture:
     """bool (28, 28) and float (28, 28), 0 to 1, side by side: white is inside, and where the pixels count most."""
     return _grid(_enlarged(_greys(np.stack([theoretical.numpy(), np.nan_to_num(effective.numpy())])), FIELD), 2)
+
+
+def _widest(channels: int) -> int:
+    """Tiles in a row, at most."""
+    return 8 if channels <= 64 else 16 if channels <= 256 else 32
 
 
 def _greys(values: NDArray[np.floating[Any]]) -> Picture:

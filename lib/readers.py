@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -16,7 +16,7 @@ from lib.architecture import Architecture, notation
 from lib.calibration import LIVE_IMAGES, NONE, Calibration
 from lib.digits import predict, predict_all
 from lib.insight import affordable
-from lib.network import build
+from lib.network import Network, assembled
 from lib.resources import (
     checkpoint_calibration,
     checkpoint_network,
@@ -27,13 +27,16 @@ from lib.resources import (
 from lib.untrusted_text import escaped, isolated
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from lib.digits import Prediction
     from lib.runs import Run
 
 DRAWING, TEST = "Your drawing", "A test image"
 NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from the project, or train one."
+
+
+TOO_LARGE = replace(NONE, trouble="Too large to be calibrated while it learns.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ class Reader:
 
     name: str
     architecture: Architecture
-    network: nn.Sequential | None
+    network: Network | None
     version: tuple[str, int]
     calibration: Calibration = NONE
     run: Run | None = None
@@ -57,7 +60,7 @@ class Reader:
         return self.version[1] if self.run else 0
 
     def read(self, images: Tensor) -> list[Prediction]:
-        """Those of uint8 (N, 28, 28) images; there must be a network."""
+        """Those of uint8 (N, 28, 28) images; there must be a network. Raises TooLargeError."""
         assert self.network is not None
         how = self.calibration.temperature, self.calibration.known
         return [predict(self.network, images[0], *how)] if len(images) == 1 else predict_all(self.network, images, *how)
@@ -190,10 +193,8 @@ def reader(name: str) -> Reader:
         weights = run.weights
         if weights is None:
             return Reader(name, run.architecture, None, (name, 0), run=run)
-        network = build(run.architecture)
-        network.load_state_dict(weights.tensors)
-        network.eval()
-        calibrated, calibration = 0, NONE
+        network = assembled(run.architecture, weights.tensors)
+        calibrated, calibration = 0, TOO_LARGE
         if affordable(run.architecture, LIVE_IMAGES) == LIVE_IMAGES:
             calibrated, calibration = recalibration().of(name, weights.step, network)
         return Reader(name, run.architecture, network, (name, weights.step), calibration, run, calibrated)

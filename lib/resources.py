@@ -8,28 +8,67 @@ import os
 import sys
 import threading
 import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import streamlit as st
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lib.architecture import Architecture
     from lib.calibration import Calibration, Recalibration
     from lib.checkpoints import Summary
     from lib.cost import MachineRate
+    from lib.network import Network
     from lib.runs import RunManager
 
 STATIC_FOLDER = Path(__file__).resolve().parent.parent / "static"
 # By the number in glibc's malloc.h. Every thread else has a pool of memory of its own, up to eight a core, and what it
 # frees stays there: thirty tabs with a run each then held 100 MB more than the thirty before them.
 M_ARENA_MAX, ARENAS = -8, 2
+# What the weights of all saved networks that are kept may take; the one asked for last stays whatever it takes.
+NETWORK_BYTES = 256 * 2**20
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 _manager_made = threading.Event()
 _rates: list[MachineRate] = []
 _measuring = threading.Lock()
+
+
+class BoundedCache(Generic[Key, Value]):
+    """Values by key, as long as their sizes together are within `most`; those not asked for longest go first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self._found: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+
+    def get(self, key: Key, load: Callable[[], tuple[Value, int]]) -> Value:
+        """The value of this key; `load` makes it and says its size. One is loaded at a time."""
+        held = self._held(key)
+        if held is None:
+            with self._loading:
+                held = self._held(key)
+                if held is None:
+                    held = self._keep(key, *load())
+        return held[0]
+
+    def _held(self, key: Key) -> tuple[Value] | None:
+        with self._lock:
+            if key not in self._found:
+                return None
+            self._found.move_to_end(key)
+            return self._found[key][:1]
+
+    def _keep(self, key: Key, value: Value, size: int) -> tuple[Value]:
+        with self._lock:
+            self._found[key] = (value, size)
+            while len(self._found) > 1 and sum(size for _, size in self._found.values()) > self._most:
+                self._found.popitem(last=False)
+        return (value,)
 
 
 def share_memory() -> None:
@@ -100,12 +139,20 @@ def example_digits() -> tuple[bytes, ...]:
     return dataset.examples()
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
-def checkpoint_network(path: Path, modified: int) -> nn.Sequential:
-    """A saved network in eval mode; `modified` is the file's time in ns, so that a new file is read anew."""
+@st.cache_resource(show_spinner=False)
+def _networks() -> BoundedCache[tuple[Path, int], Network]:
+    return BoundedCache(NETWORK_BYTES)
+
+
+def checkpoint_network(path: Path, modified: int) -> Network:
+    """A saved network in eval mode; `modified` is the file's time in ns, so that a new file is read again."""
     from lib import checkpoints
 
-    return checkpoints.network(checkpoints.load(path))
+    def load() -> tuple[Network, int]:
+        network = checkpoints.network(checkpoints.load(path))
+        return network, sum(tensor.nbytes for tensor in network.state_dict().values())
+
+    return _networks().get((path, modified), load)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -156,12 +203,19 @@ def trained(architecture: Architecture) -> dict[str, Path]:
 
 
 def onnx_file(path: Path) -> bytes:
-    """A checkpoint as ONNX. Raises CheckpointError."""
+    """A checkpoint as ONNX. Raises CheckpointError, and RuntimeError, in a sentence, without the memory for it."""
     from lib import checkpoints
+    from lib.memory import OUT_OF_MEMORY, is_out_of_memory
     from lib.onnx_file import onnx_bytes
 
-    checkpoint = checkpoints.load(path)
-    return onnx_bytes(checkpoint.summary.architecture, checkpoint.weights)
+    try:
+        checkpoint = checkpoints.load(path)
+        return onnx_bytes(checkpoint.summary.architecture, checkpoint.weights)
+    except Exception as error:
+        # A browser shows what a download raises.
+        if is_out_of_memory(error):
+            raise RuntimeError(OUT_OF_MEMORY) from error
+        raise
 
 
 def final_accuracy(architecture: Architecture) -> float | None:
@@ -173,7 +227,10 @@ def final_accuracy(architecture: Architecture) -> float | None:
         return None
     for run in run_manager().runs():
         if run.architecture == architecture and run.status == "finished":
-            return run.snapshot(since_step=sys.maxsize).epochs[-1].test_accuracy
+            epochs = run.snapshot(since_step=sys.maxsize).epochs
+            # The file of a run that is no longer in memory may have gone.
+            if epochs:
+                return epochs[-1].test_accuracy
     return None
 
 

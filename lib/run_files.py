@@ -7,13 +7,11 @@ curves and the weights in it are those of the same batch.
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
-from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -24,12 +22,8 @@ from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.history import History
 from lib.network import build
 from lib.recipe import Recipe
+from lib.run_lock import WAIT_SECONDS, RunLock, is_locked
 from lib.training import EpochSums, TrainingState
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 Status: TypeAlias = Literal[
     "queued", "running", "pausing", "stopping", "paused", "finished", "stopped", "failed", "interrupted"
@@ -37,13 +31,12 @@ Status: TypeAlias = Literal[
 STATUSES: tuple[str, ...] = get_args(Status)
 ACTIVE: frozenset[Status] = frozenset({"queued", "running", "pausing", "stopping"})
 DELETED = "deleted"
-LOCK = ".process-"
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """A run at one moment. `owner` names the tab that started it, `parent` the run it was forked from, `process` the
-    process that trained it; `factor` multiplies the schedule's learning rate; `steps_total` is 0 until it is known.
+    """A run at one moment. `owner` names the browser that started it, `parent` the run it was forked from; `factor`
+    multiplies the schedule's learning rate; `steps_total` is 0 until it is known.
     """
 
     identity: str
@@ -57,7 +50,6 @@ class RunRecord:
     message: str | None
     steps_total: int
     factor: float
-    process: str
     history: History
     state: TrainingState | None
 
@@ -90,7 +82,6 @@ def save(record: RunRecord, folder: Path) -> Path:
         "message": record.message,
         "steps_total": record.steps_total,
         "factor": record.factor,
-        "process": record.process,
         "epochs": record.history.epoch_values(),
         "state": None
         if state is None
@@ -145,7 +136,6 @@ def _record(checkpoint: Checkpoint) -> RunRecord:
         message=None if details["message"] is None else str(details["message"]),
         steps_total=steps_total,
         factor=factor,
-        process=str(details["process"]),
         history=past,
         state=state,
     )
@@ -197,10 +187,11 @@ class Found:
     set_aside: tuple[str, ...]
 
 
-def scan(folder: Path, process: Process) -> Found:
+def scan(folder: Path) -> Found:
     """Read all runs of a folder. What cannot be read is moved to its folder "set-aside", never deleted.
 
-    A run whose process has ended without a word is "interrupted"; one that another process trains is left out.
+    A run that was in training when its process was killed is "interrupted"; one that another process trains is left
+    out.
     """
     records, sentences = [], []
     for path in sorted(folder.glob(f"*{SUFFIX}"), key=_age):
@@ -215,9 +206,9 @@ def scan(folder: Path, process: Process) -> Found:
                 continue
             sentences.append(_set_aside(path, str(error)))
             continue
-        if record.status in ACTIVE and process.others_alive(record.process):
+        if record.status in ACTIVE and is_locked(record.identity, folder):
             continue
-        records.append(_left(record))
+        records.append(as_left(record))
     return Found(tuple(records), tuple(sentences))
 
 
@@ -237,76 +228,41 @@ def _set_aside(path: Path, reason: str) -> str:
 
 
 def delete(identity: str, folder: Path) -> None:
-    """Move a run's file where `undelete` finds it. Raises OSError."""
+    """Move a run's file where `undelete` finds it; of no effect where there is none. The caller holds the run's lock.
+
+    Raises OSError.
+    """
     bin_folder = folder / DELETED
     bin_folder.mkdir(parents=True, exist_ok=True)
-    path = path_of(identity, folder)
-    if path.exists():
-        path.replace(path_of(identity, bin_folder))
+    with suppress(FileNotFoundError):
+        path_of(identity, folder).replace(path_of(identity, bin_folder))
 
 
 def undelete(identity: str, folder: Path) -> RunRecord:
-    """Bring a deleted run's file back; nobody trains it. Raises CheckpointError or OSError."""
-    path_of(identity, folder / DELETED).replace(path_of(identity, folder))
-    return _left(load(path_of(identity, folder)))
+    """Bring a deleted run's file back; nobody trains it. Raises CheckpointError or OSError; then nothing has moved."""
+    path, lock = path_of(identity, folder), RunLock(identity, folder)
+    if not lock.acquire(WAIT_SECONDS):
+        raise CheckpointError(f"Another Receptive process is using {path.name}.")
+    try:
+        if path.exists():
+            raise CheckpointError(f"There is a file {path.name} again, and it is left as it is.")
+        deleted = path_of(identity, folder / DELETED)
+        record = as_left(load(deleted))
+        deleted.replace(path)
+        return record
+    finally:
+        lock.release()
 
 
-def _left(record: RunRecord) -> RunRecord:
-    """The run as its process left it, without a word where its status says that it trains."""
+def as_left(record: RunRecord) -> RunRecord:
+    """The run as a killed process left it: interrupted, where its file says that it trains."""
     return replace(record, status="interrupted") if record.status in ACTIVE else record
 
 
-class Process:
-    """This process's sign of life in a folder of runs: a locked file, which the system unlocks when the process ends,
-    in whatever way. Without locks (Windows) every other process counts as ended.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.token = uuid4().hex
-        self._folder = folder
-        self._file = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._remove_remains()
-            self._file = (folder / f"{LOCK}{self.token}").open("w")
-            if fcntl:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            # A folder that cannot be written holds no runs of others either, or only ended ones.
-            pass
-
-    def others_alive(self, token: str) -> bool:
-        """Whether another process of that token still runs."""
-        if token == self.token or not fcntl or not token.isalnum():
-            return False
-        try:
-            with (self._folder / f"{LOCK}{token}").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return False
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-
-    def _remove_remains(self) -> None:
-        """What killed processes left: their signs, and files that they had begun to write."""
-        for path in self._folder.glob(f"{LOCK}*"):
-            # One of another process that has opened it and not locked it yet is younger than this.
-            if time.time() - path.stat().st_mtime > 5 and not self.others_alive(path.name.removeprefix(LOCK)):
-                path.unlink(missing_ok=True)
-        for path in self._folder.glob(f".*{SUFFIX}.*"):
-            if not _alive(path.suffix[1:]):
-                path.unlink(missing_ok=True)
-
-
-def _alive(pid: str) -> bool:
-    """Whether another process has this number; the own one's was used before it began."""
-    if not pid.isdecimal() or int(pid) == os.getpid() or os.name == "nt":
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files that killed processes had begun to write, where nobody is writing them now."""
+    for path in folder.glob(f".*{SUFFIX}.*"):
+        identity = path.name.removeprefix(".").partition(SUFFIX)[0]
+        if not is_locked(identity, folder):
+            with suppress(OSError):
+                path.unlink()

@@ -4,18 +4,19 @@
   tabs agree.
 - The thread publishes copies of its weights now and then; nobody else touches the network in training.
 - A paused run has no thread: it lies in its file, and goes on from there as it would after a restart of the server.
-- `RunManager` lives once in the process: it owns the runs, a queue and the slots. A closed tab ends nothing.
+- `RunManager` lives once in the process: it owns the runs and a queue; one of them trains. A closed tab ends nothing.
+- A run has one writer: within the process whoever holds the run's `_writing`, among processes the one that holds its
+  lock file. A run that trains keeps that lock; any other change takes it for a moment, and first reads what another
+  process has written since.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import os
-import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from lib import run_files, untrusted_text
-from lib.analysis import NetworkAnalysis, analyse, training_bytes
-from lib.architecture import Architecture, operations
-from lib.checkpoints import MAX_BYTES, CheckpointError
+from lib.analysis import analyse
+from lib.architecture import Architecture
+from lib.checkpoints import CheckpointError
 from lib.dataset import Dataset, DatasetError
 from lib.history import Curves, History
+from lib.memory import is_out_of_memory
 from lib.recipe import Recipe
 from lib.run_files import ACTIVE, RunRecord, Status
+from lib.run_lock import WAIT_SECONDS, RunLock
 from lib.training import (
     DivergenceError,
     EpochMetrics,
@@ -51,9 +54,10 @@ TRAIL_FACTOR, TRAIL_BYTES = 1.2, 32 * 2**20
 SAVE_SECONDS, SAVE_FACTOR = 5.0, 50
 RATE_WINDOW = 50
 LARGE_BATCH_MACS = 1_000_000_000
-MAX_WAITING = 3
-# Ended runs whose curves stay in memory; those of older ones are read from their files again.
-KEPT = 8
+# Waiting runs of one owner, and of all together: an owner is a browser, and anybody may use several.
+MAX_WAITING, MAX_WAITING_IN_ALL = 3, 60
+# Ended runs whose curves and weights stay in memory; those of older ones are read from their files again.
+KEPT, KEPT_BYTES = 8, 256 * 2**20
 MAX_NAME = 60
 MIN_FACTOR, MAX_FACTOR = 1e-3, 1e3
 END_SECONDS = 10.0
@@ -110,33 +114,43 @@ class _LeftInBatch(Exception):  # noqa: N818
 
 
 class Run:
-    """One training. The thread is started by the manager; every public method may be called from any thread."""
+    """One training. The thread is started by the manager; every public method may be called from any thread.
 
-    def __init__(self, record: RunRecord, folder: Path, process: str) -> None:
+    Of the two locks `_writing` is taken first and held while the file is read or written, by whoever changes the run;
+    `_lock` guards the fields, and nothing slow is done under it.
+    """
+
+    def __init__(self, record: RunRecord, folder: Path) -> None:
         self.identity, self.owner, self.parent = record.identity, record.owner, record.parent
         self.architecture, self.recipe, self.created = record.architecture, record.recipe, record.created
-        self._folder, self._process = folder, process
+        self._folder = folder
+        self._path = run_files.path_of(self.identity, folder)
         self._lock = threading.Lock()
-        self._saving = threading.Lock()
+        self._writing = threading.RLock()
+        self._file_lock = RunLock(self.identity, folder)
         self._leave = threading.Event()
         self._idle = threading.Event()
-        self._name, self._status, self._message = record.name, record.status, record.message
-        self._steps_total, self._factor = record.steps_total, record.factor
-        self._history: History | None = record.history
-        self._state = record.state
+        self._name: str
+        self._status: Status
+        self._message: str | None
+        self._steps_total: int
+        self._factor: float
+        self._history: History | None
+        self._state: TrainingState | None
         # Whether the state has been left in the file, to be read when it is needed.
-        self._state_in_file = False
-        self._resumable = record.state is not None or record.history.steps == 0
+        self._state_in_file: bool
+        self._resumable: bool
+        self._weights: Weights | None
+        self._trail: tuple[Weights, ...]
         self._leg = Leg()
         self._measuring: float | None = None
         self._times: list[float] = []
         self._trouble: str | None = None
-        self._weights: Weights | None = None
-        self._trail: tuple[Weights, ...] = ()
-        path = run_files.path_of(self.identity, folder)
-        self._saved = path if path.exists() else None
-        self._stamp = _stamp(path)
+        self._deleted = False
         self._save_due = 0.0
+        self._stamp = _stamp(self._path)
+        self._saved = None if self._stamp is None else self._path
+        self._take(record)
         self._idle.set()
 
     @property
@@ -175,33 +189,48 @@ class Run:
             last = self._weights
             return self._trail + ((last,) if last and (not self._trail or last.step > self._trail[-1].step) else ())
 
+    @property
+    def bytes_kept(self) -> int:
+        """Memory that its weights, their copies and the state to go on from take."""
+        with self._lock:
+            copies = (*self._trail, self._weights) if self._weights else self._trail
+            tensors = [tensor for copy in copies for tensor in copy.tensors.values()]
+            if self._state:
+                tensors += [*self._state.network.values(), *self._state.optimiser.values()]
+            return sum(tensor.nbytes for tensor in tensors)
+
     def pause(self) -> None:
-        """Ask the training to pause, at the latest with the batch it is in."""
+        """Ask the training to pause, at the latest with the batch it is in. Raises RunError for a deleted run."""
+        self._refuse_deleted()
         self._ask("pausing", "paused")
 
     def stop(self) -> None:
-        """Ask the training to end, at the latest with the batch it is in. Of no effect on a run that has ended."""
-        self._ask("stopping", "stopped")
-        with self._lock:
-            paused = self._status == "paused"
-            if paused:
-                self._status = "stopped"
-        if paused:
-            self._save()
+        """Ask the training to end, at the latest with the batch it is in. Of no effect on a run that has ended.
+
+        Raises RunError for a run that was deleted, and for a paused one that cannot be written.
+        """
+        self._refuse_deleted()
+        if self._ask("stopping", "stopped") or self.status != "paused":
+            return
+        with self._changing():
+            with self._lock:
+                if self._status == "paused":
+                    self._status = "stopped"
+            self._write()
 
     def interrupt(self) -> None:
-        """Ask the training to leave: the process ends."""
+        """Ask the training to leave: the process ends. Of no effect on a run that does not train."""
         self._ask("interrupted", "interrupted")
 
     def set_learning_rate_factor(self, factor: float) -> None:
         """Multiply what the schedule asks for from the next batch on; 0.001 to 1000. Raises RunError."""
         if not MIN_FACTOR <= factor <= MAX_FACTOR:
             raise RunError(f"The learning rate can be multiplied by {MIN_FACTOR:g} to {MAX_FACTOR:,.0f}.")
-        with self._lock:
+
+        def change() -> None:
             self._factor = factor
-            active = self._status in ACTIVE
-        if not active:
-            self._save()
+
+        self._change(change)
 
     def rename(self, name: str) -> None:
         """Give it a name of at most 60 characters; an empty one gives back its first. Raises RunError."""
@@ -209,11 +238,31 @@ class Run:
             name = untrusted_text.name(name, MAX_NAME)
         except untrusted_text.NameRefusedError as error:
             raise RunError(str(error)) from error
-        with self._lock:
+
+        def change() -> None:
             self._name = name or self.identity
-            active = self._status in ACTIVE
-        if not active:
-            self._save()
+
+        self._change(change)
+
+    def delete(self) -> None:
+        """Move its file away, to where `run_files.undelete` finds it. Nothing can be done with the run afterwards.
+
+        The manager's part of `RunManager.delete`. Raises RunError.
+        """
+        with self._writing:
+            self._refuse_deleted()
+            if self.active:
+                raise RunError(f"{self.name} is still training. Stop it first.")
+            if not self._file_lock.acquire(WAIT_SECONDS):
+                raise RunError(_elsewhere(self.name))
+            try:
+                run_files.delete(self.identity, self._folder)
+            except OSError as error:
+                raise RunError(f"{self.name} could not be deleted ({error.strerror}).") from error
+            finally:
+                self._file_lock.release()
+            with self._lock:
+                self._deleted = True
 
     def wait(self, seconds: float) -> bool:
         """Wait until it neither waits for a slot nor trains nor is saved, for so long at most; says whether so."""
@@ -245,28 +294,29 @@ class Run:
                 saved=self._saved,
             )
 
-    def queue(self, leg: Leg) -> None:
-        """Make it wait for a slot. The manager's part of `resume`; raises RunError where the run cannot go on."""
-        self._read_again(with_state=True)
-        if self._taken_up():
-            raise RunError(_TAKEN_UP)
-        with self._lock:
-            if self._history is None or self._state_in_file:
-                raise RunError(f"{self._name} cannot go on. {self._trouble}")
-            if self._status in ACTIVE or not self._resumable or self._status == "finished":
-                raise RunError(f"{self._name} cannot go on: it is {self._status}. Start it anew.")
-            self._status, self._leg, self._message = "queued", leg, None
-            self._leave.clear()
-            self._idle.clear()
+    def queue(self, *, steps: int = 0, epochs: int = 0, leg: Leg | None = None) -> None:
+        """Make it wait for a slot, to go on for so many batches or epochs, or as far as `leg` says.
 
-    def next_leg(self, *, steps: int = 0, epochs: int = 0) -> Leg:
-        """So many batches or epochs more, and then a pause."""
-        self._read_again()
-        with self._lock:
-            history = self._history or History()
-            if steps:
-                return Leg(step=history.steps + steps)
-            return Leg(epoch=len(history.epochs) + epochs) if epochs else Leg()
+        The manager's part of `resume`; raises RunError where the run cannot go on. From then on until it pauses or
+        ends, this process is the only one that may write its file.
+        """
+        with self._changing(keep=True):
+            self._read_again(with_state=True)
+            with self._lock:
+                if self._history is None or self._state_in_file:
+                    raise RunError(f"{self._name} cannot go on. {self._trouble}")
+                if self._status in ACTIVE or not self._resumable or self._status == "finished":
+                    raise RunError(f"{self._name} cannot go on: it is {self._status}. Start a new run.")
+                self._leg = leg or self._next_leg(self._history, steps, epochs)
+                self._status, self._message = "queued", None
+                self._leave.clear()
+                self._idle.clear()
+
+    @staticmethod
+    def _next_leg(history: History, steps: int, epochs: int) -> Leg:
+        if steps:
+            return Leg(step=history.steps + steps)
+        return Leg(epoch=len(history.epochs) + epochs) if epochs else Leg()
 
     def execute(self, load_data: Callable[[], Dataset]) -> None:
         """Train in the calling thread to the end of the leg. Raises nothing: a failure becomes status and message."""
@@ -288,37 +338,119 @@ class Run:
             self._end("failed", _in_words(error))
         else:
             self._end(ended, None)
-        finally:
-            with self._lock:
-                # It may have been paused, saved and queued again by now.
-                if self._status not in ACTIVE:
-                    self._idle.set()
+
+    def give_up(self, reason: str) -> None:
+        """End a run that waits and cannot be trained."""
+        with self._lock:
+            if self._status != "queued":
+                return
+        self._end("failed", reason)
 
     def unload(self) -> None:
-        """Forget what the file of a run that has ended knows too."""
-        with self._lock:
-            if self._saved and self._trouble is None and self._status not in ACTIVE:
-                self._state_in_file = self._state_in_file or self._state is not None
-                self._history = self._state = self._weights = None
-                self._trail = ()
+        """Forget what the file of a run that has ended knows too; of no effect while somebody changes the run."""
+        if not self._writing.acquire(blocking=False):
+            return
+        try:
+            with self._lock:
+                if self._saved and self._trouble is None and self._status not in ACTIVE:
+                    self._state_in_file = self._state_in_file or self._state is not None
+                    self._history = self._state = self._weights = None
+                    self._trail = ()
+        finally:
+            self._writing.release()
 
     def save(self) -> None:
-        """Write the run's file as it stands; trouble becomes a part of the snapshot."""
-        self._save()
+        """Write the file of a run that waits or trains, as it stands; trouble becomes a part of the snapshot."""
+        with self._writing:
+            if self.active:
+                self._write()
 
-    def _ask(self, asked: Status, ended: Status) -> None:
+    def _ask(self, asked: Status, ended: Status) -> bool:
+        """Ask a run that trains to leave, take one that waits out of the queue; returns False for any other."""
         with self._lock:
-            queued = self._status == "queued"
-            if queued:
-                self._status = ended
-                self._idle.set()
-            elif self._status in ("running", "pausing", "stopping"):
+            if self._status in ("running", "pausing", "stopping"):
                 self._status = asked
-            else:
+                self._leave.set()
+                return True
+        with self._writing:
+            with self._lock:
+                if self._status not in ACTIVE:
+                    return False
+                queued = self._status == "queued"
+                self._status = ended if queued else asked
+                self._leave.set()
+            if queued:
+                self._settle()
+        return True
+
+    def _refuse_deleted(self) -> None:
+        with self._lock:
+            if self._deleted:
+                raise RunError(f"{self._name} was deleted. Only Undo, where it was deleted, can bring it back.")
+
+    def _change(self, change: Callable[[], None]) -> None:
+        """Change a field, and the file too unless the training writes it soon. Raises RunError."""
+        with self._lock:
+            if self._status in ACTIVE:
+                change()
                 return
-            self._leave.set()
-        if queued:
-            self._save()
+        with self._changing():
+            with self._lock:
+                change()
+                active = self._status in ACTIVE
+            if not active:
+                self._write()
+
+    @contextmanager
+    def _changing(self, keep: bool = False) -> Iterator[None]:
+        """Change the run as its only writer, with what another process has written since. Raises RunError.
+
+        With `keep`, the lock file stays locked where nothing was raised within.
+        """
+        with self._writing:
+            self._refuse_deleted()
+            if self.active:
+                yield
+                return
+            if not self._file_lock.acquire(WAIT_SECONDS):
+                raise RunError(_elsewhere(self.name))
+            kept = False
+            try:
+                self._catch_up()
+                yield
+                kept = keep
+            finally:
+                if not kept:
+                    self._file_lock.release()
+
+    def _catch_up(self) -> None:
+        """Read what another process has written since this one did. Raises RunError where the file has gone or is
+        damaged: what is in memory is older.
+        """
+        now = _stamp(self._path)
+        if now == self._stamp:
+            return
+        if now is None:
+            raise RunError(
+                f"The file of {self.name} is no longer there: another program has deleted or moved it. Put "
+                f"{self._path.name} back, or delete the run here too."
+            )
+        try:
+            record = run_files.load(self._path)
+        except CheckpointError as error:
+            raise RunError(str(error)) from error
+        self._take(run_files.as_left(record))
+        with self._lock:
+            self._stamp, self._saved, self._trouble = now, self._path, None
+
+    def _take(self, record: RunRecord) -> None:
+        """Be as the record says."""
+        with self._lock:
+            self._name, self._status, self._message = record.name, record.status, record.message
+            self._steps_total, self._factor = record.steps_total, record.factor
+            self._history, self._state, self._state_in_file = record.history, record.state, False
+            self._resumable = record.state is not None or record.history.steps == 0
+            self._weights, self._trail = None, ()
 
     def _train(self, data: Dataset) -> Status:
         # torch's thread count belongs to the calling thread and must be set before its first operation.
@@ -408,25 +540,36 @@ class Run:
             self._state = state
         if write:
             started = time.monotonic()
-            self._save()
+            self.save()
             ended = time.monotonic()
             self._save_due = ended + max(SAVE_SECONDS, SAVE_FACTOR * (ended - started))
 
     def _end(self, status: Status, message: str | None) -> None:
-        with self._lock:
-            self._measuring = None
-            self._times.clear()
-            history, state = self._history or History(), self._state
-            if status == "finished":
-                self._resumable = False
-            elif status == "failed":
-                # An error in the middle of a batch may have left the curves a step behind the weights or before them.
-                kept = (0, 0) if state is None else (state.step, len(state.losses))
-                self._resumable = self._resumable and kept == (history.steps, len(history.epochs))
-            self._status, self._message = status, message
-        if status == "failed" and not self._resumable:
-            self._forget_state()
-        self._save()
+        # Who sees that the run has ended, and resumes or deletes it, waits until it is saved.
+        with self._writing:
+            with self._lock:
+                self._measuring = None
+                self._times.clear()
+                history, state = self._history or History(), self._state
+                if status == "finished":
+                    self._resumable = False
+                elif status == "failed":
+                    # An error in the middle of a batch may have left the curves a step behind the weights or before
+                    # them.
+                    kept = (0, 0) if state is None else (state.step, len(state.losses))
+                    self._resumable = self._resumable and kept == (history.steps, len(history.epochs))
+                self._status, self._message = status, message
+            if status == "failed" and not self._resumable:
+                self._forget_state()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Save a run that trains no more, and leave its file to others. To be called with `_writing` held."""
+        try:
+            self._write()
+        finally:
+            self._file_lock.release()
+            self._idle.set()
 
     def _forget_state(self) -> None:
         """Of a run that cannot go on: what made the loss no number is in the weights."""
@@ -456,34 +599,32 @@ class Run:
                 message=self._message,
                 steps_total=self._steps_total,
                 factor=self._factor,
-                process=self._process,
                 history=history,
                 state=state,
             )
 
-    def _save(self) -> None:
+    def _write(self) -> None:
+        """Write the file; trouble becomes a part of the snapshot. To be called with `_writing` held."""
         self._read_again(with_state=True)
-        with self._saving:
-            with self._lock:
-                if self._history is None or self._state_in_file:
-                    # The file cannot be read just now; what is in it is worth more than what is here.
-                    return
-                if self._taken_up():
-                    self._trouble = _TAKEN_UP
-                    return
+        with self._lock:
+            if self._history is None or self._state_in_file:
+                # The file cannot be read just now; what is in it is worth more than what is here.
+                return
+        now = _stamp(self._path)
+        saved, trouble = self._saved, None
+        if self._stamp is not None and now is not None and now != self._stamp:
+            trouble = _TAKEN_UP
+        else:
             try:
-                saved: Path | None = run_files.save(self.record(), self._folder)
-                trouble = None
-                self._stamp = _stamp(run_files.path_of(self.identity, self._folder))
+                saved = run_files.save(self.record(), self._folder)
+                self._stamp = _stamp(self._path)
             except CheckpointError as error:
-                saved, trouble = self._saved, str(error)
-            with self._lock:
-                self._saved, self._trouble = saved, trouble
-
-    def _taken_up(self) -> bool:
-        """Whether another process has written the run's file since this one did."""
-        now = _stamp(run_files.path_of(self.identity, self._folder))
-        return self._stamp is not None and now is not None and now != self._stamp
+                trouble = str(error)
+            except (MemoryError, RuntimeError) as error:
+                log.exception("Run %s could not be saved", self.identity)
+                trouble = f"The run could not be saved ({type(error).__name__}). The log has the rest."
+        with self._lock:
+            self._saved, self._trouble = saved, trouble
 
     def _read_again(self, with_state: bool = False) -> None:
         """The curves of a run that was unloaded, and the state, larger, where it is needed."""
@@ -504,12 +645,16 @@ class Run:
                 self._state, self._state_in_file = record.state, False
 
 
-def _stamp(path: Path) -> int | None:
-    """When the file was written, in ns; None where there is none."""
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells one version of a file from another, its time in ns among it; None where there is no file.
+
+    The time alone is too coarse: a file system may give two versions within some milliseconds the same.
+    """
     try:
-        return path.stat().st_mtime_ns
+        found = path.stat()
     except OSError:
         return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _done(leg: Leg, event: StepMetrics | MeasuringProgress | EpochMetrics) -> bool:
@@ -522,24 +667,25 @@ def _done(leg: Leg, event: StepMetrics | MeasuringProgress | EpochMetrics) -> bo
 
 
 class RunManager:
-    """All runs of the process: at most `slots` train at once, the others wait in the order of their start.
+    """All runs of the process: one trains, the others wait in the order of their start.
 
     They are kept in `folder`; what it holds already is there again, and what was running when its process ended is
     interrupted. `set_aside` has a sentence for each file that could not be read.
     """
 
-    def __init__(self, load_data: Callable[[], Dataset], folder: Path, slots: int = 1) -> None:
+    def __init__(self, load_data: Callable[[], Dataset], folder: Path) -> None:
         self._load_data = load_data
         self._folder = folder
-        self._slots = slots
+        # Taken first, by what adds runs, removes them or makes them wait: these read and write files.
+        self._admission = threading.Lock()
         self._lock = threading.Lock()
         self._queue: list[Run] = []
-        self._training = 0
+        self._training: Run | None = None
         self._closed = False
-        self._process = run_files.Process(folder)
-        found = run_files.scan(folder, self._process)
+        run_files.remove_unfinished(folder)
+        found = run_files.scan(folder)
         self.set_aside = found.set_aside
-        self._runs = {record.identity: Run(record, folder, self._process.token) for record in found.records}
+        self._runs = {record.identity: Run(record, folder) for record in found.records}
         self._ended: list[Run] = list(self._runs.values())
         self._forget()
 
@@ -551,12 +697,12 @@ class RunManager:
         parent: str | None = None,
         leg: Leg | None = None,
     ) -> Run:
-        """A new run, training at once where a slot is free, else queued.
+        """A new run, training at once where no other does, else queued.
 
-        Raises RunError where this owner has three runs waiting already.
+        Raises RunError where too many runs are waiting, of this owner or in all.
         """
         created = datetime.now(UTC)
-        with self._lock:
+        with self._admission:
             self._refuse_more(owner)
             identity = f"run-{len(self._runs) + 1}-{uuid4().hex[:6]}"
             record = RunRecord(
@@ -571,28 +717,30 @@ class RunManager:
                 message=None,
                 steps_total=0,
                 factor=1.0,
-                process=self._process.token,
                 history=History(),
                 state=None,
             )
-            run = self._runs[identity] = Run(record, self._folder, self._process.token)
-            run.queue(leg or Leg())
-            self._queue.append(run)
+            run = Run(record, self._folder)
+            run.queue(leg=leg or Leg())
+            with self._lock:
+                self._runs[identity] = run
+                self._queue.append(run)
         run.save()
-        self._fill_slots()
+        self._train_next()
         return run
 
     def resume(self, run: Run, *, steps: int = 0, epochs: int = 0) -> None:
         """Let a run go on from where it is: to its end, or for so many batches or epochs and then pause.
 
-        Raises RunError where it cannot, or where its owner has three runs waiting already.
+        Raises RunError where it cannot, or where too many runs are waiting.
         """
-        with self._lock:
+        with self._admission:
             self._refuse_more(run.owner)
-            run.queue(run.next_leg(steps=steps, epochs=epochs))
-            # One that was paused while it waited is still in the queue, at its old place.
-            self._queue = [*(other for other in self._queue if other is not run), run]
-        self._fill_slots()
+            run.queue(steps=steps, epochs=epochs)
+            with self._lock:
+                # One that was paused while it waited is still in the queue, at its old place.
+                self._queue = [*(other for other in self._queue if other is not run), run]
+        self._train_next()
 
     def get(self, identity: str | None) -> Run | None:
         with self._lock:
@@ -612,34 +760,38 @@ class RunManager:
 
     def delete(self, run: Run) -> None:
         """Take a run that is not training from the list; `undelete` brings it back. Raises RunError."""
-        if run.active:
-            raise RunError(f"{run.name} is still training. Stop it first.")
-        # Its thread may be about to write the file once more.
-        run.wait(END_SECONDS)
-        try:
-            run_files.delete(run.identity, self._folder)
-        except OSError as error:
-            raise RunError(f"{run.name} could not be deleted ({error.strerror}).") from error
-        with self._lock:
-            self._runs.pop(run.identity, None)
-            self._ended = [other for other in self._ended if other is not run]
+        with self._admission:
+            run.delete()
+            with self._lock:
+                self._runs.pop(run.identity, None)
+                self._queue = [other for other in self._queue if other is not run]
+                self._ended = [other for other in self._ended if other is not run]
 
     def undelete(self, identity: str) -> Run:
-        """Bring a deleted run back. Raises RunError."""
-        try:
-            record = run_files.undelete(identity, self._folder)
-        except (CheckpointError, OSError) as error:
-            raise RunError(f"{identity} could not be brought back ({error}).") from error
-        run = Run(record, self._folder, self._process.token)
-        with self._lock:
-            self._runs[identity] = run
-            self._ended.append(run)
+        """Bring a deleted run back, unless that has been done already; returns the run. Raises RunError."""
+        with self._admission:
+            back = self.get(identity)
+            if back:
+                return back
+            try:
+                record = run_files.undelete(identity, self._folder)
+            except CheckpointError as error:
+                raise RunError(f"{identity} could not be brought back. {error}") from error
+            except OSError as error:
+                raise RunError(f"{identity} could not be brought back ({error.strerror}).") from error
+            run = Run(record, self._folder)
+            with self._lock:
+                self._runs[identity] = run
+                self._ended.append(run)
+        self._forget()
         return run
 
     def close(self) -> None:
         """Interrupt what trains, each saved at its last batch, and start nothing more: the process ends."""
         with self._lock:
             self._closed = True
+        # A run that was being added when this was called is in the list by now.
+        with self._admission, self._lock:
             runs = list(self._runs.values())
         for run in runs:
             run.interrupt()
@@ -648,106 +800,79 @@ class RunManager:
             run.wait(END_SECONDS)
 
     def _refuse_more(self, owner: str) -> None:
-        waiting = sum(run.owner == owner and run.status == "queued" for run in self._queue)
-        if waiting >= MAX_WAITING:
+        """Raises RunError where no more runs may wait. To be called with `_admission` held."""
+        with self._lock:
+            closed, waiting = self._closed, [run.owner for run in self._queue if run.status == "queued"]
+        if closed:
+            raise RunError("Receptive is being closed. Start it again, then the run.")
+        if waiting.count(owner) >= MAX_WAITING:
             raise RunError(
-                f"{waiting} of your runs are waiting already. Stop one of them, or wait until one has started."
+                f"{waiting.count(owner)} of your runs are waiting already. Stop one of them, or wait until one has "
+                "started."
+            )
+        if len(waiting) >= MAX_WAITING_IN_ALL:
+            raise RunError(
+                f"{len(waiting)} runs are waiting already, the most there may be. Try again when one has started."
             )
 
-    def _fill_slots(self) -> None:
+    def _train_next(self) -> None:
+        """Let the first of the queue train, where nothing trains."""
         with self._lock:
-            while self._queue and self._training < self._slots and not self._closed:
+            while self._queue and self._training is None and not self._closed:
                 run = self._queue.pop(0)
-                if run.status != "queued":
-                    continue
-                self._training += 1
-                threading.Thread(target=self._work, args=(run,), name=f"training-{run.identity}", daemon=True).start()
-
-    def _work(self, run: Run) -> None:
+                if run.status == "queued":
+                    self._training = run
+                    thread = threading.Thread(
+                        target=self._work, args=(run,), name=f"training-{run.identity}", daemon=True
+                    )
+                    break
+            else:
+                return
         try:
-            run.execute(self._load_data)
+            thread.start()
+        except RuntimeError:
+            log.exception("Run %s has no thread", run.identity)
+            self._work(run, started=False)
+
+    def _work(self, run: Run, started: bool = True) -> None:
+        try:
+            if started:
+                run.execute(self._load_data)
+            else:
+                run.give_up("The system gives this process no more threads. Close other programs, then resume the run.")
         finally:
             with self._lock:
-                self._training -= 1
+                self._training = None
                 if run.identity in self._runs:
                     self._ended = [*(other for other in self._ended if other is not run), run]
             self._forget()
-            self._fill_slots()
+            self._train_next()
 
     def _forget(self) -> None:
+        """Unload all but the last runs that have ended; the very last one stays, whatever its size."""
         with self._lock:
-            old, self._ended = self._ended[:-KEPT], self._ended[-KEPT:]
+            ended, size, kept = self._ended, 0, 0
+            for run in reversed(ended):
+                size += run.bytes_kept
+                if kept and (kept >= KEPT or size > KEPT_BYTES):
+                    break
+                kept += 1
+            old, self._ended = ended[: len(ended) - kept], ended[len(ended) - kept :]
         for run in old:
             run.unload()
 
 
-def refusal(architecture: Architecture, recipe: Recipe, folder: Path, images: int = 60_000) -> str | None:
-    """Why the network cannot be trained here and now, in words; None where it can, or where the system does not say.
-
-    `folder` is where its checkpoint will be written, `images` the number it is trained on.
-    """
-    analysis = analyse(architecture)
-    needed, available = training_bytes(analysis, recipe.batch_size), _available_memory()
-    if available is not None and needed >= available:
-        return (
-            f"Training this network with a batch of {recipe.batch_size:,} takes about {needed / 1e9:.0f} GB of memory, "
-            f"and {available / 1e9:.0f} GB are available. Use fewer channels or a smaller batch."
-        )
-    size, free = _checkpoint_bytes(analysis, recipe, images), _free_bytes(folder)
-    if size > MAX_BYTES:
-        return (
-            f"A checkpoint of this run takes up to {size / 1e6:,.0f} MB, and at most {MAX_BYTES / 1e6:.0f} MB can be "
-            "read again. Use fewer channels, a larger batch or fewer epochs."
-        )
-    # A checkpoint is written beside the one that it replaces.
-    if free is not None and free < 2 * size:
-        return (
-            f"Checkpoints of this run take up to {2 * size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free where "
-            "runs are kept. Free some disk space, or delete runs."
-        )
-    smallest = min(recipe.batch_size, images % recipe.batch_size or recipe.batch_size)
-    if smallest == 1 and any(
-        o.kind == "BatchNorm2d" and o.output_shape[1:] == (1, 1) for o in operations(architecture)
-    ):
-        return (
-            f"With a batch size of {recipe.batch_size:,} a batch of a single image comes up, and the batch norm of a "
-            "layer of one pixel cannot normalise a single value. Choose another batch size, or leave that norm out."
-        )
-    return None
-
-
 _TAKEN_UP = (
-    "Another program has gone on with this run, and what it saved is left alone. Start Receptive anew to see it here."
+    "Another program has changed the file of this run while it trained, and what it wrote is left alone. Restart "
+    "Receptive to see it here."
 )
+
+
+def _elsewhere(name: str) -> str:
+    return f"{name} is in use by another Receptive process, which may be training it. Pause or stop it there first."
+
+
 _NO_MEMORY = "There is not enough memory. Use a smaller batch or fewer channels."
-
-
-def _checkpoint_bytes(analysis: NetworkAnalysis, recipe: Recipe, images: int) -> int:
-    """Weights and two moments, three curves, and room for the rest."""
-    steps = recipe.epochs * math.ceil(images / recipe.batch_size)
-    return 4 * 3 * analysis.num_params + 8 * 3 * steps + 100_000
-
-
-def _free_bytes(folder: Path) -> int | None:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
-
-
-def _available_memory() -> int | None:
-    """Bytes that a program may take: on Linux what the kernel would give, its caches included; else all there is."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _leave_within_a_batch(network: nn.Module, leave: threading.Event) -> None:
@@ -763,7 +888,7 @@ def _leave_within_a_batch(network: nn.Module, leave: threading.Event) -> None:
 
 
 def _in_words(error: Exception) -> str:
-    if "not enough memory" in str(error) or "out of memory" in str(error):
+    if is_out_of_memory(error):
         return _NO_MEMORY
     return (
         f"The training ended with an error it did not expect ({type(error).__name__}: {error}). The log has the rest."

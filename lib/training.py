@@ -28,10 +28,9 @@ from lib.dataset import MEAN, STD, Dataset, normalise
 from lib.fused_network import fused
 from lib.handwriting import handwriting
 from lib.marks import marks
-from lib.network import Dropout, build
+from lib.network import Dropout, Network, build, forward_batch
 from lib.recipe import Recipe, learning_rate
 
-TEST_BATCH_SIZE = 250
 MOMENTUM = 0.9
 HELD_OUT = 5_000
 # What the marks' loss weighs beside the digits' (Hendrycks et al. 2019, section 3).
@@ -294,7 +293,7 @@ class Training(Iterator[Event]):
         """Yields progress, returns (mean loss, accuracy)."""
         self.network.eval()
         loss_sum, correct, seen = 0.0, 0, 0
-        for some, truth in _batches(images, labels):
+        for some, truth in _batches(self.network, images, labels):
             # A generator must not stay inside inference_mode while it is suspended: the mode is the thread's.
             with torch.inference_mode():
                 logits = self.network(normalise(some))
@@ -362,11 +361,11 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def evaluate(network: Network, images: Tensor, labels: Tensor) -> float:
     """Accuracy, a fraction, of `network` on uint8 images (N, 28, 28); the network is left in eval mode."""
     network.eval()
     with torch.inference_mode():
-        correct = sum(int((network(normalise(x)).argmax(1) == y).sum()) for x, y in _batches(images, labels))
+        correct = sum(int((network(normalise(x)).argmax(1) == y).sum()) for x, y in _batches(network, images, labels))
     return correct / len(images)
 
 
@@ -398,8 +397,9 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _batches(images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(torch.split(images, TEST_BATCH_SIZE), torch.split(labels, TEST_BATCH_SIZE), strict=True)
+def _batches(network: Network, images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    count = forward_batch(network.architecture)
+    return zip(torch.split(images, count), torch.split(labels, count), strict=True)
 
 
 def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ import streamlit as st
 from pandas import DataFrame
 from pandas.io.formats.style import Styler
 
-from lib import edits
+from lib import edits, guard
 from lib.address import MAX_LENGTH, PARTS, hidden, recipe
 from lib.analysis import (
     PARAMETER_LIMIT,
@@ -396,7 +396,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
     st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not st.session_state.get("undo"))
     if not hidden("estimate"):
         unmeasured = machine_rate() is None
-        st.fragment(estimate, run_every=ESTIMATE_SECONDS if unmeasured else None)(architecture, unmeasured)
+        guard.fragment(estimate, ESTIMATE_SECONDS if unmeasured else None)(architecture, unmeasured)
 
 drawing = st.container()
 if hidden("layers"):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 from torch import Tensor
 
-from lib import pictures
+from lib import guard, pictures
 from lib.analysis import percent
 from lib.charts import probability_bars, probability_curves
 from lib.checkpoints import CheckpointError
 from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
-from lib.digits import BOX, CERTAIN, SIZE, STRANGE, Prediction, Reduction, boxed, predict_with, reduction, shrunk
-from lib.network import build
+from lib.digits import BOX, CERTAIN, SIZE, STRANGE, Prediction, Reduction, boxed, predict, reduction, shrunk
+from lib.insight import affordable
+from lib.network import assembled
 from lib.readers import (
     DRAWING,
     Reader,
@@ -26,7 +29,7 @@ from lib.readers import (
     verdict,
 )
 from lib.resources import run_manager
-from lib.runs import Run
+from lib.runs import Run, Weights
 from lib.untrusted_text import escaped
 
 enter("draw")
@@ -56,10 +59,10 @@ def trust(now: Reader) -> None:
     """How far the numbers can be trusted, and how that was found."""
     found = now.calibration
     if now.run:
-        when = f"Calibrated after step {now.calibrated:,}." if found.images else "Not calibrated yet."
+        when = f"Calibrated after step {now.calibrated:,}." if found.images else found.trouble or "Not calibrated yet."
         st.caption(f"Still learning: weights after {now.step:,} steps. {when}")
     elif not found.images:
-        st.caption("Not calibrated: the digits that this needs could not be read.")
+        st.caption(found.trouble or "Not calibrated: the digits that this needs could not be read.")
     if not found.images:
         return
     with st.expander("What these numbers mean"):
@@ -110,14 +113,19 @@ def as_it_learned(run: Run, image: Tensor) -> dict[int, Prediction]:
     if st.session_state.get("learned_of") != key:
         st.session_state.learned_of, st.session_state.learned = key, {}
     known: dict[int, Prediction] = st.session_state.learned
-    trail = run.trail
-    network = None
+    trail = some_of(run.trail, affordable(run.architecture, len(run.trail)))
     for weights in trail:
         if weights.step not in known:
-            network = network or build(run.architecture).eval()
-            known[weights.step] = predict_with(network, weights.tensors, image)
+            known[weights.step] = predict(assembled(run.architecture, weights.tensors), image)
     st.session_state.learned = {weights.step: known[weights.step] for weights in trail}
     return dict(st.session_state.learned)
+
+
+def some_of(trail: Sequence[Weights], count: int) -> list[Weights]:
+    """So many of the copies, evenly spaced, the last of them always: a large network takes its time for each."""
+    if count >= len(trail):
+        return list(trail)
+    return [trail[round((number + 1) * len(trail) / count) - 1] for number in range(count)]
 
 
 def learning(name: str, image: Tensor | None) -> None:
@@ -131,7 +139,11 @@ def learning(name: str, image: Tensor | None) -> None:
         return
     predictions = as_it_learned(run, image)
     if len(predictions) < 2:
-        st.caption("The curves begin with the second batch.")
+        st.caption(
+            "The curves begin with the second batch."
+            if len(run.trail) < 2
+            else "This network is too large for that: it would be read once for every copy of its weights."
+        )
         return
     last = list(predictions.values())[-1]
     since = next(
@@ -226,14 +238,14 @@ with canvas:
         st.caption(f"One of MNIST's 10,000 test images, for whoever cannot draw. Its writer meant {label}.")
 ticking = learning_run(name) is not None
 with answer:
-    st.fragment(read, run_every=TICK_SECONDS if ticking else None)(name, image, ticking)
+    guard.fragment(read, TICK_SECONDS if ticking else None)(name, image, ticking)
 with seen:
     st.markdown("**What the network gets**")
     if image is None:
         st.caption("28×28 pixels, made from the drawing as MNIST's were.")
     else:
         st.image(pictures.digit(image, DIGIT), alt="The digit in 28 by 28 pixels")
-st.fragment(learning, run_every=CURVES_SECONDS if ticking else None)(name, image)
+guard.fragment(learning, CURVES_SECONDS if ticking else None)(name, image)
 if steps is not None and drawing is not None:
     st.subheader("From the drawing to 28×28")
     steps_of(steps)

@@ -1,4 +1,4 @@
-"""Errors: where a network fails on the 10,000 test images, and whether it knows."""
+"""Errors: where a network fails on the test images, all 10,000 or as many as time allows, and whether it knows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any, NamedTuple, cast
 import streamlit as st
 from torch import nn
 
-from lib import dataset, pictures
+from lib import dataset, guard, pictures
+from lib.address import TEST_IMAGES
 from lib.analysis import percent
 from lib.architecture import Architecture
 from lib.charts import class_accuracy, confusion_matrix, reliability
 from lib.checkpoints import CheckpointError
 from lib.components import enter, live_figure
 from lib.dataset import DatasetError
-from lib.insight import Bin, Evaluation, Proportion, evaluation
+from lib.insight import Bin, Evaluation, Proportion, evaluation, measurable
 from lib.readers import TEST, Reader, choose_reader, learning_run, reader
 from lib.untrusted_text import escaped
 
@@ -36,12 +37,13 @@ class Measurement(NamedTuple):
     found: Evaluation
 
 
-@st.cache_resource(max_entries=8, show_spinner="Reading the 10,000 test images…")
+@st.cache_resource(max_entries=8, show_spinner="Reading the test images…")
 def measured(
     version: tuple[str, int], _network: nn.Module, _architecture: Architecture, temperature: float
 ) -> Evaluation:
     data = dataset.load()
-    return evaluation(_network, _architecture, data.test_images, data.test_labels, temperature)
+    count = measurable(_architecture, len(data.test_images))
+    return evaluation(_network, _architecture, data.test_images[:count], data.test_labels[:count], temperature)
 
 
 def held() -> Measurement | None:
@@ -178,7 +180,7 @@ def classes(found: Evaluation) -> None:
             {
                 "Digit": digit,
                 "Right": f"{of.correct:,} of {of.count:,}",
-                "Accuracy": percent(of.share, 2),
+                "Accuracy": percent(of.share, 2) if of.count else "–",
                 "95 % interval": interval_text(of),
             }
             for digit, of in enumerate(found.by_class)
@@ -234,6 +236,11 @@ def calibration(found: Evaluation) -> None:
 
 def show(found: Evaluation) -> None:
     wrong = found.accuracy.count - found.accuracy.correct
+    if found.accuracy.count < TEST_IMAGES:
+        st.caption(
+            f"Measured on the first {found.accuracy.count:,} of the {TEST_IMAGES:,} test images: this network is so "
+            "large that all of them would take minutes. The intervals are those of so many images."
+        )
     st.markdown(
         f"**{wrong:,} of {found.accuracy.count:,}** test images are read wrong: an accuracy of "
         f"{percent(found.accuracy.share, 2)}, 95 % interval {interval_text(found.accuracy)}."
@@ -264,7 +271,7 @@ except (CheckpointError, DatasetError, OSError) as error:
     st.error(escaped(str(error)), icon=":material/error:")
     st.stop()
 if learning_run(name):
-    st.fragment(watch, run_every=TICK_SECONDS)(name)
+    guard.fragment(watch, TICK_SECONDS)(name)
 last = held()
 if now.network is None or last is None:
     st.markdown("## Not yet")

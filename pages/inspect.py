@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 from torch import Tensor, nn
 
-from lib import dataset, pictures
+from lib import dataset, guard, pictures
 from lib.analysis import FUSABLE_MACS, LayerAnalysis, analyse, fold, percent
 from lib.architecture import Architecture, FullyConnected, shape_text, token
 from lib.components import enter
@@ -110,7 +110,10 @@ def feature_maps(network: nn.Module, now: Reader, image: Tensor) -> None:
         "this image alone."
     )
     dead_ones = dead(now.version, images, network, now.architecture)
-    for row, found in zip(layers(now), activations(network, now.architecture, image), strict=True):
+    found_maps = activations(network, now.architecture, image, largest=pictures.tile_side)
+    if any(found.maps.shape[-1] < found.side for found in found_maps):
+        st.caption("Maps wider than their tile are shown smaller: each pixel is the mean of an area.")
+    for row, found in zip(layers(now), found_maps, strict=True):
         off = dead_ones.get(row.layer, ())
         silent = [channel for channel in found.silent if channel not in off]
         words, picture = st.columns([1, 3], gap="medium")
@@ -259,4 +262,4 @@ run = learning_run(name)
 seconds = None
 if run:
     seconds = TICK_SECONDS[section] if analyse(run.architecture).macs <= FUSABLE_MACS else WIDE_TICK_SECONDS
-st.fragment(look, run_every=seconds)(name, image, subject, section, run is not None)
+guard.fragment(look, seconds)(name, image, subject, section, run is not None)

@@ -12,13 +12,13 @@ from PIL import Image
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 from torch import Tensor
 
-from lib import digit_sets, photos, pictures
+from lib import digit_sets, guard, photos, pictures
 from lib.analysis import interval95, percent
 from lib.checkpoints import CheckpointError
 from lib.components import enter
 from lib.digit_sets import DigitSet, DigitSetError
 from lib.digits import CERTAIN, SIZE, STRANGE
-from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, PhotoError, table_csv
+from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
 from lib.readers import Reader, choose_reader, reader
 from lib.untrusted_text import escaped, isolated, spreadsheet_cell
 
@@ -138,6 +138,7 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
     return (digits, labels) if labels else None
 
 
+@guard.callback
 def create() -> None:
     try:
         st.session_state.own_set = digit_sets.create(st.session_state.set_name)
@@ -146,6 +147,7 @@ def create() -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def add(name: str, images: Tensor, labels: list[int]) -> None:
     try:
         digit_sets.add(name, images, torch.tensor(labels))
@@ -153,6 +155,7 @@ def add(name: str, images: Tensor, labels: list[int]) -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def remove_last(name: str) -> None:
     try:
         digit_sets.remove_last(name)
@@ -160,6 +163,7 @@ def remove_last(name: str) -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def delete(name: str) -> None:
     try:
         st.session_state.deleted_set = (name, digit_sets.delete(name))
@@ -167,6 +171,7 @@ def delete(name: str) -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def undelete() -> None:
     name, moved = st.session_state.deleted_set
     try:
@@ -313,7 +318,7 @@ files = st.file_uploader(
     accept_multiple_files=True,
     key="uploaded",
     help=f"PNG or JPEG, up to {MAX_FILES} files of at most {MAX_BYTES // 2**20} MB and {MAX_PIXELS // 10**6} million "
-    "pixels each.",
+    f"pixels each, {MAX_SIDE:,} along a side.",
 )
 if len(files) > MAX_FILES:
     st.warning(

@@ -9,7 +9,7 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from lib import address
+from lib import address, guard
 from lib.address import hidden, recipe_values
 from lib.analysis import analyse, interval95, percent
 from lib.architecture import ArchitectureError, notation, parse
@@ -21,10 +21,11 @@ from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
 from lib.handwriting import handwriting
 from lib.marks import marks
+from lib.preflight import refusal, trained_images
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
 from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
-from lib.runs import Run, RunError, Snapshot, refusal
+from lib.runs import Run, RunError, Snapshot
 from lib.training import EpochMetrics
 from lib.untrusted_text import escaped, isolated
 
@@ -161,6 +162,7 @@ def augmentation_preview(recipe: Recipe) -> None:
     st.image(picture.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy(), caption=caption)
 
 
+@guard.callback
 def start(text: str, recipe: Recipe) -> None:
     parent = st.session_state.get("fork")
     try:
@@ -173,6 +175,7 @@ def start(text: str, recipe: Recipe) -> None:
     st.session_state.fork = None
 
 
+@guard.callback
 def act(run: Run, action: str) -> None:
     """Ask for it, and give the batch a moment to end: what is drawn next then shows it."""
     try:
@@ -195,6 +198,7 @@ def act(run: Run, action: str) -> None:
         run.wait(ACT_SECONDS)
 
 
+@guard.callback
 def set_factor(run: Run) -> None:
     run.set_learning_rate_factor(st.session_state.factor)
 
@@ -210,6 +214,7 @@ def forget_fork() -> None:
     st.session_state.fork = None
 
 
+@guard.callback
 def rename(run: Run) -> None:
     try:
         run.rename(st.session_state.new_name)
@@ -217,6 +222,7 @@ def rename(run: Run) -> None:
         st.session_state.refused = str(error)
 
 
+@guard.callback
 def delete(run: Run) -> None:
     try:
         run_manager().delete(run)
@@ -227,6 +233,7 @@ def delete(run: Run) -> None:
     st.session_state.deleted = (run.identity, run.name)
 
 
+@guard.callback
 def undelete(identity: str) -> None:
     try:
         st.session_state.run = run_manager().undelete(identity).identity
@@ -475,7 +482,7 @@ try:
 except RecipeError as error:
     problem = f"{error} Open Recipe to set it, or choose a way to train above."
 if architecture and recipe:
-    problem = problem or refusal(architecture, recipe, SAVED_FOLDER)
+    problem = problem or refusal(architecture, recipe, SAVED_FOLDER, trained_images(recipe))
 if panel:
     if recipe:
         with panel:
@@ -565,8 +572,8 @@ if run:
         st.button("Delete", icon=":material/delete:", on_click=delete, args=(run,), disabled=run.active)
     active = run.active
     behind = manager.get(ghost) if ghost != chosen else None
-    st.fragment(watch, run_every=TICK_SECONDS if active else None)(run, active)
-    st.fragment(curves, run_every=CURVES_SECONDS if active else None)(run, behind)
+    guard.fragment(watch, TICK_SECONDS if active else None)(run, active)
+    guard.fragment(curves, CURVES_SECONDS if active else None)(run, behind)
 else:
     if asked is not None and not deleted:
         st.warning(

@@ -13,8 +13,9 @@ import pytest
 from lib import run_files, runs
 from lib.architecture import parse
 from lib.dataset import Dataset
+from lib.preflight import refusal
 from lib.recipe import Recipe
-from lib.runs import Leg, RunManager, refusal
+from lib.runs import Leg, RunManager
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=2, batch_size=512)
 

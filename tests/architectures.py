@@ -37,7 +37,8 @@ pools = st.builds(
 dropouts = st.builds(Dropout, st.integers(1, 90))
 
 
-def _buildable(layers: list[Layer]) -> bool:
+def buildable(layers: list[Layer]) -> bool:
+    """Whether they fit together and end in ten numbers."""
     try:
         validate(Architecture(tuple(layers)))
     except ArchitectureError:
@@ -53,6 +54,6 @@ def architectures(draw: st.DrawFn, dense: bool = True) -> Architecture:
     if dense:
         heads += [[FullyConnected(CLASSES)], [FullyConnected(12), FullyConnected(CLASSES)]]
     head = draw(st.sampled_from(heads))
-    while not _buildable(body + head):
+    while not buildable(body + head):
         body.pop()
     return Architecture(tuple(body + head))

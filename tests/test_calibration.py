@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lib import calibration, checkpoints
 from lib.calibration import NONE, Recalibration, calibrate, temperature
 from lib.dataset import Dataset, DatasetError
+from lib.network import Network
 
 
 def made(seed: int, count: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +46,7 @@ def test_a_shipped_network_is_calibrated_on_images_kept_for_it(mnist: Dataset) -
     assert found.known is not None
 
 
-def shipped(name: str) -> torch.nn.Sequential:
+def shipped(name: str) -> Network:
     return checkpoints.network(checkpoints.load(checkpoints.FOLDER / f"{name}.safetensors"))
 
 

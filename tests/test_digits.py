@@ -22,13 +22,12 @@ from lib.digits import (
     distances,
     ink,
     predict,
-    predict_with,
     reduce,
     reduction,
     shrunk,
     thickness,
 )
-from lib.network import build
+from lib.network import assembled, build
 from lib.training import evaluate
 from tests.drawings import SEVEN, drawn
 
@@ -206,6 +205,6 @@ def test_other_weights_read_as_a_network_of_their_own(mnist: Dataset) -> None:
     other = build(parse("4 M 10 A"), 1).eval()
     image = mnist.test_images[3]
     before = predict(network, image)
-    assert predict_with(network, other.state_dict(), image) == predict(other, image)
+    assert predict(assembled(parse("4 M 10 A"), other.state_dict()), image) == predict(other, image)
     assert predict(network, image) == before
     assert predict(network, image, temperature=1e9).probabilities == pytest.approx((0.1,) * 10)

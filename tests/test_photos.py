@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from lib.training import evaluate
 from tests.photographs import STYLES, Style, encoded, on_a_table, photo
 
 COUNT = 200
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -207,6 +211,44 @@ def test_a_file_cut_short_or_changed_is_a_digit_or_a_sentence(kind: str, data: s
 def test_any_picture_is_a_digit_or_a_sentence(width: int, height: int, data: st.DataObject) -> None:
     pixels = data.draw(st.binary(min_size=width * height, max_size=width * height))
     _sentence_or_digit(encoded(Image.frombytes("L", (width, height), pixels), "PNG"))
+
+
+PEAK = """
+import io, sys
+from PIL import Image
+from lib import photos
+Image.MAX_IMAGE_PIXELS = None
+width, height = int(sys.argv[1]), int(sys.argv[2])
+buffer = io.BytesIO()
+Image.new("L", (width, height), 200).save(buffer, "PNG", compress_level=1)
+memory = lambda field: next(
+    int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)
+)
+open("/proc/self/clear_refs", "w").write("5")
+before = memory("VmRSS")
+try:
+    photos.digit(buffer.getvalue())
+except photos.PhotoError as error:
+    print(memory("VmHWM") - before, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("width", "height", "says", "most"),
+    [
+        (1, 39_999_000, "a side of more than 16,000 pixels", 20),
+        (9_999_000, 4, "a side of more than 16,000 pixels", 20),
+        (6_000, 6_000, "No digit was found", 60),
+    ],
+)
+def test_a_small_file_of_many_pixels_takes_little_memory(width: int, height: int, says: str, most: int) -> None:
+    """F7: 78 kB took 1.1 GB, and 6000 by 6000 grey pixels 202 MB; these are megabytes above the process's own."""
+    command = [sys.executable, "-c", PEAK, str(width), str(height)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    kilobytes, sentence = done.stdout.split(" ", 1)
+    assert says in sentence
+    assert int(kilobytes) < 1000 * most
 
 
 def test_the_table_is_read_back_and_no_name_is_a_formula() -> None:

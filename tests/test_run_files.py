@@ -31,7 +31,8 @@ from lib.dataset import Dataset
 from lib.history import History
 from lib.network import build
 from lib.recipe import OPTIMISERS, Recipe, to_json
-from lib.run_files import LOCK, Process, RunRecord, delete, load, path_of, save, scan, undelete
+from lib.run_files import RunRecord, delete, load, path_of, remove_unfinished, save, scan, undelete
+from lib.run_lock import RunLock, is_locked
 from lib.training import MeasuringProgress, Training, TrainingState
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +58,6 @@ def trained(data: Dataset, identity: str, recipe: Recipe, steps: int) -> RunReco
         message=None,
         steps_total=training.steps_total,
         factor=2.0,
-        process="0" * 32,
         history=history,
         state=training.state(),
     )
@@ -297,7 +297,7 @@ def test_what_cannot_be_read_is_set_aside_unchanged_and_the_rest_is_listed(
     path = save(replace(record, identity="run-3-cccccc"), tmp_path)
     damage(path)
     content = path.read_bytes()
-    found = scan(tmp_path, Process(tmp_path))
+    found = scan(tmp_path)
     assert [good.identity for good in found.records] == [record.identity]
     assert_equal(found.records[0], record)
     (said,) = found.set_aside
@@ -308,13 +308,13 @@ def test_what_cannot_be_read_is_set_aside_unchanged_and_the_rest_is_listed(
     assert not (tmp_path / "executed").exists()
     visible = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("[!.]*") if file.is_file()}
     assert visible == {f"{record.identity}.safetensors", "set-aside/run-3-cccccc.safetensors"}
-    assert scan(tmp_path, Process(tmp_path)).set_aside == ()
+    assert scan(tmp_path).set_aside == ()
 
 
 def test_a_renamed_file_is_set_aside_and_two_of_a_name_stand_side_by_side(record: RunRecord, tmp_path: Path) -> None:
     for _ in range(2):
         save(record, tmp_path).rename(tmp_path / "run-7-dddddd.safetensors")
-        (said,) = scan(tmp_path, Process(tmp_path)).set_aside
+        (said,) = scan(tmp_path).set_aside
         assert "run-7-dddddd.safetensors holds the run run-2-bbbbbb: give it back its name." in said
     aside = sorted((tmp_path / "set-aside").iterdir())
     assert [path.name for path in aside] == ["run-7-dddddd-1.safetensors", "run-7-dddddd.safetensors"]
@@ -333,7 +333,7 @@ def test_a_network_that_the_first_version_saved_stays_where_it_is(record: RunRec
         "created": record.created,
     }
     old.write_bytes(save_tensors(build(record.architecture).state_dict(), header))
-    found = scan(tmp_path, Process(tmp_path))
+    found = scan(tmp_path)
     assert (found.records, found.set_aside) == ((), ())
     assert checkpoints.load(old).summary.title == "run-1-0ec1f2"
 
@@ -360,81 +360,116 @@ def test_flipped_bytes_are_refused_or_harmless(record: RunRecord, tmp_path: Path
 @pytest.mark.parametrize("status", ["queued", "running", "pausing", "stopping"])
 def test_what_was_in_training_is_interrupted(record: RunRecord, tmp_path: Path, status: Any) -> None:
     save(replace(record, status=status), tmp_path)
-    (found,) = scan(tmp_path, Process(tmp_path)).records
+    (found,) = scan(tmp_path).records
     assert_equal(found, replace(record, status="interrupted"))
     delete(record.identity, tmp_path)
-    assert scan(tmp_path, Process(tmp_path)).records == ()
+    assert scan(tmp_path).records == ()
     assert_equal(undelete(record.identity, tmp_path), replace(record, status="interrupted"))
 
 
-@pytest.fixture
-def other(tmp_path: Path) -> subprocess.Popen[str]:
-    """Another process with its sign of life in the folder; its first line is its token."""
-    code = (
-        "import sys; from pathlib import Path; from lib.run_files import Process;"
-        "process = Process(Path(sys.argv[1])); print(process.token, flush=True); input()"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+HOLDER = """
+import sys
+from pathlib import Path
+from lib.run_lock import RunLock
+lock = RunLock(sys.argv[2], Path(sys.argv[1]))
+print(lock.acquire() and lock.held, flush=True)
+sys.stdin.read()
+"""
 
 
-def test_a_living_process_keeps_its_runs_and_a_killed_one_leaves_them(
-    record: RunRecord, tmp_path: Path, other: subprocess.Popen[str]
-) -> None:
-    assert other.stdout is not None
-    token = other.stdout.readline().strip()
-    save(replace(record, status="running", process=token), tmp_path)
-    save(replace(record, identity="run-4-paused", process=token), tmp_path)
+def holder(folder: Path, identity: str) -> subprocess.Popen[str]:
+    """Another process that holds the lock of a run until it ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder), identity],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "True"
+    return process
+
+
+def test_a_living_process_keeps_its_runs_and_a_killed_one_leaves_them(record: RunRecord, tmp_path: Path) -> None:
+    save(replace(record, status="running"), tmp_path)
+    save(replace(record, identity="run-4-paused"), tmp_path)
+    other = holder(tmp_path, record.identity)
     unfinished = tmp_path / f".run-2-bbbbbb.safetensors.{other.pid}"
     unfinished.write_bytes(b"half")
-    mine = Process(tmp_path)
-    assert mine.others_alive(token)
-    assert not mine.others_alive(mine.token)
-    found = scan(tmp_path, mine)
+    remove_unfinished(tmp_path)
+    assert unfinished.exists()
+    assert is_locked(record.identity, tmp_path)
+    found = scan(tmp_path)
     assert [each.identity for each in found.records] == ["run-4-paused"]
     assert found.set_aside == ()
-    sign = tmp_path / f"{LOCK}{token}"
-    os.utime(sign, (0, 0))
-    Process(tmp_path)
-    assert sign.exists()
-    assert unfinished.exists()
-    other.send_signal(signal.SIGKILL)
-    other.communicate()
-    assert not mine.others_alive(token)
-    again = Process(tmp_path)
-    assert {each.identity: each.status for each in scan(tmp_path, again).records} == {
+    delete("run-4-paused", tmp_path)
+    second = holder(tmp_path, "run-4-paused")
+    with pytest.raises(CheckpointError, match="Another Receptive process is using"):
+        undelete("run-4-paused", tmp_path)
+    for process in (other, second):
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    undelete("run-4-paused", tmp_path)
+    remove_unfinished(tmp_path)
+    assert not unfinished.exists()
+    assert {each.identity: each.status for each in scan(tmp_path).records} == {
         "run-2-bbbbbb": "interrupted",
         "run-4-paused": "paused",
     }
-    assert not sign.exists()
-    assert not unfinished.exists()
 
 
 def test_what_killed_processes_had_begun_to_write_is_removed(record: RunRecord, tmp_path: Path) -> None:
     path = save(record, tmp_path)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
     # In a container, a restarted server has the number that the killed one had.
-    for pid in (str(gone.pid), str(os.getpid()), "not-a-number"):
+    for pid in ("4194303", str(os.getpid()), "not-a-number"):
         (tmp_path / f".{path.name}.{pid}").write_bytes(b"half a file")
     (tmp_path / ".hidden").write_text("somebody's own")
-    Process(tmp_path)
-    left = {file.name for file in tmp_path.iterdir() if not file.name.startswith(LOCK)}
-    assert left == {path.name, ".hidden"}
+    remove_unfinished(tmp_path)
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {path.name, ".hidden"}
 
 
-@pytest.mark.parametrize("token", ["", "..", "../x", "a/b", "\0", "x" * 5000, "é"])
-def test_a_token_that_is_none_belongs_to_nobody(tmp_path: Path, token: str) -> None:
-    assert not Process(tmp_path / "runs").others_alive(token)
+def test_two_locks_of_a_run_exclude_each_other(tmp_path: Path) -> None:
+    one, two, another = RunLock("run-1", tmp_path), RunLock("run-1", tmp_path), RunLock("run-2", tmp_path)
+    assert one.acquire()
+    assert one.acquire(), "it is held already"
+    assert (one.held, two.acquire(), two.held, another.acquire()) == (True, False, False, True)
+    two.release()
+    assert is_locked("run-1", tmp_path)
+    one.release()
+    assert not is_locked("run-1", tmp_path)
+    assert two.acquire()
+
+
+def test_a_deleted_run_is_not_brought_back_over_another_file(record: RunRecord, tmp_path: Path) -> None:
+    path = save(record, tmp_path)
+    delete(record.identity, tmp_path)
+    newer = save(replace(record, name="newer"), tmp_path).read_bytes()
+    with pytest.raises(CheckpointError, match=r"There is a file run-2-bbbbbb\.safetensors again"):
+        undelete(record.identity, tmp_path)
+    assert path.read_bytes() == newer
+    path.unlink()
+    assert_equal(undelete(record.identity, tmp_path), record)
+
+
+def test_a_deleted_file_that_was_damaged_stays_where_it_is(record: RunRecord, tmp_path: Path) -> None:
+    path = save(record, tmp_path)
+    delete(record.identity, tmp_path)
+    deleted = tmp_path / "deleted" / path.name
+    deleted.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        undelete(record.identity, tmp_path)
+    assert deleted.exists()
+    assert not path.exists()
 
 
 def test_a_folder_that_cannot_be_made_holds_no_runs(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    process = Process(blocked)
-    assert scan(blocked, process) == run_files.Found((), ())
-    assert not process.others_alive("0" * 32)
+    remove_unfinished(blocked)
+    assert scan(blocked) == run_files.Found((), ())
+    assert RunLock("run-1", blocked).acquire()
+    assert not is_locked("run-1", blocked)
 
 
 def test_a_state_that_is_no_number_is_not_sound(record: RunRecord) -> None:

@@ -15,12 +15,24 @@ import numpy as np
 import pytest
 import torch
 
-from lib import checkpoints, run_files, runs
+from lib import atomic_file, checkpoints, preflight, run_files, runs
 from lib.architecture import PRESETS, parse
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
+from lib.preflight import refusal
 from lib.recipe import Augmentation, Recipe
-from lib.runs import KEPT, MAX_NAME, MAX_WAITING, TRAIL_FACTOR, Leg, Run, RunError, RunManager, Snapshot, refusal
+from lib.runs import (
+    KEPT,
+    MAX_NAME,
+    MAX_WAITING,
+    MAX_WAITING_IN_ALL,
+    TRAIL_FACTOR,
+    Leg,
+    Run,
+    RunError,
+    RunManager,
+    Snapshot,
+)
 from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training, evaluate
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
@@ -299,8 +311,103 @@ def test_a_run_is_deleted_and_brought_back(manager: RunManager, small: Dataset, 
     assert manager.runs() == [back]
     assert back.status == "finished"
     assert_same(back.snapshot(), before)
+    assert manager.undelete(run.identity) is back, "two tabs may press Undo"
     with pytest.raises(RunError, match="could not be brought back"):
-        manager.undelete(run.identity)
+        manager.undelete("run-9-ffffff")
+
+
+def test_a_deleted_run_obeys_no_tab_that_still_shows_it(manager: RunManager, tmp_path: Path) -> None:
+    run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=3))
+    assert ended(run).status == "paused"
+    manager.delete(run)
+    actions: list[Callable[[], None]] = [
+        lambda: manager.resume(run),
+        lambda: manager.resume(run, steps=1),
+        lambda: manager.delete(run),
+        lambda: run.rename("back"),
+        lambda: run.set_learning_rate_factor(2),
+        run.pause,
+        run.stop,
+    ]
+    for action in actions:
+        with pytest.raises(RunError, match="was deleted"):
+            action()
+    run.save()
+    assert list(tmp_path.glob("*.safetensors")) == []
+    back = manager.undelete(run.identity)
+    assert (back.status, back.snapshot().step) == ("paused", 3)
+    # The old object stays as good as deleted: the file has one writer.
+    with pytest.raises(RunError, match="was deleted"):
+        run.rename("mine")
+    after = manager.start(ARCHITECTURE, LONG)
+    reaches(after, 1)
+    assert after.status == "running", "the slot is free"
+    after.stop()
+    ended(after)
+
+
+def test_a_run_that_goes_on_while_it_is_deleted_is_either_in_training_or_gone(
+    manager: RunManager, tmp_path: Path
+) -> None:
+    """Two tabs press Resume and Delete at the same moment."""
+    for _ in range(10):
+        run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=1))
+        ended(run)
+        outcomes: dict[str, str | None] = {}
+        barrier = threading.Barrier(2)
+
+        def press(
+            name: str,
+            action: Callable[[Run], None],
+            run: Run = run,
+            barrier: threading.Barrier = barrier,
+            outcomes: dict[str, str | None] = outcomes,
+        ) -> None:
+            barrier.wait(10)
+            try:
+                action(run)
+            except RunError as error:
+                outcomes[name] = str(error)
+            else:
+                outcomes[name] = None
+
+        tabs = [
+            threading.Thread(target=press, args=("resume", manager.resume)),
+            threading.Thread(target=press, args=("delete", manager.delete)),
+        ]
+        for tab in tabs:
+            tab.start()
+        for tab in tabs:
+            tab.join(10)
+        assert list(outcomes.values()).count(None) == 1, outcomes
+        if outcomes["resume"] is None:
+            assert manager.get(run.identity) is run
+            run.stop()
+            ended(run)
+            manager.delete(run)
+        assert run not in manager.runs()
+        assert not run.active
+    assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_a_resume_waits_for_the_save_of_the_pause_and_is_not_refused(
+    manager: RunManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow disk, where the folder's fsync takes a while after the file has got its new time."""
+    sync = atomic_file._sync_folder
+
+    def slow(folder: Path) -> None:
+        time.sleep(0.03)
+        sync(folder)
+
+    monkeypatch.setattr(atomic_file, "_sync_folder", slow)
+    run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=1))
+    for step in range(2, 12):
+        wait_for(lambda: run.status == "paused")
+        time.sleep(0.012)
+        manager.resume(run, steps=1)
+        reaches(run, step)
+    assert ended(run).step == 11
 
 
 def test_a_deleted_run_does_not_come_back_with_its_threads_last_word(manager: RunManager, tmp_path: Path) -> None:
@@ -439,7 +546,56 @@ def test_one_paused_while_it_waits_takes_its_place_at_the_end(manager: RunManage
         ended(run)
 
 
-def test_a_tab_has_three_runs_waiting_and_no_more(manager: RunManager) -> None:
+def test_all_browsers_together_have_a_limit_too(manager: RunManager) -> None:
+    """Another browser is another owner, and anybody may open many."""
+    trains = manager.start(ARCHITECTURE, LONG, owner="first")
+    reaches(trains, 1)
+    for number in range(MAX_WAITING_IN_ALL):
+        manager.start(ARCHITECTURE, LONG, owner=f"browser {number // 2}")
+    with pytest.raises(RunError, match=f"{MAX_WAITING_IN_ALL} runs are waiting already"):
+        manager.start(ARCHITECTURE, LONG, owner="one more")
+    assert len(manager.runs()) == 1 + MAX_WAITING_IN_ALL
+    manager.close()
+    with pytest.raises(RunError, match="is being closed"):
+        manager.start(ARCHITECTURE, LONG)
+
+
+def test_ended_runs_keep_a_bounded_number_of_bytes(manager: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(epochs=1, batch_size=500)
+    size = ended_bytes(manager, recipe)
+    monkeypatch.setattr(runs, "KEPT_BYTES", round(2.5 * size))
+    made = [manager.start(ARCHITECTURE, recipe) for _ in range(3)]
+    for run in made:
+        ended(run)
+    wait_for(lambda: [run.bytes_kept > 0 for run in made] == [False, True, True])
+    monkeypatch.setattr(runs, "KEPT_BYTES", 1)
+    last = manager.start(ARCHITECTURE, recipe)
+    ended(last)
+    wait_for(lambda: not any(run.bytes_kept for run in made))
+    assert last.bytes_kept == size, "the last one is still at hand"
+
+
+def ended_bytes(manager: RunManager, recipe: Recipe) -> int:
+    run = manager.start(ARCHITECTURE, recipe)
+    ended(run)
+    return run.bytes_kept
+
+
+def test_a_run_without_a_thread_fails_and_holds_no_slot(manager: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        run = manager.start(ARCHITECTURE, RECIPE)
+    snapshot = ended(run)
+    assert snapshot.status == "failed"
+    assert "no more threads" in str(snapshot.message)
+    manager.resume(run)
+    assert ended(run).status == "finished"
+
+
+def test_an_owner_has_three_runs_waiting_and_no_more(manager: RunManager) -> None:
     paused = manager.start(ARCHITECTURE, RECIPE, owner="a", leg=Leg(step=1))
     ended(paused)
     trains = manager.start(ARCHITECTURE, LONG, owner="a")
@@ -488,10 +644,14 @@ def test_an_old_run_whose_file_is_away_for_a_while_is_not_overwritten(manager: R
     snapshot = first.snapshot()
     assert len(snapshot.curves) == 0
     assert "cannot be read" in str(snapshot.trouble)
-    first.rename("nothing to save")
-    assert not before.saved.exists()
-    with pytest.raises(RunError, match="cannot go on"):
+    with pytest.raises(RunError, match="is no longer there"):
+        first.rename("nothing to save")
+    with pytest.raises(RunError, match="is no longer there"):
+        first.stop()
+    with pytest.raises(RunError, match="is no longer there"):
         manager.resume(first)
+    assert not before.saved.exists()
+    assert first.name == first.identity
     away.rename(before.saved)
     assert_same(first.snapshot(), before)
     assert first.snapshot().trouble is None
@@ -623,7 +783,7 @@ def test_a_run_whose_file_could_not_be_read_again_is_refused(tmp_path: Path) -> 
 
 def test_a_full_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """soak/test_full_disk.py does it on a real one."""
-    monkeypatch.setattr(runs, "_free_bytes", lambda folder: 200_000)
+    monkeypatch.setattr(preflight, "_free_bytes", lambda folder: 200_000)
     said = refusal(ARCHITECTURE, Recipe(), tmp_path / "not" / "there" / "yet")
     assert "0.2 MB are free where runs are kept" in str(said)
 
@@ -654,21 +814,3 @@ def test_what_is_refused_for_a_single_image_does_fail(small: Dataset) -> None:
     assert isinstance(next(training), StepMetrics)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         next(training)
-
-
-def test_a_run_that_another_process_has_gone_on_with_is_left_alone(small: Dataset, tmp_path: Path) -> None:
-    first = RunManager(lambda: small, tmp_path)
-    run = first.start(ARCHITECTURE, Recipe(epochs=2, batch_size=50), leg=Leg(step=5))
-    ended(run)
-    second = RunManager(lambda: small, tmp_path)
-    other = second.get(run.identity)
-    assert other is not None
-    second.resume(other)
-    assert other.wait(60)
-    assert other.status == "finished"
-    with pytest.raises(RunError, match="Another program has gone on"):
-        first.resume(run)
-    run.rename("Mine")
-    assert "Another program" in str(run.snapshot().trouble)
-    (again,) = RunManager(lambda: small, tmp_path).runs()
-    assert (again.status, again.snapshot().step, again.name) == ("finished", 40, run.identity)

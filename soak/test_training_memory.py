@@ -1,0 +1,36 @@
+"""The pre-flight check's estimate, held to what trainings of every kind take at their peak."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib.architecture import parse
+from lib.preflight import needed
+from lib.recipe import Augmentation, Recipe
+from tests.test_preflight import CODE, peak
+
+ALL = Augmentation(10, 0.07, 0.1, 10, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("network", "recipe"),
+    [
+        (CODE, Recipe(epochs=100, batch_size=4096, marks=1.0, written=1.0, augmentation=ALL)),
+        (CODE, Recipe(epochs=100, batch_size=4096)),
+        (CODE, Recipe()),
+        ("64 64b M 64n 10 A", Recipe(batch_size=64)),
+        ("2 10 A", Recipe(batch_size=4096)),
+        ("16 16 16 10 A", Recipe(batch_size=512)),
+        ("32n 64n M 128n 256n M 512vn 1024vn 10v", Recipe(batch_size=128)),
+        ("128n M 256n M 10 A", Recipe(batch_size=64, marks=1.0, written=1.0)),
+        ("1024f 1024f 10f", Recipe(batch_size=64)),
+        ("M M 1024 1024 10 A", Recipe(batch_size=8)),
+        ("16k1p28 " * 8 + "10 A", Recipe(batch_size=8)),
+        ("32b 32b M3s2 32n D20 10 A", Recipe("SGD", 0.01, batch_size=256)),
+        ("2048 10 A", Recipe(batch_size=32)),
+        ("8p28 16k28 M 10 A", Recipe(batch_size=64)),
+    ],
+)
+def test_the_estimate_is_what_it_takes(network: str, recipe: Recipe) -> None:
+    said, took = sum(needed(parse(network), recipe).values()), peak(recipe, network)
+    assert 0.9 * took < said < 2 * took + 500e6

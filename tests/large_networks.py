@@ -1,0 +1,188 @@
+"""Random large networks, and all that the pages do with one, under a limit of memory.
+
+python -m tests.large_networks EXAMPLES SEED    fails where anything but an answer or TooLargeError comes
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from hypothesis import HealthCheck, Phase, example, given, seed, settings
+from hypothesis import strategies as st
+
+from lib import dataset, insight, pictures
+from lib.analysis import analyse, fold
+from lib.architecture import (
+    Architecture,
+    AveragePool,
+    Convolution,
+    FullyConnected,
+    GlobalAveragePool,
+    Layer,
+    MaxPool,
+    notation,
+    parse,
+)
+from lib.calibration import calibrate
+from lib.checkpoints import MAX_BYTES
+from lib.dataset import normalise
+from lib.digits import predict, predict_all
+from lib.memory import BATCH, TooLargeError, forward_bytes, require_readable, work
+from lib.network import build, forward_batch, unfolds
+from lib.network_view import views
+from lib.onnx_file import onnx_bytes
+from tests.architectures import buildable
+
+# Above what the process has when it begins.
+LIMIT = 19 * 10**8
+# As `lib.memory.work` counts.
+WORK = 10**10
+FEW = 10
+# Of a forward pass: what torch and the allocator take whatever the network is, and what the kernel has not counted yet.
+UNCOUNTED = 96 * 10**6
+EXAMPLES = (
+    "16p28 " * 62 + "10 A",
+    "2048 " * 62 + "10 A",
+    "256 256 M 256 10 A",
+    "M M 1024 1024 10 A",
+)
+
+# Little work, and more than the limit for 250 images at once.
+WIDE = "1400 10k1 A"
+SLOW = ("M28 2048p28 10k1 A", "16k1p28 " * 8 + "10 A", "16k1p28 " * 20 + "10 A")
+
+convolutions = st.builds(
+    Convolution,
+    channels=st.sampled_from([1, 4, 16, 17, 64, 200, 512, 1024, 2048]),
+    kernel_size=st.sampled_from([1, 1, 2, 3, 3, 5, 9, 28]),
+    stride=st.sampled_from([1, 1, 1, 2]),
+    dilation=st.sampled_from([1, 1, 1, 2, 5]),
+    padding=st.sampled_from([None, None, 0, 1, 14, 28]),
+    norm=st.sampled_from(["after", "before", "none"]),
+)
+pools = st.builds(lambda kind, size, stride: kind(size, stride), st.sampled_from([MaxPool, AveragePool]),
+                  st.integers(2, 5), st.integers(1, 3))  # fmt: skip
+
+
+@st.composite
+def large_architectures(draw: st.DrawFn) -> Architecture:
+    """Up to 64 layers: a few kinds of them, each repeated, then a head."""
+    body: list[Layer] = []
+    for _ in range(draw(st.integers(1, 4))):
+        layer = draw(st.one_of(convolutions, convolutions, pools))
+        body += [layer] * draw(st.sampled_from([1, 1, 2, 4, 8, 20, 60]))
+    head: list[Layer] = draw(st.sampled_from([[Convolution(10), GlobalAveragePool()], [FullyConnected(10)]]))
+    body = body[:62]
+    while not buildable(body + head):
+        body.pop()
+    return Architecture(tuple(body + head))
+
+
+def memory(field: str) -> int:
+    """Bytes of this process, by a field of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
+    """Do what the pages do, with so many images at least; says of each thing whether it was done or is too large."""
+    analysis = analyse(architecture)
+    fold(analysis, architecture)
+    assert len(json.dumps([asdict(view) for view in views(architecture)])) < 10**6
+    # What has no checkpoint that could be read is on no other page.
+    if 4 * 3 * analysis.num_params > MAX_BYTES:
+        return {}
+    data, network = dataset.load(), build(architecture).eval()
+    # More than a batch of those that are small, few of those that take a second each.
+    count = max(least, min(500, WORK // work(architecture)))
+    images, labels, image = data.test_images[:count], data.test_labels[:count], data.test_images[0]
+    dot = torch.zeros_like(image)
+    dot[14, 14] = 255
+
+    def maps() -> None:
+        for found in insight.activations(network, architecture, image, largest=pictures.tile_side):
+            assert pictures.feature_maps(found.maps).nbytes < 16 * 10**6
+
+    def all_filters() -> None:
+        for weights in insight.filters(network, architecture).values():
+            assert pictures.filters(weights).nbytes < 16 * 10**6
+
+    with suppress(TooLargeError):
+        require_readable(architecture, unfolds())
+        some = images[: forward_batch(architecture)]
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = memory("VmRSS")
+        with torch.inference_mode():
+            network(normalise(some))
+        assert memory("VmHWM") - before < 1.1 * forward_bytes(architecture, len(some), unfolds()) + UNCOUNTED
+    layers = len(architecture.layers)
+    actions: dict[str, Callable[[], object]] = {
+        "predict": lambda: predict(network, image),
+        "predict_all": lambda: predict_all(network, images),
+        "calibrate": lambda: calibrate(network, data, count, learns=False),
+        "evaluation": lambda: insight.evaluation(network, architecture, images, labels),
+        "maps": maps,
+        "filters": all_filters,
+        "dead": lambda: insight.dead_channels(network, architecture, images[: insight.affordable(architecture, count)]),
+        "saliency": lambda: insight.saliency(network, architecture, image),
+        "occlusion": lambda: insight.occlusion(network, architecture, dot),
+        "fields": lambda: insight.effective_fields(
+            network, architecture, images[: insight.affordable(architecture, 4, passes=layers)]
+        ),
+        "onnx": lambda: onnx_bytes(architecture, network.state_dict()),
+    }
+    said = {}
+    for name, action in actions.items():
+        try:
+            action()
+            said[name] = "done"
+        except TooLargeError as error:
+            assert "limit" in str(error), error
+            said[name] = "too large"
+    return said
+
+
+def main(examples: int, number: int) -> None:
+    """Prints how often each was done, and the peak above the start in MB. Raises what no page may show."""
+    dataset.load()
+    everything(parse("4 M 10 A"))
+    start, address_space = memory("VmRSS"), memory("VmSize")
+    resource.setrlimit(resource.RLIMIT_AS, (address_space + LIMIT, address_space + LIMIT))
+    counts: dict[str, int] = {}
+    peaks = [start]
+
+    @seed(number)
+    @settings(
+        max_examples=examples, deadline=None, database=None, phases=(Phase.explicit, Phase.generate),
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(large_architectures())
+    def check(architecture: Architecture) -> None:
+        begun = time.monotonic()
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        for name, how in everything(architecture).items():
+            counts[f"{name} {how}"] = counts.get(f"{name} {how}", 0) + 1
+        peaks.append(memory("VmHWM"))
+        took = time.monotonic() - begun
+        if took > 5:
+            print(f"{took:.0f} s, {(memory('VmHWM') - start) / 1e6:.0f} MB: {notation(architecture)}", file=sys.stderr)
+
+    everything(parse(WIDE), BATCH)
+    peaks.append(memory("VmHWM"))
+    # These take their time; the pages are opened with the larger one.
+    for text in (*EXAMPLES, *(text for text in SLOW if examples > FEW)):
+        check = example(parse(text))(check)
+    check()
+    print(json.dumps({"peak": (max(peaks) - start) // 10**6, **dict(sorted(counts.items()))}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

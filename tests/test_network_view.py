@@ -1,0 +1,44 @@
+"""What the drawing of a network is given: read positions of any width, and nothing for a map too wide to be drawn."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+
+from hypothesis import given, settings
+
+from lib import footprint
+from lib.architecture import Architecture, operations, parse
+from lib.network_view import WIDEST, views
+from tests.architectures import architectures
+
+LARGEST = "16p28 " * 62 + "10 A"
+
+
+@settings(max_examples=100, deadline=None)
+@given(architectures())
+def test_the_text_has_a_one_where_the_set_has_a_member(architecture: Architecture) -> None:
+    steps = list(operations(architecture))
+    sets = dict(zip((step.layer for step in steps), footprint.read(steps), strict=True))
+    for layer, view in enumerate(views(architecture)[1:]):
+        if view.shape[1] <= WIDEST:
+            assert len(view.read) == len(view.pixels) == view.shape[1]
+            assert [i for i, bit in enumerate(view.read) if bit == "1"] == footprint.positions(sets[layer])
+
+
+def test_a_map_wider_than_can_be_drawn_is_not_sent_and_says_so() -> None:
+    wide, narrow = views(parse("8p28 8p28 8s28 10 A"))[2:4]
+    assert (wide.pixels, wide.read) == ((), "")
+    assert wide.note.startswith("The output of layer 2 · 3×3 convolution, padding 28 is 136 × 136 positions: too many")
+    assert narrow.pixels
+    assert "too many" not in narrow.note
+
+
+def test_the_widest_network_is_ready_at_once_and_is_small() -> None:
+    """F11: it took 11 to 13 s, and 0.9 MB. The bound is generous: many tests may run beside this one."""
+    for text in (LARGEST, "16k28p28 " * 62 + "10 A", "2048 " * 62 + "10 A"):
+        started = time.process_time()
+        found = views(parse(text))
+        assert time.process_time() - started < 1.5
+        assert len(json.dumps([asdict(view) for view in found])) < 200_000

@@ -1,0 +1,31 @@
+"""python -m tests.training_peak RECIPE NETWORK    trains three batches as the app does; RECIPE is JSON
+
+Prints the bytes that it took at its peak above the process with MNIST in it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from lib import dataset
+from lib.architecture import parse
+from lib.recipe import from_json
+from lib.runs import Leg, RunManager
+from tests.large_networks import memory
+
+
+def main(recipe: str, network: str) -> None:
+    data = dataset.load()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = memory("VmRSS")
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunManager(lambda: data, Path(folder)).start(parse(network), from_json(recipe), leg=Leg(step=3))
+        assert run.wait(300)
+        assert run.status == "paused", run.snapshot().message
+    print(memory("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
