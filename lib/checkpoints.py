@@ -25,6 +25,7 @@ from lib import atomic_file
 from lib.architecture import Architecture, ArchitectureError, notation, parse
 from lib.network import Network, assembled, build
 from lib.recipe import Recipe, RecipeError, from_json, to_json
+from lib.untrusted_text import cleaned_name
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SAVED_FOLDER = FOLDER / "saved"
@@ -37,6 +38,7 @@ FORMAT, FIRST_FORMAT = "receptive-2", "receptive-1"
 EXTRA = "extra/"
 _NAMES = "names of the tensors"
 MAX_BYTES = 256 * 2**20
+MAX_TITLE = 60
 
 
 class CheckpointError(RuntimeError):
@@ -47,6 +49,7 @@ class CheckpointError(RuntimeError):
 class Summary:
     """What a checkpoint says of itself. `test_accuracy` is a fraction, measured at the end of epoch `epochs_done`.
 
+    A title that was read is one that `untrusted_text.name` accepts, of at most MAX_TITLE characters, or the file's name.
     Without weights it is a run that has learnt nothing yet.
     """
 
@@ -191,7 +194,7 @@ def _summary(path: Path, header: Mapping[str, Any]) -> Summary:
     try:
         accuracy = header["test_accuracy"]
         return Summary(
-            title=str(header["title"]),
+            title=cleaned_name(str(header["title"]), MAX_TITLE, path.stem),
             architecture=parse(header["architecture"]),
             recipe=from_json(header["recipe"]),
             epochs_done=int(header["epochs_done"]),

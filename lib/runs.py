@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from lib import run_files, untrusted_text
 from lib.analysis import analyse
 from lib.architecture import Architecture
-from lib.checkpoints import CheckpointError
+from lib.checkpoints import MAX_TITLE, CheckpointError
 from lib.dataset import Dataset, DatasetError
 from lib.history import Curves, History
 from lib.memory import is_out_of_memory
@@ -58,7 +58,7 @@ LARGE_BATCH_MACS = 1_000_000_000
 MAX_WAITING, MAX_WAITING_IN_ALL = 3, 60
 # Ended runs whose curves and weights stay in memory; those of older ones are read from their files again.
 KEPT, KEPT_BYTES = 8, 256 * 2**20
-MAX_NAME = 60
+MAX_NAME = MAX_TITLE
 MIN_FACTOR, MAX_FACTOR = 1e-3, 1e3
 END_SECONDS = 10.0
 

@@ -78,7 +78,7 @@ def escaped(text: str) -> str:
             ended = run.removesuffix(":") if not last else run
             parts[place] = _escaped_signs(ended) + run[len(ended) :]
     markdown = re.sub(r"^(?=[-+=])|^(\d+)(?=[.)])", r"\1\\", "".join(parts))
-    return re.sub(r"^ | $", "&#32;", markdown)
+    return re.sub(r"^\s|\s$", lambda found: f"&#{ord(found[0])};", markdown)
 
 
 def html_escaped(text: str) -> str:

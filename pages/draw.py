@@ -60,9 +60,11 @@ def trust(now: Reader) -> None:
     found = now.calibration
     if now.run:
         when = f"Calibrated after step {now.calibrated:,}." if found.images else found.trouble or "Not calibrated yet."
-        st.caption(f"Still learning: weights after {now.step:,} steps. {when}")
+        st.caption(escaped(f"Still learning: weights after {now.step:,} steps. {when}"))
     elif not found.images:
-        st.caption(found.trouble or "Not calibrated: the digits that this needs could not be read.")
+        st.caption(
+            escaped(found.trouble) if found.trouble else "Not calibrated: the digits that this needs could not be read."
+        )
     if not found.images:
         return
     with st.expander("What these numbers mean"):
