@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -39,8 +40,9 @@ _ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
 _REWRITTEN = re.compile(r"://|www\.|@|:[\w+-]+:|^(?:<->|->|<-|--|>=|<=|~=)$", re.IGNORECASE)
 # The text after it might complete these.
 _REWRITTEN_AT_END = re.compile(r"www$|:[\w+-]+$", re.IGNORECASE)
-# Streamlit changes this one in code too.
-_ICON = ":material/"
+# Code does not protect these: Streamlit makes an icon of the first, and the second ends the label of a definition where
+# the text stands in a link.
+_READ_IN_CODE = re.compile(r"(:material/|\])")
 
 # What a spreadsheet takes for the beginning of a formula, in any width (OWASP, "CSV Injection"), at the beginning of a
 # cell or of what another separator, or a line's end, would make one.
@@ -73,7 +75,10 @@ def escaped(text: str) -> str:
     for place in range(0, len(parts), 2):
         run, last = parts[place], place == len(parts) - 1
         if _REWRITTEN.search(run) or (last and _REWRITTEN_AT_END.search(run)):
-            parts[place] = "&#58;material/".join(_code(part) for part in run.split(_ICON))
+            parts[place] = "".join(
+                _escaped_signs(part) if odd else _code(part)
+                for part, odd in zip(_READ_IN_CODE.split(run), itertools.cycle((False, True)), strict=False)
+            )
         else:
             ended = run.removesuffix(":") if not last else run
             parts[place] = _escaped_signs(ended) + run[len(ended) :]
