@@ -49,7 +49,7 @@ class CheckpointError(RuntimeError):
 class Summary:
     """What a checkpoint says of itself. `test_accuracy` is a fraction, measured at the end of epoch `epochs_done`.
 
-    A title that was read is one that `untrusted_text.name` accepts, of at most MAX_TITLE characters, or the file's name.
+    A title that was read is one that `untrusted_text.name` accepts, of at most MAX_TITLE characters.
     Without weights it is a run that has learnt nothing yet.
     """
 
