@@ -14,7 +14,7 @@ test: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# Fifty kills, a full disk, thirty tabs at once: some twenty minutes.
+# Fifty kills, a full disk, thirty tabs, five hundred uploads at once: some twenty minutes.
 soak: .venv/installed-dev
 	$(BIN)/python -m pytest soak
 

@@ -29,7 +29,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
         trained = ""
         for scheme in ("light", "dark"):
-            context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+            context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
             page = context.new_page()
             visit(page, url)
             shoot(page, f"design-{scheme}.png")

@@ -32,7 +32,6 @@ SAVED_FOLDER = FOLDER / "saved"
 SUFFIX = ".safetensors"
 # Trained for drawings: it has learnt that not every mark is a digit.
 DEFAULT = "drawings-39706"
-ASIDE_FOLDER = FOLDER / "set-aside"
 # The first format had no digest and no more than the weights.
 FORMAT, FIRST_FORMAT = "receptive-2", "receptive-1"
 EXTRA = "extra/"
@@ -146,7 +145,7 @@ def paths() -> list[Path]:
     return shipped() + newest_first
 
 
-def set_aside(path: Path, folder: Path = ASIDE_FOLDER) -> Path:
+def set_aside(path: Path, folder: Path) -> Path:
     """Move a file that cannot be read out of the way, unread and unchanged; returns where it is. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     number, target = 1, folder / path.name

@@ -27,16 +27,6 @@ class Pair:
         """How many more multiply-accumulates the other takes."""
         return (self.other.macs if self.other else 0) - (self.one.macs if self.one else 0)
 
-    @property
-    def same(self) -> bool:
-        """Whether the two agree in all that the table shows, their places aside."""
-        return (
-            self.one is not None
-            and self.other is not None
-            and (self.one.name, self.one.output_shape, self.one.num_params, self.one.receptive_field)
-            == (self.other.name, self.other.output_shape, self.other.num_params, self.other.receptive_field)
-        )
-
 
 def pairs(one: Architecture, other: Architecture) -> tuple[Pair, ...]:
     """Every layer of both once, in order: equal layers face each other, then layers of one kind.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import streamlit as st
+from streamlit import net_util
 from streamlit.navigation.page import Page as StreamlitPage
 
 from lib import address
@@ -29,6 +30,11 @@ CANVAS_SIZE = 280
 STROKE_WIDTH = 22
 # A screen of high density draws the canvas larger than it is.
 MAX_CANVAS_PIXELS = 4 * CANVAS_SIZE
+
+# Streamlit compares the origin of a foreign page that tries to connect with this machine's external address. It asks
+# checkip.amazonaws.com for that at every try, and answers nobody for up to two seconds; no option turns it off. Without
+# an address to compare with, the page is refused at once and no request leaves the machine.
+net_util.get_external_ip = lambda: None
 
 _LIVE_FIGURE = st.components.v2.component(
     "receptive_live_figure",

@@ -17,21 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from lib import kernels
+from lib.architecture import INPUT_SHAPE
 from lib.kernels import AVERAGE_POOL, CONVOLUTION, FIELDS, LANES, MAX_POOL
+from lib.network import BatchNorm2d
 
 # More threads than this find no block to work on in a batch of 128.
 MAX_THREADS = 4
 
 
-def fused(network: nn.Sequential, in_size: int = 28, threads: int | None = None) -> Callable[[Tensor], Tensor] | None:
-    """Images (N, 1, in_size, in_size) float on the CPU -> logits (N, 10), in training mode.
+def fused(network: nn.Sequential, threads: int | None = None) -> Callable[[Tensor], Tensor] | None:
+    """Images (N, 1, 28, 28) float on the CPU -> logits (N, 10), in training mode.
 
     None for a network that has anything but pools and 3x3 convolutions of stride 1, each followed by ReLU, by ReLU and
-    norm, or by neither, and one pixel at its end. `threads` counts the calling one and its helpers, by default one a
-    core; the numbers that come out do not depend on it. A backward pass belongs to the last forward pass before it.
+    norm, or by neither, and one pixel at its end, flattened. None too for a module with any other argument, attribute
+    or hook than the kernels know: what they do not compute must not be left out in silence. `threads` counts the
+    calling one and its helpers, by default one a core; the numbers that come out do not depend on it. A backward pass
+    belongs to the last forward pass before it.
     """
     try:
-        return _FusedNetwork(network, in_size, min(threads or os.cpu_count() or 1, MAX_THREADS))
+        return _FusedNetwork(network, min(threads or os.cpu_count() or 1, MAX_THREADS))
     except _UnsupportedError:
         return None
 
@@ -40,8 +44,36 @@ class _UnsupportedError(ValueError):
     pass
 
 
+def _require_like(module: nn.Module, plain: nn.Module) -> None:
+    """Raise _UnsupportedError where the module differs from `plain` in its class, an attribute or a hook, or in the
+    names and shapes of its parameters and buffers.
+
+    All that a module has is compared, not a list of what is known to matter: what torch adds is refused as well.
+    """
+    if (
+        type(module) is not type(plain)
+        or _attributes(module) != _attributes(plain)
+        or _shapes(module) != _shapes(plain)
+    ):
+        raise _UnsupportedError
+
+
+def _attributes(module: nn.Module) -> dict[str, object]:
+    own = {"_parameters", "_buffers", "_modules", "training"}
+    return {name: value for name, value in vars(module).items() if name not in own}
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    tensors = {**module._parameters, **module._buffers}
+    return {name: tensor.shape for name, tensor in tensors.items() if tensor is not None}
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
 class _FusedNetwork:
-    def __init__(self, network: nn.Sequential, in_size: int, threads: int) -> None:
+    def __init__(self, network: nn.Sequential, threads: int) -> None:
         self._stages: list[dict[str, int]] = []
         self._norms: list[tuple[nn.BatchNorm2d, slice, int]] = []
         self._params: list[Tensor] = []
@@ -49,9 +81,13 @@ class _FusedNetwork:
         self._eps: float | None = None
         self._count = 0
         # The images themselves are slot 0, with nothing to normalise.
-        self._channels, self._size, self._slot = 1, in_size, 0
+        self._channels, self._size, self._slot = *INPUT_SHAPE[:2], 0
         self._images = 0
+        _require_like(network, nn.Sequential())
+        self._training = network.training
         modules = list(network)
+        if not modules or not isinstance(modules[-1], nn.Flatten):
+            raise _UnsupportedError
         while modules:
             self._take(modules)
         if self._size != 1 or not self._params:
@@ -67,42 +103,62 @@ class _FusedNetwork:
         stage["in_channels"], stage["in_size"], stage["in_channel"] = self._channels, self._size, self._slot
         slot = self._slot + self._channels
         match module:
-            case nn.Conv2d(kernel_size=(3, 3), stride=(1, 1), dilation=(1, 1), bias=nn.Parameter()):
+            case nn.Conv2d():
                 padding = module.padding[0]
-                if not isinstance(padding, int) or padding > 2:
+                if not isinstance(padding, int) or padding > 2 or module.in_channels != self._channels:
                     raise _UnsupportedError
+                plain = nn.Conv2d(self._channels, module.out_channels, 3, padding=padding, device="meta")
+                _require_like(module, plain)
                 stage["kind"], stage["padding"] = CONVOLUTION, padding
                 self._channels, self._size = module.out_channels, self._size + 2 * padding - 2
-                stage["weight"], stage["bias"] = self._place(module.weight), self._place(cast(Tensor, module.bias))
+                stage["weight"], stage["bias"] = self._place(module, "weight"), self._place(module, "bias")
                 if modules and isinstance(modules[0], nn.ReLU):
-                    modules.pop(0)
+                    _require_like(modules.pop(0), nn.ReLU())
                     stage["relu"] = 1
                 if modules and isinstance(modules[0], nn.BatchNorm2d):
                     norm = cast(nn.BatchNorm2d, modules.pop(0))
-                    if self._eps not in (None, norm.eps):
-                        raise _UnsupportedError
+                    self._require_known_norm(norm)
                     self._eps = norm.eps
                     stage["norm"] = 1
-                    stage["gamma"], stage["beta"] = self._place(norm.weight), self._place(norm.bias)
+                    stage["gamma"], stage["beta"] = self._place(norm, "weight"), self._place(norm, "bias")
                     self._norms.append((norm, slice(slot, slot + self._channels), self._size**2))
-            case nn.MaxPool2d(padding=0, dilation=1) | nn.AvgPool2d(padding=0):
-                stage["kind"] = MAX_POOL if isinstance(module, nn.MaxPool2d) else AVERAGE_POOL
-                stage["kernel_size"], stage["stride"] = cast(int, module.kernel_size), cast(int, module.stride)
-                self._size = (self._size - stage["kernel_size"]) // stage["stride"] + 1
-            case nn.AdaptiveAvgPool2d(output_size=1):
+            case nn.MaxPool2d() | nn.AvgPool2d():
+                kernel_size, stride = module.kernel_size, module.stride
+                if not isinstance(kernel_size, int) or not isinstance(stride, int) or kernel_size > self._size:
+                    raise _UnsupportedError
+                kind = nn.MaxPool2d if isinstance(module, nn.MaxPool2d) else nn.AvgPool2d
+                _require_like(module, kind(kernel_size, stride))
+                stage["kind"] = MAX_POOL if kind is nn.MaxPool2d else AVERAGE_POOL
+                stage["kernel_size"], stage["stride"] = kernel_size, stride
+                self._size = (self._size - kernel_size) // stride + 1
+            case nn.AdaptiveAvgPool2d():
+                _require_like(module, nn.AdaptiveAvgPool2d(1))
                 stage["kind"], stage["kernel_size"], stage["stride"] = AVERAGE_POOL, self._size, 1
                 self._size = 1
             case nn.Flatten() if self._size == 1 and not modules:
+                _require_like(module, nn.Flatten())
                 return
             case _:
                 raise _UnsupportedError
+        if self._size < 1:
+            raise _UnsupportedError
         self._slot = slot
         stage["out_channels"], stage["out_size"], stage["out_channel"] = self._channels, self._size, slot
         self._stages.append(stage)
 
-    def _place(self, parameter: Tensor) -> int:
-        """Where it begins among the flat parameters."""
-        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+    def _require_known_norm(self, norm: nn.BatchNorm2d) -> None:
+        """Raise _UnsupportedError where it does anything but normalise by its batch and keep running statistics."""
+        kind = BatchNorm2d if isinstance(norm, BatchNorm2d) else nn.BatchNorm2d
+        _require_like(norm, kind(self._channels, norm.eps, norm.momentum, device="meta"))
+        known = norm.momentum is not None and norm.training == self._training and self._eps in (None, norm.eps)
+        statistics = norm.running_mean, norm.running_var
+        if not known or any(values is None or not _on_cpu(values) for values in statistics):
+            raise _UnsupportedError
+
+    def _place(self, module: nn.Module, name: str) -> int:
+        """Where its parameter of that name begins among the flat parameters."""
+        parameter = getattr(module, name)
+        if not isinstance(parameter, nn.Parameter) or not _on_cpu(parameter):
             raise _UnsupportedError
         place, self._count = self._count, self._count + parameter.numel()
         self._params.append(parameter)

@@ -194,7 +194,8 @@ def backward(
                     flipped, block, valid, number > 0, clear,
                 )  # fmt: skip
                 clear = False
-            else:
+            elif number:
+                # The images need no gradient, and `below` may have no room for one.
                 _pool_back(stage, choices, above, below, best, which, block)
             _add_at(counters, 4 * number + 3, 1)
         _wait_for(counters, 4 * number + 3, blocks)

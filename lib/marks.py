@@ -100,7 +100,7 @@ def _letters(count: int, generator: torch.Generator) -> Tensor:
     x, y = points.unbind(2)
     x, y = x + wave[0] * torch.sin(5 * y + phase[0]), y + wave[1] * torch.sin(5 * x + phase[1])
     turn, slant, stretch = _between(-1, 1, (3, count, 1), generator)
-    x, y = x * (1 + 0.3 * stretch) + 0.3 * slant * y, y
+    x = x * (1 + 0.3 * stretch) + 0.3 * slant * y
     angle = turn * math.radians(15)
     return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], 2)
 

@@ -153,10 +153,6 @@ def unfolds() -> bool:
     return not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def count_params(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def _module(operation: Operation, generator: torch.Generator) -> nn.Module:
     inputs, outputs = operation.input_shape[0], operation.output_shape[0]
     kernel_size, stride, padding = operation.kernel_size, operation.stride, operation.padding

@@ -681,6 +681,8 @@ class RunManager:
         self._lock = threading.Lock()
         self._queue: list[Run] = []
         self._training: Run | None = None
+        # The last that was started, which may have ended.
+        self._thread: threading.Thread | None = None
         self._closed = False
         run_files.remove_unfinished(folder)
         found = run_files.scan(folder)
@@ -798,6 +800,11 @@ class RunManager:
         # One that has just ended is still being saved.
         for run in runs:
             run.wait(END_SECONDS)
+        with self._lock:
+            thread = self._thread
+        # A thread that still frees torch's memory aborts the interpreter when that ends.
+        if thread and thread.ident:
+            thread.join(END_SECONDS)
 
     def _refuse_more(self, owner: str) -> None:
         """Raises RunError where no more runs may wait. To be called with `_admission` held."""
@@ -822,7 +829,7 @@ class RunManager:
                 run = self._queue.pop(0)
                 if run.status == "queued":
                     self._training = run
-                    thread = threading.Thread(
+                    self._thread = thread = threading.Thread(
                         target=self._work, args=(run,), name=f"training-{run.identity}", daemon=True
                     )
                     break

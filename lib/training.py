@@ -361,14 +361,6 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def evaluate(network: Network, images: Tensor, labels: Tensor) -> float:
-    """Accuracy, a fraction, of `network` on uint8 images (N, 28, 28); the network is left in eval mode."""
-    network.eval()
-    with torch.inference_mode():
-        correct = sum(int((network(normalise(x)).argmax(1) == y).sum()) for x, y in _batches(network, images, labels))
-    return correct / len(images)
-
-
 def _training_pass(network: nn.Sequential, architecture: Architecture, device: str) -> Callable[[Tensor], Tensor]:
     """The network itself, or what does the same faster on a CPU."""
     return (fused(network) if device == "cpu" and fusable(architecture) else None) or network

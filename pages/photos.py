@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from hashlib import sha256
+from pathlib import Path
 
 import streamlit as st
 import torch
@@ -172,12 +173,10 @@ def delete(name: str) -> None:
 
 
 @guard.callback
-def undelete() -> None:
-    name, moved = st.session_state.deleted_set
+def undelete(name: str, moved: Path) -> None:
     try:
         digit_sets.undelete(name, moved)
         st.session_state.own_set = name
-        st.session_state.deleted_set = None
     except DigitSetError as error:
         st.session_state.refused = str(error)
 
@@ -187,11 +186,12 @@ def choose_set() -> str | None:
     refused = st.session_state.pop("refused", None)
     if refused:
         st.error(escaped(refused), icon=":material/error:")
-    deleted = st.session_state.get("deleted_set")
+    # Said once: whatever is done next, on this page or another, is no longer the moment to undo it.
+    deleted = st.session_state.pop("deleted_set", None)
     if deleted:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.info(f"The set {escaped(deleted[0])} was deleted.", icon=":material/delete:")
-            st.button("Undo", icon=":material/undo:", on_click=undelete)
+            st.button("Undo", icon=":material/undo:", on_click=undelete, args=deleted)
     names = digit_sets.names()
     if st.session_state.get("own_set") not in names:
         st.session_state.own_set = names[0] if names else None

@@ -38,7 +38,6 @@ ACT_SECONDS = 0.4
 TEST_IMAGES = 10_000
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 VALIDATION_TITLES = {"test": "The 10,000 test images", "held-out": "5,000 held out of training"}
-STATUS_ICONS = {"finished": ":material/check_circle:", "failed": ":material/error:"}
 
 
 def load_preset() -> None:

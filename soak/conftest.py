@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.conftest import mnist
-from tests.test_browser import chromium
+from tests.conftest import chromium, mnist
 
 __all__ = ["chromium", "mnist"]

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 UNCLONED = shutil.ignore_patterns("MNIST", "own", "saved", "__pycache__", "plotly-*")
 PARTS = ("app.py", "lib", "pages", "checkpoints", "data", "docs", "static", ".streamlit")
 START_SECONDS = 60
+LOG = "server.log"
 
 
 def copy_project(folder: Path) -> Path:
@@ -34,12 +35,15 @@ def copy_project(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """`streamlit run app.py` in `folder`; gives its address. Fails with the log where a traceback was printed."""
+def serving(folder: Path, *options: str, kill: bool = False) -> Iterator[str]:
+    """`streamlit run app.py` in `folder`; gives its address. Fails with the log where a traceback was printed.
+
+    To `kill` it spares the wait for its threads to end, some seconds after a start.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = folder / "server.log"
+    log = folder / LOG
     command = [
         sys.executable,
         "-m",
@@ -50,6 +54,7 @@ def serving(folder: Path) -> Iterator[str]:
         str(port),
         "--server.headless",
         "true",
+        *options,
     ]
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
@@ -58,7 +63,10 @@ def serving(folder: Path) -> Iterator[str]:
             _wait(url, server)
             yield url
         finally:
-            server.terminate()
+            if kill:
+                server.kill()
+            else:
+                server.terminate()
             server.wait(timeout=20)
     assert "Traceback" not in log.read_text(), log.read_text()
 

@@ -1,12 +1,23 @@
-"""What the tests share: real MNIST, a small part of it, and no deadline on a machine that is busy."""
+"""What the tests share: real MNIST, a small part of it, a server, a Chromium, and no deadline on a machine that is
+busy.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import settings
+from playwright.sync_api import Browser, sync_playwright
 
-from lib import dataset
+from lib import calibration, dataset
+from lib.calibration import Calibration
 from lib.dataset import Dataset
+from lib.network import Network
+from tests.browser import copy_project, serving
+from tests.chromium import LAUNCH_ARGUMENTS, install
 
 settings.register_profile("receptive", deadline=None)
 settings.load_profile("receptive")
@@ -23,3 +34,44 @@ def small(mnist: Dataset) -> Dataset:
     return Dataset(
         mnist.train_images[:1000], mnist.train_labels[:1000], mnist.test_images[:500], mnist.test_labels[:500]
     )
+
+
+@pytest.fixture(scope="session")
+def calibrations() -> dict[object, Calibration]:
+    return {}
+
+
+@pytest.fixture
+def calibrated_once(calibrations: dict[object, Calibration], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights are calibrated once for all tests: that takes seconds, and comes to the same each time."""
+    calibrate = calibration.calibrate
+
+    def once(network: Network, data: Dataset, *arguments: Any, **options: Any) -> Calibration:
+        weights = tuple((name, tensor.numpy().tobytes()) for name, tensor in network.state_dict().items())
+        question = (weights, repr(network), id(data), arguments, tuple(sorted(options.items())))
+        if question not in calibrations:
+            calibrations[question] = calibrate(network, data, *arguments, **options)
+        return calibrations[question]
+
+    monkeypatch.setattr(calibration, "calibrate", once)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's copy that `url` serves."""
+    return copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def url(served: Path) -> Iterator[str]:
+    """The address of one server for all tests that leave nothing behind in it that another would meet."""
+    with serving(served) as address:
+        yield address

@@ -9,8 +9,9 @@ from torch import nn
 
 from lib.analysis import analyse, fold, interval95, verdicts
 from lib.architecture import PRESETS, Architecture, operations, parse
-from lib.network import build, count_params
+from lib.network import build
 from tests.architectures import architectures
+from tests.measure import count_params
 
 CODE, TABLE, START, SMALL, DENSE, SHALLOW, GROWING, PLAIN = (parse(preset.text) for preset in PRESETS)
 

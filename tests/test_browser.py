@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -13,11 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from lib.dataset import Dataset
 from tests.browser import copy_project, draw, serving, settled, visit
-from tests.chromium import LAUNCH_ARGUMENTS, install
 from tests.photographs import photo
 
 # A machine that is busy, as one that tests several things at once, answers late and not wrongly.
@@ -43,24 +41,10 @@ PATHS = {
 }
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def school(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for the tests that train: each stops its runs, and keeps no other test waiting."""
     with serving(copy_project(tmp_path_factory.mktemp("project"))) as address:
-        yield address
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[str]:
-    """A server for one test alone: what trains there keeps no other test waiting."""
-    with serving(copy_project(tmp_path)) as address:
         yield address
 
 
@@ -119,17 +103,6 @@ def measured(page: Page, url: str) -> None:
     settled(page)
 
 
-@pytest.mark.parametrize("path", HEADINGS)
-def test_any_pages_own_url_may_be_the_first_hit_after_a_start(page: Page, tmp_path: Path, path: str) -> None:
-    with serving(copy_project(tmp_path)) as address:
-        visit(page, f"{address}/{path}")
-        expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[path])
-        for name in PATHS:
-            expect(page.get_by_role("link", name=name, exact=True).first).to_be_visible()
-        expect(page.get_by_role("dialog")).to_have_count(0)
-        expect(page).to_have_title(re.compile("Receptive"))
-
-
 def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     """Choose widths, train one epoch on the real data, draw a 7 with the mouse, read the prediction."""
     measured(page, url)
@@ -146,9 +119,8 @@ def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     expect(page.get_by_text("the shortest honest training")).to_be_visible()
     start(page)
     expect(page.locator(".live-figure .main-svg").first).to_be_visible(timeout=60_000)
-    first = step(page)
-    page.wait_for_timeout(2000)
-    assert step(page) > first
+    before = page.get_by_text(re.compile(rf"step {step(page):,} of"))
+    expect(before).to_have_count(0)
     expect(page.get_by_text(re.compile(r"Finished: 9[789]\.\d\d % ± 0\.\d\d on the test images"))).to_be_visible(
         timeout=240_000
     )
@@ -307,13 +279,14 @@ def violations(page: Page) -> list[tuple[str, str, list[str]]]:
 BUSY = "?compare=4+8+M+10+A&layer=2"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "widths"), [("light", (1280, 390)), ("dark", (390, 1280))])
 def test_nothing_stands_in_the_way_of_a_reader(
-    chromium: Browser, url: str, scheme: Literal["light", "dark"], width: int
+    chromium: Browser, url: str, scheme: Literal["light", "dark"], widths: tuple[int, int]
 ) -> None:
-    """axe-core finds no violation in a page, and no page is wider than its screen."""
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    """axe-core finds no violation in a page, and no page is wider than its screen: a desk's and a phone's, each as the
+    page is opened and after the window has changed its size.
+    """
+    context = chromium.new_context(viewport={"width": widths[0], "height": 900}, color_scheme=scheme)
     tab = context.new_page()
     designs = (BUSY, "?net=4+oops&hide=nonsense", "?guess=true&modules=true&net=8+M+16+32f+10f")
     for path in (*designs, "train", "draw", "inspect?image=4", "errors", "photos"):
@@ -326,10 +299,23 @@ def test_nothing_stands_in_the_way_of_a_reader(
             expect(tab.locator(".live-figure .main-svg").nth(2)).to_be_visible()
         if path == "photos":
             expect(tab.get_by_test_id("stFileUploaderDropzone")).to_be_visible()
-        assert violations(tab) == []
-        assert tab.evaluate("() => document.scrollingElement.scrollWidth") <= width
-        main = tab.get_by_test_id("stMain")
-        assert main.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
+        for width in widths:
+            tab.set_viewport_size({"width": width, "height": 900})
+            settled(tab)
+            # A chart that was drawn for a wider window follows a moment later.
+            tab.wait_for_function(
+                """width => {
+                    const wide = node => node.getBoundingClientRect().width
+                    const main = document.querySelector("[data-testid=stMain]")
+                    const drawn = [...document.querySelectorAll(".live-figure .main-svg")]
+                    return document.scrollingElement.scrollWidth <= width && main.scrollWidth <= main.clientWidth
+                        && drawn.every(svg => wide(svg) <= wide(svg.closest(".live-figure")) + 1)
+                }""",
+                arg=width,
+                timeout=5000,
+            )
+            assert violations(tab) == []
+        tab.set_viewport_size({"width": widths[0], "height": 900})
     context.close()
 
 
@@ -344,13 +330,11 @@ def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) ->
     expect(page.get_by_role("heading", name="It reads 4")).to_be_visible()
     expect(pictures(page)).to_have_count(10)
     assert pictures(page).evaluate_all("images => images.every(image => image.alt)")
-    asked = time.monotonic()
     page.get_by_role("button", name="Next").click()
     expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
     page.wait_for_function(
         "() => [...document.querySelectorAll('[data-testid=stImage] img')].every(i => i.complete && i.naturalWidth)"
     )
-    print(f"The maps of the next image were on the screen after {time.monotonic() - asked:.2f} s")
     for section, number in (("Filters", 7), ("What decides", 4), ("Receptive fields", 10)):
         page.get_by_role("radio", name=section).click()
         expect(pictures(page)).to_have_count(number)
@@ -413,8 +397,10 @@ def test_a_typed_mistake_is_a_sentence(page: Page, url: str) -> None:
     expect(total(page)).to_contain_text("9,274")
 
 
-def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page, chromium: Browser, fresh: str) -> None:
-    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19&batch_size=128")
+def test_a_running_training_survives_reload_and_second_tab_and_stops(
+    page: Page, chromium: Browser, school: str
+) -> None:
+    visit(page, f"{school}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19&batch_size=128")
     identity = start(page)
     expect(page.locator(".live-figure .main-svg").first).to_be_visible(timeout=60_000)
     address = page.url
@@ -440,7 +426,8 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page,
     page.mouse.up()
     zoomed = "() => document.querySelector('.live-figure').layout.xaxis.range"
     low, high = page.evaluate(zoomed)
-    assert high - low < 3000 < 8911
+    # Of 8,911 steps.
+    assert high - low < 3000
     page.mouse.move(plot["x"] + 50, plot["y"] + 60)
     page.mouse.move(plot["x"] + 60, plot["y"] + 64)
     hover = chart.locator(".hoverlayer .hovertext").first
@@ -455,29 +442,21 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(page: Page,
     page.wait_for_function(f"() => Math.max(...document.querySelector('.live-figure')._fullData[1].x) > {before}")
     assert page.evaluate(zoomed) == [low, high]
 
-    asked = time.monotonic()
     second.get_by_role("button", name="Stop").click()
-    expect(second.get_by_text(re.compile("^Stopped at step|stopping after this batch")).first).to_be_visible(
-        timeout=5000
-    )
-    shown = time.monotonic() - asked
     expect(second.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
-    print(f"Stop was on the screen after {shown:.2f} s")
     expect(page.locator(".live-figure .main-svg").first).to_be_visible()
     second.context.close()
 
 
-def test_each_control_takes_effect_within_a_batch_and_is_seen_within_a_second(page: Page, fresh: str) -> None:
-    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
+def test_each_control_takes_effect_within_a_batch_and_is_seen(page: Page, school: str) -> None:
+    visit(page, f"{school}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
     start(page)
     step(page)
 
     def press(name: str, seen: str) -> int:
         page.get_by_role("button", name=name, exact=True).click()
-        asked = time.monotonic()
-        expect(page.get_by_text(re.compile(seen)).first).to_be_visible(timeout=10_000)
-        print(f"{name} was on the screen after {time.monotonic() - asked:.2f} s")
+        expect(page.get_by_text(re.compile(seen)).first).to_be_visible()
         return step(page)
 
     paused = press("Pause", "· paused$")
@@ -514,8 +493,8 @@ def test_each_control_takes_effect_within_a_batch_and_is_seen_within_a_second(pa
     expect(page.get_by_text(re.compile("^Stopped"))).to_be_visible(timeout=10_000)
 
 
-def test_a_digit_is_read_while_the_network_learns(page: Page, fresh: str) -> None:
-    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
+def test_a_digit_is_read_while_the_network_learns(page: Page, school: str) -> None:
+    visit(page, f"{school}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
     start(page)
     step(page)
     go(page, "Draw")
@@ -530,8 +509,8 @@ def test_a_digit_is_read_while_the_network_learns(page: Page, fresh: str) -> Non
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
 
 
-def test_the_inside_and_the_errors_of_a_network_change_as_it_learns(page: Page, fresh: str) -> None:
-    visit(page, f"{fresh}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
+def test_the_inside_and_the_errors_of_a_network_change_as_it_learns(page: Page, school: str) -> None:
+    visit(page, f"{school}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
     start(page)
     step(page)
     go(page, "Inside")
@@ -547,7 +526,7 @@ def test_the_inside_and_the_errors_of_a_network_change_as_it_learns(page: Page, 
         seen.add(field.get_attribute("src"))
     go(page, "Errors")
     measured = page.get_by_text(re.compile(r"measured after step [\d,]+, now at step"))
-    first = measured.inner_text().split(",")[0]
+    first = measured.inner_text().partition(", now")[0]
     page.get_by_role("button", name="Measure again").click()
     expect(measured).not_to_contain_text(first)
     go(page, "Train")
@@ -555,8 +534,8 @@ def test_the_inside_and_the_errors_of_a_network_change_as_it_learns(page: Page, 
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
 
 
-def test_a_run_that_fails_says_why_and_keeps_its_curves(page: Page, fresh: str) -> None:
-    visit(page, f"{fresh}/train?net=64n+64n+M+64n+10+A&optimiser=SGD&learning_rate=10&schedule=constant&epochs=1")
+def test_a_run_that_fails_says_why_and_keeps_its_curves(page: Page, school: str) -> None:
+    visit(page, f"{school}/train?net=64n+64n+M+64n+10+A&optimiser=SGD&learning_rate=10&schedule=constant&epochs=1")
     start(page)
     expect(page.get_by_role("alert")).to_contain_text("learning rate of 10 is too high", timeout=120_000)
     expect(page.locator(".live-figure .main-svg").first).to_be_visible()
@@ -612,13 +591,13 @@ def test_a_digit_is_drawn_by_touch_and_the_page_stays_where_it_is(chromium: Brow
 
 
 def test_photos_are_dropped_read_put_into_a_set_and_tested(
-    page: Page, fresh: str, tmp_path: Path, mnist: Dataset
+    page: Page, school: str, tmp_path: Path, mnist: Dataset
 ) -> None:
     files = [tmp_path / name for name in ("seven.jpg", "two.png", "text.png")]
     files[0].write_bytes(photo(mnist.test_images[0], "paper", 0))
     files[1].write_bytes(photo(mnist.test_images[1], "inverted tile", 0))
     files[2].write_text("a text that is called an image")
-    visit(page, f"{fresh}/photos")
+    visit(page, f"{school}/photos")
     page.locator("input[type=file]").set_input_files(files)
     expect(page.get_by_text("2 of 3 photos read, as 7, 2.")).to_be_visible()
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()
@@ -644,19 +623,6 @@ def test_photos_are_dropped_read_put_into_a_set_and_tested(
     assert violations(page) == []
     page.get_by_role("link", name="Draw a digit", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS["draw"])
-
-
-@pytest.mark.parametrize("path", HEADINGS)
-def test_a_phone_shows_every_page_without_sideways_scrolling(chromium: Browser, url: str, path: str) -> None:
-    phone = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark").new_page()
-    visit(phone, f"{url}/{path}")
-    assert phone.evaluate("() => document.documentElement.scrollWidth") <= 390
-    main = "[data-testid=stMain]"
-    assert (
-        phone.evaluate(f"() => {{ const m = document.querySelector('{main}'); return m.scrollWidth - m.clientWidth }}")
-        <= 1
-    )
-    phone.context.close()
 
 
 def settled_ticking(page: Page) -> None:

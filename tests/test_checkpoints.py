@@ -21,7 +21,7 @@ from lib.checkpoints import Checkpoint, CheckpointError, Summary
 from lib.dataset import Dataset
 from lib.network import build
 from lib.recipe import Augmentation, Recipe
-from lib.training import evaluate
+from tests.measure import evaluate
 
 SHIPPED = sorted(checkpoints.FOLDER.glob("*.safetensors"))
 SUMMARY = Summary("A test", parse("4 M 10 A"), Recipe(epochs=2), 2, 0.9876, "2026-11-22T00:00:00+00:00")

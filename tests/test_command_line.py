@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lib.checkpoints import SUFFIX
 from lib.dataset import Dataset
 from lib.recipe import RECIPES, Recipe
 from lib.run_files import RunRecord
-from lib.training import evaluate
+from tests.measure import evaluate
 from tests.photographs import photo
 
 ROOT = Path(__file__).parent.parent
@@ -44,14 +44,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def typed(capsys: pytest.CaptureFixture[str], calibrated_once: None) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """As `run`, in this process, which has imported torch already: status, output and error stream."""
+    taken = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def answer(*arguments: str) -> tuple[int, str, str]:
         status = main(arguments)
         return status, *capsys.readouterr()
 
-    return answer
+    yield answer
+    for number, handler in taken.items():
+        signal.signal(number, handler)
 
 
 def test_the_table_is_that_of_the_page() -> None:
@@ -270,7 +273,9 @@ def test_a_closed_pipe_stops_it_and_the_run_goes_on_from_its_file(tmp_path: Path
     assert second.named("step")[0]["step"] == stopped.history.steps + 1
 
 
-def test_a_divergence_fails_in_words_and_its_json_has_no_nan(tmp_path: Path) -> None:
+def test_a_divergence_fails_in_words_and_its_json_has_no_nan(
+    tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
     recipe = {"optimiser": "SGD", "learning_rate": 10, "schedule": "constant"}
     training = Training("8n 8n M 8n 10n A", "--recipe", json.dumps(recipe), "--folder", str(tmp_path))
     assert training.end() == 1
@@ -281,9 +286,9 @@ def test_a_divergence_fails_in_words_and_its_json_has_no_nan(tmp_path: Path) -> 
     assert (end["event"], end["status"], end["test_accuracy"]) == ("end", "failed", None)
     assert end["message"] == training.errors.strip()
     # Nothing goes on from there.
-    again = run("train", "--resume", only_run(tmp_path).identity, "--folder", str(tmp_path))
-    assert again.returncode == 2
-    assert "cannot go on" in again.stderr
+    status, _, errors = typed("train", "--resume", only_run(tmp_path).identity, "--folder", str(tmp_path))
+    assert status == 2
+    assert "cannot go on" in errors
 
 
 def test_in_words_it_is_a_line_an_epoch_and_the_final_accuracy(tmp_path: Path) -> None:
@@ -333,18 +338,19 @@ def test_a_preset_is_named_with_spaces_or_hyphens_in_any_case(text: str) -> None
     ],
 )
 def test_what_cannot_be_used_is_one_sentence_on_the_error_stream(
-    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = () if "--folder" in arguments else ("--folder", str(tmp_path))
-    done = run("train", *arguments, *folder)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith(sentence)
-    assert len(done.stderr.splitlines()) == 1
+    status, output, errors = typed("train", *arguments, *folder)
+    assert (status, output) == (2, "")
+    assert errors.startswith(sentence)
+    assert len(errors.splitlines()) == 1
     assert not list(tmp_path.glob(f"*{SUFFIX}"))
 
 
-def test_a_run_keeps_its_network_and_its_recipe(whole: tuple[Training, RunRecord]) -> None:
+def test_a_run_keeps_its_network_and_its_recipe(
+    whole: tuple[Training, RunRecord], typed: Callable[..., tuple[int, str, str]]
+) -> None:
     training, record = whole
     path = training.events[-1]["checkpoint"]
     for arguments, sentence in (
@@ -352,18 +358,18 @@ def test_a_run_keeps_its_network_and_its_recipe(whole: tuple[Training, RunRecord
         (("--seed", "8"), "Mine alone keeps its recipe (seed 7 → 8 was asked for): "),
         ((*SMALL, "--seed", "7", "--epochs", "3"), "Mine alone cannot go on: "),
     ):
-        done = run("train", *arguments, "--resume", path)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(sentence)
+        status, output, errors = typed("train", *arguments, "--resume", path)
+        assert (status, output) == (2, "")
+        assert errors.startswith(sentence)
     assert run_files.load(Path(path)).status == record.status
 
 
-def test_a_file_that_is_no_run_stays_where_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_no_run_stays_where_it_is(tmp_path: Path, typed: Callable[..., tuple[int, str, str]]) -> None:
     file = tmp_path / f"mine{SUFFIX}"
     file.write_bytes(b"of another program")
-    done = run("train", "4 10 A", "--folder", str(tmp_path))
-    assert done.returncode == 2
-    assert f"holds {file.name}, which cannot be read as a run" in done.stderr
+    status, _, errors = typed("train", "4 10 A", "--folder", str(tmp_path))
+    assert status == 2
+    assert f"holds {file.name}, which cannot be read as a run" in errors
     assert file.read_bytes() == b"of another program"
 
 
@@ -397,11 +403,13 @@ def test_images_are_read_a_line_each(images: dict[str, Path]) -> None:
         assert line.endswith(" %")
 
 
-def test_in_json_what_cannot_be_read_is_a_line_too_and_the_rest_is_read(images: dict[str, Path]) -> None:
+def test_in_json_what_cannot_be_read_is_a_line_too_and_the_rest_is_read(
+    images: dict[str, Path], typed: Callable[..., tuple[int, str, str]]
+) -> None:
     names = [str(path) for path in images.values()]
-    done = run("predict", "--json", *names, str(images["text.png"].parent))
-    assert (done.returncode, done.stderr) == (1, "")
-    seven, two, one, text, missing, folder = map(json.loads, done.stdout.splitlines())
+    status, output, errors = typed("predict", "--json", *names, str(images["text.png"].parent))
+    assert (status, errors) == (1, "")
+    seven, two, one, text, missing, folder = map(json.loads, output.splitlines())
     assert [line["digit"] for line in (seven, two, one)] == [7, 2, 1]
     for line, name in zip((seven, two, one), names, strict=False):
         assert line["file"] == name

@@ -22,7 +22,9 @@ def test_every_layer_of_both_stands_once_and_the_differences_add_up(one: Archite
 
 @given(architectures())
 def test_a_design_beside_itself_is_the_same_in_every_row(architecture: Architecture) -> None:
-    assert all(pair.same and pair.one == pair.other for pair in pairs(architecture, architecture))
+    found = pairs(architecture, architecture)
+    assert found
+    assert all(pair.one == pair.other for pair in found)
 
 
 def test_an_added_layer_faces_nothing() -> None:

@@ -28,8 +28,8 @@ from lib.digits import (
     thickness,
 )
 from lib.network import assembled, build
-from lib.training import evaluate
 from tests.drawings import SEVEN, drawn
+from tests.measure import evaluate
 
 
 def enlarged(image: Tensor, size: int, top: int, left: int) -> Tensor:

@@ -11,7 +11,8 @@ from benchmarks.folds import advantage, final_accuracy, folds, main
 from lib.architecture import parse
 from lib.dataset import Dataset
 from lib.recipe import Recipe
-from lib.training import Training, evaluate
+from lib.training import Training
+from tests.measure import evaluate
 
 
 def numbered(count: int) -> Dataset:

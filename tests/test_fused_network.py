@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,14 +17,14 @@ from lib.analysis import fusable
 from lib.architecture import PRESETS, Architecture, ArchitectureError, notation, parse
 from lib.fused_network import fused
 from lib.kernels import LANES, zeros
-from lib.network import build
+from lib.network import BatchNorm2d, build
 from tests.architectures import architectures
 
 
 @st.composite
 def plain_networks(draw: st.DrawFn) -> Architecture:
     """What the fast pass takes: 3x3 convolutions with every padding, with and without norm, and pools."""
-    tokens = []
+    tokens = draw(st.sampled_from([[], [], [], ["M"], ["A2s2"], ["M3s3", "A2s1"]]))[:]
     for _ in range(draw(st.integers(0, 4))):
         width = draw(st.integers(1, 9))
         tokens.append(f"{width}{draw(st.sampled_from(['', 'v', 'p2']))}{draw(st.sampled_from(['', 'n']))}")
@@ -37,12 +40,12 @@ def plain_networks(draw: st.DrawFn) -> Architecture:
 def stock(network: nn.Sequential) -> nn.Sequential:
     """The same weights in torch's own modules."""
     modules = [
-        nn.BatchNorm2d(module.num_features) if isinstance(module, nn.BatchNorm2d) else copy.deepcopy(module)
+        nn.BatchNorm2d(module.num_features) if isinstance(module, BatchNorm2d) else copy.deepcopy(module)
         for module in network
     ]
     made = nn.Sequential(*modules)
     made.load_state_dict(network.state_dict())
-    return made.train()
+    return made
 
 
 @settings(max_examples=60)
@@ -77,10 +80,11 @@ def gradient_distances(
 
     for _ in range(batches):
         # The work space of one batch is that of the next.
-        x, weights = torch.randn(images, 1, 28, 28, generator=chance), torch.randn(images, 10, generator=chance)
+        x = torch.randn(images, 1, 28, 28, generator=chance)
         for some in (network, single, reference):
             some.zero_grad()
         logits, rounded, expected = forward(x), single(x), reference(x.double())
+        weights = torch.randn(expected.shape, generator=chance)
         # Smooth in the logits, so that rounding cannot decide there.
         for answer in (logits, rounded, expected):
             (answer * weights).sum().backward()
@@ -114,6 +118,21 @@ def test_the_assignments_network_in_batches_of_any_size(images: int) -> None:
     assert closest <= (1e-3 if images < LANES else 1e-4)
 
 
+@pytest.mark.parametrize("text", ["M4s4 10 A", "A2s2 M 4 10v A", "M8s8 10v A", "M3s3 A2s1 2 10v A"])
+def test_nothing_is_written_past_the_work_space_where_a_pool_comes_first(text: str) -> None:
+    """The images are larger than any output then, and the room for gradients is that of an output."""
+    network = build(parse(text))
+    forward = cast(Any, fused(network))
+    x = torch.randn(LANES, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    forward(x)
+    beyond = LANES * 28 * 28
+    rooms = [np.full(len(forward._above) + beyond, 7, np.float32) for _ in range(2)]
+    forward._above, forward._below = (room[:-beyond] for room in rooms)
+    forward(x).square().sum().backward()
+    assert all((room[-beyond:] == 7).all() for room in rooms)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 def test_the_numbers_do_not_depend_on_the_threads() -> None:
     x = torch.randn(100, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     results = []
@@ -138,6 +157,147 @@ def test_an_architecture_says_whether_it_is_fusable(architecture: Architecture) 
 def test_what_the_kernels_cannot_do_is_left_to_torch(text: str) -> None:
     assert not fusable(parse(text))
     assert fused(build(parse(text))) is None
+
+
+# Arguments of torch's modules, those that the kernels know first.
+CONVOLUTION: dict[str, list[Any]] = {
+    "padding": [0, 1, 2, 3, (1, 2), "same", "valid"],
+    "stride": [1, 2, (1, 2)],
+    "dilation": [1, 2, (1, 2)],
+    "groups": [1, 2],
+    "bias": [True, False],
+    "padding_mode": ["zeros", "reflect", "replicate", "circular"],
+}
+NORM: dict[str, list[Any]] = {
+    "eps": [1e-5, 1e-2],
+    "momentum": [0.1, 0.5, 1.0, None],
+    "affine": [True, False],
+    "track_running_stats": [True, False],
+}
+MAX_POOL: dict[str, list[Any]] = {
+    "kernel_size": [2, 3, (2, 2), (2, 3)],
+    "stride": [None, 1, 2, (1, 2)],
+    "padding": [0, 1],
+    "dilation": [1, 2],
+    "ceil_mode": [False, True],
+    "return_indices": [False, True],
+}
+AVERAGE_POOL: dict[str, list[Any]] = {
+    "kernel_size": [2, 3, (2, 2), (2, 3)],
+    "stride": [None, 1, 2, (1, 2)],
+    "padding": [0, 1],
+    "ceil_mode": [False, True],
+    "count_include_pad": [True, False],
+    "divisor_override": [None, 3],
+}
+
+
+@st.composite
+def chosen(draw: st.DrawFn, arguments: dict[str, list[Any]], odd: bool) -> dict[str, Any]:
+    """Of each argument what the kernels know; where `odd`, any value of one or two of them."""
+    names = draw(st.permutations(list(arguments)))[: draw(st.integers(0, 2))] if odd else []
+    return {name: draw(st.sampled_from(arguments[name])) if name in names else arguments[name][0] for name in arguments}
+
+
+@st.composite
+def stock_networks(draw: st.DrawFn) -> nn.Sequential:
+    """torch's own modules, one in two networks with any arguments, whether they fit together or not."""
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    odd = draw(st.booleans())
+    modules: list[nn.Module] = []
+    channels = 1
+    for _ in range(draw(st.integers(1, 3))):
+        arguments = draw(chosen(CONVOLUTION, odd))
+        width = draw(st.sampled_from([2, 4]))
+        kernel_size: Any = draw(st.sampled_from([3, 3, 3, 3, (3, 1), 5])) if odd else 3
+        if channels % arguments["groups"] == 0 and not (arguments["padding"] == "same" and arguments["stride"] != 1):
+            modules.append(nn.Conv2d(channels, width, kernel_size, **arguments))
+            channels = width
+            if draw(st.booleans()):
+                modules.append(
+                    draw(st.sampled_from([nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU()])) if odd else nn.ReLU()
+                )
+            if draw(st.booleans()) and (odd or isinstance(modules[-1], nn.ReLU)):
+                modules.append(
+                    nn.BatchNorm2d(channels, **draw(chosen(NORM, odd))).train(not odd or draw(st.booleans()))
+                )
+        if draw(st.booleans()):
+            modules.append(nn.MaxPool2d(**draw(chosen(MAX_POOL, odd))))
+        if draw(st.booleans()):
+            modules.append(nn.AvgPool2d(**draw(chosen(AVERAGE_POOL, odd))))
+    last = [nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)), nn.AvgPool2d(2)]
+    modules.append(draw(st.sampled_from(last)) if odd else last[0])
+    flattened: list[list[nn.Module]] = [[nn.Flatten()], [], [nn.Flatten(2)], [nn.Flatten(0)]]
+    return nn.Sequential(*modules, *(draw(st.sampled_from(flattened)) if odd else flattened[0]))
+
+
+@settings(max_examples=150)
+@given(stock_networks(), st.integers(2, 20), st.integers(0, 1000))
+def test_modules_with_any_arguments_are_computed_as_torch_does_or_left_to_it(
+    network: nn.Sequential, images: int, seed: int
+) -> None:
+    chance = torch.Generator().manual_seed(seed)
+    if fused(network) is not None:
+        off, torchs = min(gradient_distances(network, images, chance) for _ in range(3))
+        assert off <= 3e-2 + 10 * torchs
+
+
+def known() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Conv2d(4, 10, 3), nn.ReLU(),
+        nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+UNKNOWN: dict[str, tuple[int, Callable[[], nn.Module]]] = {
+    "groups": (4, lambda: nn.Conv2d(4, 10, 3, groups=2)),
+    "padding mode": (0, lambda: nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect")),
+    "two paddings": (0, lambda: nn.Conv2d(1, 4, 3, padding=(1, 2))),
+    "no bias": (0, lambda: nn.Conv2d(1, 4, 3, padding=1, bias=False)),
+    "dilation": (0, lambda: nn.Conv2d(1, 4, 3, padding=1, dilation=2)),
+    "transposed": (0, lambda: nn.ConvTranspose2d(1, 4, 3)),
+    "double precision": (0, lambda: nn.Conv2d(1, 4, 3, padding=1, dtype=torch.float64)),
+    "a computed weight": (0, lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3, padding=1))),
+    "another class": (0, lambda: type("Mine", (nn.Conv2d,), {})(1, 4, 3, padding=1)),
+    "a hook": (0, lambda: hooked(nn.Conv2d(1, 4, 3, padding=1))),
+    "a hook of a ReLU": (1, lambda: hooked(nn.ReLU())),
+    "a ReLU in place": (1, lambda: nn.ReLU(inplace=True)),
+    "no gamma and beta": (2, lambda: nn.BatchNorm2d(4, affine=False)),
+    "no running statistics": (2, lambda: nn.BatchNorm2d(4, track_running_stats=False)),
+    "an average of all batches": (2, lambda: nn.BatchNorm2d(4, momentum=None)),
+    "a norm that does not train": (2, lambda: nn.BatchNorm2d(4).eval()),
+    "a norm of all devices": (2, lambda: nn.SyncBatchNorm(4)),
+    "a norm of other channels": (2, lambda: nn.BatchNorm2d(5)),
+    "a part of a window": (3, lambda: nn.MaxPool2d(3, 2, ceil_mode=True)),
+    "places of the largest": (3, lambda: nn.MaxPool2d(2, return_indices=True)),
+    "a dilated pool": (3, lambda: nn.MaxPool2d(2, dilation=2)),
+    "a padded pool": (3, lambda: nn.MaxPool2d(2, padding=1)),
+    "a part of an averaged window": (6, lambda: nn.AvgPool2d(3, 2, ceil_mode=True)),
+    "another divisor": (6, lambda: nn.AvgPool2d(2, divisor_override=3)),
+    "a pool wider than its input": (6, lambda: nn.AvgPool2d(13)),
+    "no last flatten": (8, lambda: nn.Identity()),
+    "a flatten of the batch": (8, lambda: nn.Flatten(0)),
+}  # fmt: skip
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    return module
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_what_the_kernels_do_not_know_is_left_to_torch(what: str) -> None:
+    network = known()
+    assert fused(network) is not None
+    place, made = UNKNOWN[what]
+    network[place] = made()
+    assert fused(network) is None
+
+
+def test_a_network_with_a_hook_is_left_to_torch() -> None:
+    network = known()
+    hooked(network)
+    assert fused(network) is None
 
 
 def test_work_space_begins_at_a_cache_line() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,78 @@ def test_the_threads_never_call_streamlit() -> None:
     code = "import sys, lib.runs, lib.charts; print('streamlit' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+TESTS = sorted(
+    path.relative_to(ROOT).as_posix() for folder in ("tests", "soak") for path in ROOT.glob(f"{folder}/*.py")
+)
+# Playwright's `expect`, the libraries' assertions, and what waits for the browser and fails where it waits too long.
+CHECKS = re.compile(r"(^|\.)(expect|raises|assert_\w+|wait_for(?!_timeout)\w*|to_\w+)$")
+# Their answer is the test's own to look at: alone on a line, they check nothing.
+ANSWERS = {
+    "all",
+    "any",
+    "expect",
+    "isinstance",
+    "is_visible",
+    "is_hidden",
+    "is_enabled",
+    "is_checked",
+    "count",
+    "equal",
+    "allclose",
+}
+
+
+def name_of(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+
+
+def pointless(tree: ast.AST) -> list[str]:
+    """Assertions of something that is true by its form, and answers that nobody looks at."""
+    built = (ast.List, ast.ListComp, ast.Tuple, ast.Set, ast.SetComp, ast.Dict, ast.DictComp, ast.GeneratorExp)
+    found: list[ast.stmt] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assert(test=ast.Constant() | ast.JoinedStr() | ast.Lambda()):
+                found.append(node)
+            case ast.Assert(test=test) if isinstance(test, built):
+                found.append(node)
+            case ast.Expr(value=ast.Call() as call) if name_of(call) in ANSWERS:
+                found.append(node)
+    return [f"{node.lineno}: {ast.unparse(node)}" for node in found]
+
+
+def unchecked(tree: ast.Module) -> list[str]:
+    """Tests that check nothing, neither themselves nor by a function of the same file."""
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    calls = {
+        name: {name_of(node) for node in ast.walk(function) if isinstance(node, ast.Call)}
+        for name, function in functions.items()
+    }
+    checking = {
+        name
+        for name, function in functions.items()
+        if any(isinstance(node, ast.Assert) for node in ast.walk(function)) or any(map(CHECKS.search, calls[name]))
+    }
+    for _ in functions:
+        checking |= {name for name, called in calls.items() if called & checking}
+    return [name for name in functions if name.startswith("test_") and name not in checking]
+
+
+@pytest.mark.parametrize("file", TESTS)
+def test_every_test_can_fail(file: str) -> None:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert pointless(tree) == []
+    assert unchecked(tree) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["assert [x == 1 for x in y]", "assert (x, y)", "assert (x for x in y)", "assert 'text'", "assert f'{x}'",
+     "assert lambda: x", "assert {x: y}", "expect(page)", "page.is_visible()", "torch.equal(x, y)"],
+)  # fmt: skip
+def test_a_check_that_cannot_fail_is_found(line: str) -> None:
+    assert pointless(ast.parse(line))
+    assert unchecked(ast.parse("def test_x():\n    run()"))
+    assert not unchecked(ast.parse("def look():\n    assert y\ndef test_x():\n    look()"))

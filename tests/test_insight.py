@@ -31,8 +31,8 @@ from lib.insight import (
 )
 from lib.memory import BATCH
 from lib.network import Network, build
-from lib.training import evaluate
 from tests.architectures import architectures
+from tests.measure import evaluate
 
 NETWORK = "4 8b M 6n D10 10v A"
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lib.architecture import PRESETS, parse
-from lib.network import BatchNorm2d, Dropout, build, count_params
+from lib.network import BatchNorm2d, Dropout, build
+from tests.measure import count_params
 
 ARCHITECTURE = parse(PRESETS[0].text)
 

@@ -31,7 +31,7 @@ PAGES = ("design", "train", "draw", "inspect", "errors", "photos")
 
 
 @pytest.fixture(autouse=True)
-def own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibrated_once: None) -> Iterator[None]:
     """Each test finds a server that has just started, and saves into a folder of its own."""
     monkeypatch.setattr(checkpoints, "SAVED_FOLDER", tmp_path / "saved")
     monkeypatch.setattr(digit_sets, "FOLDER", tmp_path / "own")
@@ -396,12 +396,10 @@ def test_a_run_is_paused_stepped_forked_and_goes_on() -> None:
     forked = run_manager().runs()[0]
     assert (forked.parent, forked.recipe.learning_rate) == (run.identity, 0.05)
     assert at.selectbox(key="ghost").value == run.identity
-    assert forked.wait(60) or forked.active
     at.selectbox(key="run").set_value(run.identity).run()
     press(at, "Resume")
-    assert run.wait(60) or run.active
-    while run.active or forked.active:
-        time.sleep(0.05)
+    assert forked.wait(60)
+    assert run.wait(60)
     at.run()
     assert run.status == forked.status == "finished"
     assert "Finished:" in words(at)
@@ -987,6 +985,28 @@ def test_a_deleted_set_is_brought_back(mnist: Dataset) -> None:
     assert at.selectbox(key="own_set").value == "B"
 
 
+@pytest.mark.parametrize("next_action", ["choose", "create", "leave"])
+def test_a_deleted_set_may_be_brought_back_until_something_else_is_done(next_action: str) -> None:
+    for name in ("A", "B", "C"):
+        digit_sets.create(name)
+    at = visit("photos")
+    press(at, "Delete set")
+    assert "The set A was deleted." in words(at)
+    assert "Undo" in labels(at)
+    match next_action:
+        case "choose":
+            at.selectbox(key="own_set").set_value("C").run()
+        case "create":
+            new_set(at, "D")
+        case "leave":
+            at.switch_page("pages/draw.py").run()
+            at.switch_page("pages/photos.py").run()
+    assert "was deleted" not in words(at)
+    assert "Undo" not in labels(at)
+    press(at, "Delete set")
+    assert "was deleted." in words(at)
+
+
 def test_a_name_that_cannot_be_and_a_set_that_is_damaged_are_sentences(tmp_path: Path) -> None:
     at = visit("photos")
     new_set(at, "../x")
@@ -1020,8 +1040,8 @@ def test_a_network_in_training_reads_photos_and_is_tested_as_it_is_now(mnist: Da
 
 def test_marks_are_in_the_preview_of_what_the_network_sees() -> None:
     at = visit("train", marks="0.25", written="0.5")
-    captions = [image.proto.imgs[0].caption for image in at.get("image")]
-    assert [caption.endswith("Then digits in other hands. Last row: marks that are no digit.") for caption in captions]
+    (caption,) = (image.proto.imgs[0].caption for image in at.get("image"))
+    assert caption.endswith("Then digits in other hands. Last row: marks that are no digit.")
     at = visit("train")
     assert "Last row" not in at.get("image")[0].proto.imgs[0].caption
 

@@ -23,7 +23,7 @@ from lib import checkpoints, photos
 from lib.dataset import Dataset
 from lib.digits import Prediction
 from lib.photos import PhotoError, digit, ink, table_csv
-from lib.training import evaluate
+from tests.measure import evaluate
 from tests.photographs import STYLES, Style, encoded, on_a_table, photo
 
 COUNT = 200

@@ -33,7 +33,8 @@ from lib.runs import (
     RunManager,
     Snapshot,
 )
-from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training, evaluate
+from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training
+from tests.measure import evaluate
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
 LONG = Recipe(epochs=100, batch_size=16)
@@ -558,6 +559,15 @@ def test_all_browsers_together_have_a_limit_too(manager: RunManager) -> None:
     manager.close()
     with pytest.raises(RunError, match="is being closed"):
         manager.start(ARCHITECTURE, LONG)
+
+
+def test_no_thread_trains_once_a_manager_is_closed(manager: RunManager) -> None:
+    """One that still frees what torch holds aborts the interpreter when that ends."""
+    run = manager.start(parse("8n 8n M 8n 10n A"), Recipe(learning_rate=10, optimiser="SGD", schedule="constant"))
+    assert run.wait(60)
+    manager.close()
+    assert run.status == "failed"
+    assert not [thread for thread in threading.enumerate() if thread.name == f"training-{run.identity}"]
 
 
 def test_ended_runs_keep_a_bounded_number_of_bytes(manager: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:

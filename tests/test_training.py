@@ -23,10 +23,10 @@ from lib.training import (
     StepMetrics,
     Training,
     TrainingState,
-    evaluate,
     held_out,
     split,
 )
+from tests.measure import evaluate
 
 ARCHITECTURE = parse("8 M 16 M 10 A")
 RECIPE = Recipe(epochs=2, batch_size=64)
@@ -61,7 +61,7 @@ def test_events_count_every_batch_and_every_image(small: Dataset) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
 def test_every_preset_trains(preset: Preset, small: Dataset) -> None:
-    recipe = Recipe("AdamW", 0.004, "constant", epochs=40, batch_size=32)
+    recipe = Recipe("AdamW", 0.004, "constant", epochs=40, batch_size=16)
     training = Training(parse(preset.text), recipe, small)
     network = training.network
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}

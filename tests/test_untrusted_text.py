@@ -182,7 +182,7 @@ def test_a_formula_is_found_and_made_none(text: str) -> None:
 
 @given(st.lists(nasty | st.sampled_from(["=1+1", "a;=1", "x\t=1", "a\r\n=1"]), min_size=1, max_size=3))
 def test_no_text_is_a_formula_and_none_is_lost(texts: list[str]) -> None:
-    written = csv_text([["file", "note"], *([text, 1, text] for text in texts)])
+    written = csv_text([["file", "number", "file"], *((text, 1, text) for text in texts)])
     assert formulas(written) == []
     _, *rows = csv.reader(io.StringIO(written, newline=""))
     for text, (first, number, last) in zip(texts, rows, strict=True):
