@@ -111,12 +111,8 @@ def name(text: str, longest: int) -> str:
 
 def cleaned_name(text: str, longest: int, otherwise: str) -> str:
     """A name that `name` accepts, of one that a file holds; `otherwise` where nothing of it is left."""
-    text = _spaced(text)
-    # What is taken out may leave a joiner without a neighbour.
-    while _HIDDEN.search(text):
-        text = _spaced(_HIDDEN.sub("", text))
-    text = text[:longest].strip()
-    return name(text.rstrip("\u200c\u200d"), longest) if _shows(text) else otherwise
+    text = _spaced(_HIDDEN.sub("", _spaced(text)))[:longest].rstrip(f" {_JOINERS}")
+    return name(text, longest) if _shows(text) else otherwise
 
 
 def spreadsheet_cell(text: str) -> str:

@@ -85,6 +85,19 @@ def test_a_complaint_that_cannot_be_written_goes_nowhere_else(arguments: tuple[s
 
 
 @needs_a_full_disk
+def test_no_file_takes_the_place_of_a_stream_that_was_closed() -> None:
+    """What a library prints would go into it."""
+    code = (
+        "import os; from lib.__main__ import main; main(['describe', '2 10 A']); "
+        "print(os.open('README.md', os.O_RDONLY) > 2)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", COMMAND[0], "-c", code], cwd=ROOT, capture_output=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == b"True"
+
+
+@needs_a_full_disk
 def test_a_training_whose_output_is_full_is_stopped_and_kept(tmp_path: Path) -> None:
     status, _, errors = redirected("> /dev/full", "train", *SMALL, "--json", "--folder", str(tmp_path))
     assert (status, errors) == (1, f"The training was stopped. {FULL}")

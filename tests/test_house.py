@@ -119,13 +119,15 @@ def test_the_threads_never_call_streamlit() -> None:
 # What makes text from outside safe for the place where it stands, and questions about it.
 SAFE = {"escaped", "isolated", "visible", "html_escaped", "spreadsheet_cell", "table_csv", "quote", "len"}
 FROM_OUTSIDE = {"name", "title", "message", "trouble"}
+# What variables are called that hold such a text.
+SENTENCES = {"refused", "told", "problem", "sentence", "asked"}
 # The titles of a preset and of a page are the project's own.
 OWN = {"preset.title", "page.title"}
 
 
 def as_it_came(tree: ast.AST) -> list[str]:
     """Texts of errors, and names, that Streamlit is given to show as Markdown."""
-    errors = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
+    errors = SENTENCES | {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
     found: list[str] = []
 
     def look(node: ast.AST) -> None:

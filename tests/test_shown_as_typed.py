@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, FilePayload, Locator, Page, Request, expect
 
 from lib import checkpoints, run_files
 from lib.architecture import ArchitectureError, parse
@@ -223,7 +223,7 @@ def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -
         )
         expect(page.get_by_role("combobox", name="Set", exact=True)).to_have_value(isolated(SET))
         page.locator("input[type=file]").set_input_files(
-            [{"name": FILE, "mimeType": "image/png", "buffer": b"no image"}]
+            FilePayload(name=FILE, mimeType="image/png", buffer=b"no image")
         )
         shown = FILE.replace("\u202e\u200b\x1b", "[U+202E][U+200B][U+001B]")
         expect(page.get_by_test_id("stAlert").filter(has_text="U+202E")).to_be_visible()

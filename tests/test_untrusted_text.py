@@ -180,6 +180,12 @@ def test_a_formula_is_found_and_made_none(text: str) -> None:
     assert formulas(csv_text([[text, 1]])) == []
 
 
+def test_a_byte_that_is_no_text_is_shown_by_its_code() -> None:
+    """A name of a file may hold one; no encoding does."""
+    assert csv_text([["a\udcc3", 1]]) == '"a[byte C3]",1\n'
+    assert visible("a\udcc3") == "a[byte C3]"
+
+
 @given(st.lists(nasty | st.sampled_from(["=1+1", "a;=1", "x\t=1", "a\r\n=1"]), min_size=1, max_size=3))
 def test_no_text_is_a_formula_and_none_is_lost(texts: list[str]) -> None:
     written = csv_text([["file", "number", "file"], *((text, 1, text) for text in texts)])
