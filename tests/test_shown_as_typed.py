@@ -52,6 +52,7 @@ MARKS = [
     *("\u05d0\u05d1", "\u0627\u0644", "\u202e", "\u2066", "\u200b", "\u200d", "\ufeff", "\u00a0", "\u3000", "\x1b[31m"),
     *("\0", "\t", "👩‍👩‍👧", "❤️", "e\u0301", "क्‍ष", "www", "home:", "material/"),
 ]
+HARD = ["2) www.]:smile:", ":red[x] a@:material/home:", "![](//evil.io/a)", ":smile:", "-> www.", "<b>&lt;`$x$"]
 PLACES = """
 import json
 import streamlit as st
@@ -107,8 +108,8 @@ def test_any_text_is_shown_as_typed_in_any_place(page: Page, tmp_path: Path) -> 
     """F12: marks put together by chance, the same each time, in the kinds of place where the app shows some."""
     chance = random.Random(0)
     drawn = ["".join(chance.choices(MARKS, k=chance.randint(1, 6))) for _ in range(330)]
-    # Each mark alone, and what needs an end of its own; a place without any text is none.
-    texts = [text for text in [*MARKS, "www.a ", ":red[x] :smile: ->", "2) www.]:smile:", *drawn] if text.strip()]
+    # The hard ones in each kind of place; a place without any text is none.
+    texts = [text for text in HARD for _ in AROUND] + [text for text in [*MARKS, *drawn] if text.strip()]
     (tmp_path / "lib").mkdir()
     shutil.copy(ROOT / "lib" / "untrusted_text.py", tmp_path / "lib")
     (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
