@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 LOGO = str(Path(__file__).resolve().parent.parent / "docs" / "logo.svg")
 NAVIGATED = "navigated"
+BROWSER_COOKIE, BROWSER_TOKEN = "receptive_browser", "browser_token"
 CANVAS_SIZE = 280
 STROKE_WIDTH = 22
 # A screen of high density draws the canvas larger than it is.
@@ -48,6 +51,9 @@ _NETWORK_VIEW = st.components.v2.component(
     html=(Path(__file__).parent / "network_view.html").read_text(encoding="utf-8"),
     css=(Path(__file__).parent / "network_view.css").read_text(encoding="utf-8"),
     js=(Path(__file__).parent / "network_view.js").read_text(encoding="utf-8"),
+)
+_BROWSER_COOKIE = st.components.v2.component(
+    BROWSER_COOKIE, html="", js=(Path(__file__).parent / "browser_cookie.js").read_text(encoding="utf-8")
 )
 _PEN_LIFT = st.components.v2.component(
     "receptive_pen_lift", html="", js=(Path(__file__).parent / "pen_lift.js").read_text(encoding="utf-8")
@@ -87,9 +93,40 @@ def enter(page: str) -> None:
         st.warning(escaped(sentence), icon=":material/link_off:")
 
 
-def tab() -> str:
-    """A name for this browser tab's session, which owns the runs that it starts. A reload makes it another."""
-    return str(st.session_state.setdefault("tab", uuid4().hex))
+def browser() -> str:
+    """The browser that shows this page, as 16 hexadecimal digits: it owns the runs that it starts.
+
+    A digest of the token in its cookie: what a run's file says of its owner does not let others take its place. Where
+    a browser keeps no cookies, each of its tabs is a browser, until it is reloaded.
+    """
+    return sha256(_browser_token().encode()).hexdigest()[:16]
+
+
+def browser_cookie() -> None:
+    """Set this browser's cookie where it has none; of no height, for the end of a page."""
+
+    def take() -> None:
+        _accept(st.session_state[BROWSER_COOKIE].token)
+
+    if st.context.cookies.get(BROWSER_COOKIE) != _browser_token():
+        _BROWSER_COOKIE(
+            data={"name": BROWSER_COOKIE, "token": _browser_token()},
+            key=BROWSER_COOKIE,
+            height=1,
+            on_token_change=take,
+        )
+
+
+def _browser_token() -> str:
+    # The cookies are those of the moment at which the tab was opened.
+    if BROWSER_TOKEN not in st.session_state:
+        _accept(st.context.cookies.get(BROWSER_COOKIE) or uuid4().hex)
+    return str(st.session_state.setdefault(BROWSER_TOKEN, uuid4().hex))
+
+
+def _accept(token: object) -> None:
+    if isinstance(token, str) and re.fullmatch("[0-9a-f]{32}", token):
+        st.session_state[BROWSER_TOKEN] = token
 
 
 def network_input(help_text: str) -> str:

@@ -179,6 +179,7 @@ def undelete(name: str, moved: Path) -> None:
         st.session_state.own_set = name
     except DigitSetError as error:
         st.session_state.refused = str(error)
+        st.session_state.deleted_set = (name, moved)
 
 
 def choose_set() -> str | None:

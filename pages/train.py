@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import quote
 
 import streamlit as st
@@ -16,7 +18,7 @@ from lib.architecture import ArchitectureError, notation, parse
 from lib.augmentation import preview
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER
-from lib.components import enter, live_figure, network_input, preset_pills, tab
+from lib.components import browser, browser_cookie, enter, live_figure, network_input, preset_pills
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
 from lib.handwriting import handwriting
@@ -37,7 +39,29 @@ TICK_SECONDS, CURVES_SECONDS = 1.0, 4.0
 ACT_SECONDS = 0.4
 TEST_IMAGES = 10_000
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+Action = Literal["pause", "stop", "resume", "step", "epoch", "learning rate", "rename", "delete"]
+QUESTIONS: dict[Action, str] = {
+    "pause": "Pause it",
+    "stop": "Stop it",
+    "resume": "Resume it",
+    "step": "Train it for one step",
+    "epoch": "Train it for one epoch",
+    "learning rate": "Change its learning rate",
+    "rename": "Rename it",
+    "delete": "Delete it",
+}
+# Which widget's value an action needs.
+VALUES: dict[Action, str] = {"learning rate": "factor", "rename": "new_name"}
 VALIDATION_TITLES = {"test": "The 10,000 test images", "held-out": "5,000 held out of training"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asked to be done with a run, and the value of the widget that belongs to it."""
+
+    run: Run
+    action: Action
+    value: Any
 
 
 def load_preset() -> None:
@@ -165,7 +189,7 @@ def augmentation_preview(recipe: Recipe) -> None:
 def start(text: str, recipe: Recipe) -> None:
     parent = st.session_state.get("fork")
     try:
-        run = run_manager().start(parse(text), recipe, owner=tab(), parent=parent)
+        run = run_manager().start(parse(text), recipe, owner=browser(), parent=parent)
     except RunError as error:
         st.session_state.refused = str(error)
         return
@@ -175,10 +199,21 @@ def start(text: str, recipe: Recipe) -> None:
 
 
 @guard.callback
-def act(run: Run, action: str) -> None:
-    """Ask for it, and give the batch a moment to end: what is drawn next then shows it."""
+def ask(run: Run, action: Action) -> None:
+    """Do it where the run is this browser's own; otherwise the page asks first."""
+    value = st.session_state[VALUES[action]] if action in VALUES else None
+    request = Request(run, action, value)
+    if run.owner == browser():
+        carry_out(request)
+    else:
+        st.session_state.asked = request
+
+
+def carry_out(request: Request) -> None:
+    """Do it, and give the batch a moment to end: what is drawn next then shows it."""
+    run = request.run
     try:
-        match action:
+        match request.action:
             case "pause":
                 run.pause()
             case "stop":
@@ -190,16 +225,41 @@ def act(run: Run, action: str) -> None:
                 st.session_state.stepped = True
             case "epoch":
                 run_manager().resume(run, epochs=1)
+            case "learning rate":
+                run.set_learning_rate_factor(float(request.value))
+            case "rename":
+                run.rename(str(request.value))
+            case "delete":
+                run_manager().delete(run)
+                st.session_state.run = None
+                st.session_state.deleted = (run.identity, run.name)
     except RunError as error:
         st.session_state.refused = str(error)
         return
-    if action != "resume" and action != "epoch":
+    if request.action in ("pause", "stop", "step"):
         run.wait(ACT_SECONDS)
 
 
-@guard.callback
-def set_factor(run: Run) -> None:
-    run.set_learning_rate_factor(st.session_state.factor)
+def forget_request() -> None:
+    st.session_state.asked = None
+
+
+@st.dialog("This run is not yours", icon=":material/group:", on_dismiss=forget_request)
+def confirm(request: Request) -> None:
+    """Whose run it is, and whether it is meant all the same."""
+    run, question = request.run, QUESTIONS[request.action]
+    st.markdown(
+        f"{escaped(run.name)} was started {where(run)}, on {started(run)}. {question}, although somebody else may be "
+        "at work with it?"
+    )
+    with st.container(horizontal=True):
+        if st.button(question, type="primary"):
+            st.session_state.asked = None
+            guard.callback(carry_out)(request)
+            st.rerun()
+        if st.button("Leave it as it is"):
+            st.session_state.asked = None
+            st.rerun()
 
 
 def fork(run: Run) -> None:
@@ -214,31 +274,12 @@ def forget_fork() -> None:
 
 
 @guard.callback
-def rename(run: Run) -> None:
-    try:
-        run.rename(st.session_state.new_name)
-    except RunError as error:
-        st.session_state.refused = str(error)
-
-
-@guard.callback
-def delete(run: Run) -> None:
-    try:
-        run_manager().delete(run)
-    except RunError as error:
-        st.session_state.refused = str(error)
-        return
-    st.session_state.run = None
-    st.session_state.deleted = (run.identity, run.name)
-
-
-@guard.callback
-def undelete(identity: str) -> None:
+def undelete(identity: str, name: str) -> None:
     try:
         st.session_state.run = run_manager().undelete(identity).identity
     except RunError as error:
         st.session_state.refused = str(error)
-    st.session_state.deleted = None
+        st.session_state.deleted = (identity, name)
 
 
 def seconds_before(run: Run) -> float | None:
@@ -364,14 +405,14 @@ def controls(run: Run, snapshot: Snapshot) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if active:
             leaving = snapshot.status in ("stopping", "pausing")
-            st.button("Pause", icon=":material/pause:", on_click=act, args=(run, "pause"), disabled=leaving)
-            st.button("Stop", icon=":material/stop:", on_click=act, args=(run, "stop"), disabled=leaving)
+            st.button("Pause", icon=":material/pause:", on_click=ask, args=(run, "pause"), disabled=leaving)
+            st.button("Stop", icon=":material/stop:", on_click=ask, args=(run, "stop"), disabled=leaving)
         elif run.resumable:
-            st.button("Resume", icon=":material/play_arrow:", on_click=act, args=(run, "resume"))
-            st.button("One step", icon=":material/skip_next:", on_click=act, args=(run, "step"))
-            st.button("One epoch", icon=":material/fast_forward:", on_click=act, args=(run, "epoch"))
+            st.button("Resume", icon=":material/play_arrow:", on_click=ask, args=(run, "resume"))
+            st.button("One step", icon=":material/skip_next:", on_click=ask, args=(run, "step"))
+            st.button("One epoch", icon=":material/fast_forward:", on_click=ask, args=(run, "epoch"))
             if snapshot.status == "paused":
-                st.button("Stop", icon=":material/stop:", on_click=act, args=(run, "stop"))
+                st.button("Stop", icon=":material/stop:", on_click=ask, args=(run, "stop"))
         if (active and not waiting) or run.resumable:
             st.session_state.factor = min(FACTORS, key=lambda factor: abs(factor - snapshot.factor))
             st.select_slider(
@@ -379,19 +420,26 @@ def controls(run: Run, snapshot: Snapshot) -> None:
                 FACTORS,
                 key="factor",
                 format_func="{:g}".format,
-                on_change=set_factor,
-                args=(run,),
+                on_change=ask,
+                args=(run, "learning rate"),
                 width=220,
                 help="In flight: what the schedule asks for is multiplied by this from the next batch on.",
             )
 
 
-def watch(run: Run, ticking: bool) -> None:
-    """Progress and numbers of one run."""
+def watch(run: Run, ticking: bool, asking: bool) -> None:
+    """Progress and numbers of one run; `asking` while the page asks whether something is meant."""
     snapshot = run.snapshot()
-    if st.session_state.pop("stepped", False) or ticking != (snapshot.status in ACTIVE):
-        # It has just ended, or goes on again: the whole page must know, and this fragment stop or begin to tick. A step
-        # may have ended already, and then the curves do not tick.
+    if (
+        st.session_state.pop("stepped", False)
+        or ticking != (snapshot.status in ACTIVE)
+        or run_manager().get(run.identity) is not run
+        or st.session_state.get("refused")
+        or (st.session_state.get("asked") and not asking)
+    ):
+        # It has just ended, goes on again or was deleted, or what was pressed here was refused or needs a question: the
+        # whole page must know, and this fragment stop or begin to tick. A step may have ended already, and then the
+        # curves do not tick.
         st.rerun()
     st.subheader(f"{escaped(run.name)}: `{notation(run.architecture)}`")
     if snapshot.status in ACTIVE or snapshot.status == "paused":
@@ -440,6 +488,18 @@ def fork_text(parent: Run, text: str, recipe: Recipe | None) -> str:
     return f"Forked from {escaped(parent.name)}. Changed: {', '.join(changes)}. {same}"
 
 
+def owner_text(run: Run) -> str:
+    return f"browser {escaped(run.owner[:4])}" if run.owner else "the command line"
+
+
+def where(run: Run) -> str:
+    return f"in another browser ({owner_text(run)})" if run.owner else "on the command line"
+
+
+def started(run: Run) -> str:
+    return escaped(run.created.replace("T", " ")[:16]) + " UTC"
+
+
 def run_table(runs: list[Run]) -> None:
     """All runs with their state and what they reached."""
     rows = []
@@ -453,8 +513,8 @@ def run_table(runs: list[Run]) -> None:
                 "Accuracy, last epoch": final_text(last) if last else "–",
                 "Epochs": f"{len(snapshot.epochs)} of {run.recipe.epochs}",
                 "Network": f"`{notation(run.architecture)}`",
-                "Started": escaped(run.created.replace("T", " ")[:16]),
-                "By": "this tab" if run.owner == tab() else "another tab",
+                "Started": started(run),
+                "By": "this browser" if run.owner == browser() else owner_text(run),
             }
         )
     st.table(rows)
@@ -517,14 +577,18 @@ if parent:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(fork_text(parent, text, recipe), icon=":material/fork_right:")
         st.button("Not a fork", on_click=forget_fork)
+asked: Request | None = st.session_state.get("asked")
+if asked:
+    confirm(asked)
 refused = st.session_state.pop("refused", None)
 if refused:
     st.error(escaped(refused), icon=":material/error:")
-deleted = st.session_state.get("deleted")
+# Said once: whatever is done next, on this page or another, is no longer the moment to undo it.
+deleted = st.session_state.pop("deleted", None)
 if deleted:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(f"{escaped(deleted[1])} was deleted.", icon=":material/delete:")
-        st.button("Undo", icon=":material/undo:", on_click=undelete, args=(deleted[0],))
+        st.button("Undo", icon=":material/undo:", on_click=undelete, args=deleted)
 for sentence in manager.set_aside[:3]:
     st.warning(escaped(sentence), icon=":material/broken_image:")
 if len(manager.set_aside) > 3:
@@ -532,8 +596,8 @@ if len(manager.set_aside) > 3:
 
 runs = manager.runs()
 names = {run.identity: isolated(run.name) for run in runs}
-asked = st.session_state.run
-if asked not in names:
+chosen_before = st.session_state.run
+if chosen_before not in names:
     st.session_state.run = None
 if st.session_state.ghost not in names:
     st.session_state.ghost = None
@@ -567,16 +631,16 @@ if run:
         )
         with st.popover("Name", icon=":material/edit:"):
             st.session_state.new_name = run.name
-            st.text_input("Name of the run", key="new_name", max_chars=60, on_change=rename, args=(run,))
-        st.button("Delete", icon=":material/delete:", on_click=delete, args=(run,), disabled=run.active)
+            st.text_input("Name of the run", key="new_name", max_chars=60, on_change=ask, args=(run, "rename"))
+        st.button("Delete", icon=":material/delete:", on_click=ask, args=(run, "delete"), disabled=run.active)
     active = run.active
     behind = manager.get(ghost) if ghost != chosen else None
-    guard.fragment(watch, TICK_SECONDS if active else None)(run, active)
+    guard.fragment(watch, TICK_SECONDS if active else None)(run, active, asked is not None)
     guard.fragment(curves, CURVES_SECONDS if active else None)(run, behind)
 else:
-    if asked is not None and not deleted:
+    if chosen_before is not None:
         st.warning(
-            f"The run {escaped(asked)} is not known here: it was deleted, or belongs to another installation.",
+            f"The run {escaped(chosen_before)} is not known here: it was deleted, or belongs to another installation.",
             icon=":material/history:",
         )
     st.info(
@@ -587,3 +651,4 @@ if runs:
     with st.expander(f"All runs ({len(runs)})", icon=":material/list:", key="all_runs", on_change="rerun") as listed:
         if listed.open:
             run_table(runs)
+browser_cookie()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from lib.dataset import Dataset
 from lib.preflight import refusal
 from lib.recipe import Recipe
 from lib.runs import Leg, RunManager
+from tests.waiting import until
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=2, batch_size=512)
 
@@ -48,17 +48,10 @@ def fill(disk: Path) -> Path:
     return path
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-
-
 def test_a_run_ends_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, mnist: Dataset) -> None:
     manager = RunManager(lambda: mnist, disk)
     run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=50))
-    wait_for(lambda: not run.active)
+    until(lambda: not run.active)
     assert run.wait(30)
     snapshot = run.snapshot()
     assert (snapshot.status, snapshot.step, snapshot.trouble) == ("paused", 50, None)
@@ -67,7 +60,7 @@ def test_a_run_ends_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, m
     filler = fill(disk)
     assert "are free where runs are kept" in str(refusal(ARCHITECTURE, RECIPE, disk))
     manager.resume(run)
-    wait_for(lambda: not run.active)
+    until(lambda: not run.active)
     assert run.wait(30)
     snapshot = run.snapshot()
     assert (snapshot.status, snapshot.step, len(snapshot.epochs)) == ("finished", 236, 2)
@@ -89,16 +82,16 @@ def test_the_next_save_in_training_succeeds(disk: Path, mnist: Dataset, monkeypa
     manager = RunManager(lambda: mnist, disk)
     run = manager.start(ARCHITECTURE, Recipe(epochs=100, batch_size=512))
     path = run_files.path_of(run.identity, disk)
-    wait_for(lambda: run_files.load(path).history.steps > 20)
+    until(lambda: run_files.load(path).history.steps > 20)
     filler = fill(disk)
-    wait_for(lambda: "could not be saved" in str(run.snapshot().trouble))
+    until(lambda: "could not be saved" in str(run.snapshot().trouble))
     old = run_files.load(path).history.steps
     step = run.snapshot().step
-    wait_for(lambda: run.snapshot().step > step + 20)
+    until(lambda: run.snapshot().step > step + 20)
     assert run_files.load(path).history.steps == old
     assert run.status == "running"
     filler.unlink()
-    wait_for(lambda: run.snapshot().trouble is None)
+    until(lambda: run.snapshot().trouble is None)
     assert run_files.load(path).history.steps > old
     run.stop()
     assert run.wait(30)
@@ -108,7 +101,7 @@ def test_the_next_save_in_training_succeeds(disk: Path, mnist: Dataset, monkeypa
 def test_nothing_can_be_written_from_the_start(disk: Path, mnist: Dataset) -> None:
     filler = fill(disk)
     run = RunManager(lambda: mnist, disk).start(ARCHITECTURE, RECIPE)
-    wait_for(lambda: not run.active)
+    until(lambda: not run.active)
     assert run.wait(30)
     snapshot = run.snapshot()
     assert (snapshot.status, snapshot.saved) == ("finished", None)

@@ -442,11 +442,61 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(
     page.wait_for_function(f"() => Math.max(...document.querySelector('.live-figure')._fullData[1].x) > {before}")
     assert page.evaluate(zoomed) == [low, high]
 
+    # Another browser is asked first, and the run goes on meanwhile.
     second.get_by_role("button", name="Stop").click()
+    question = second.get_by_role("dialog")
+    expect(question).to_contain_text(
+        re.compile(rf"{identity} was started in another browser \(browser [0-9a-f]{{4}}\)")
+    )
+    before = step(page)
+    page.wait_for_timeout(1500)
+    assert step(page) > before
+    question.get_by_role("button", name="Stop it").click()
+    expect(question).to_have_count(0)
     expect(second.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
     expect(page.locator(".live-figure .main-svg").first).to_be_visible()
     second.context.close()
+
+
+def test_a_run_is_its_browsers_and_a_stale_tab_is_told_that_it_is_gone(
+    page: Page, chromium: Browser, school: str
+) -> None:
+    visit(page, f"{school}/train?net=4+8+M+8v+10v+A&epochs=19")
+    identity = start(page)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Paused. Resume it")).to_be_visible(timeout=60_000)
+    address = page.url
+
+    # Another tab of this browser is not asked.
+    tab = page.context.new_page()
+    visit(tab, address)
+    tab.get_by_role("button", name="Stop").click()
+    expect(tab.get_by_text(re.compile("^Stopped at step"))).to_be_visible()
+    tab.close()
+
+    other = chromium.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    visit(other, address)
+    question = other.get_by_role("dialog")
+    other.get_by_role("button", name="Delete").click()
+    expect(question).to_contain_text("another browser")
+    question.get_by_role("button", name="Leave it as it is").click()
+    expect(question).to_have_count(0)
+    other.get_by_role("button", name="Delete").click()
+    question.get_by_role("button", name="Delete it").click()
+    deleted = other.get_by_text(f"{identity} was deleted.")
+    expect(deleted).to_be_visible()
+
+    # The first tab still shows it.
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text(f"{identity} was deleted. ", exact=False)).to_be_visible()
+    expect(page.get_by_text(f"The run {identity} is not known here")).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_have_count(0)
+
+    other.get_by_role("button", name="Undo").click()
+    expect(deleted).to_have_count(0)
+    expect(other.get_by_text(re.compile("^Stopped at step"))).to_be_visible()
+    other.context.close()
 
 
 def test_each_control_takes_effect_within_a_batch_and_is_seen(page: Page, school: str) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from lib.recipe import RECIPES, Recipe
 from lib.run_files import RunRecord
 from tests.measure import evaluate
 from tests.photographs import photo
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 # Python would flush by itself where this is set.
@@ -139,13 +139,6 @@ class Training:
         return [event for event in self.events if event["event"] == name]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def only_run(folder: Path) -> RunRecord:
     (path,) = folder.glob(f"*{SUFFIX}")
     return run_files.load(path)
@@ -243,9 +236,9 @@ def test_sigterm_stops_it_even_while_nobody_reads_its_output(tmp_path: Path) -> 
     """A pipe holds 64 KiB; the events of a thousand steps are more."""
     training = Training("2 10 A", "--recipe", '{"batch_size": 32}', "--folder", str(tmp_path))
     training.read_until(step=1)
-    wait_for(lambda: only_run(tmp_path).history.steps > 1000)
+    until(lambda: only_run(tmp_path).history.steps > 1000)
     training.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: only_run(tmp_path).status == "stopped")
+    until(lambda: only_run(tmp_path).status == "stopped")
     assert training.process.poll() is None
     assert training.end() == 143
     assert training.errors == ""

@@ -120,7 +120,7 @@ def test_the_threads_never_call_streamlit() -> None:
 SAFE = {"escaped", "isolated", "visible", "html_escaped", "spreadsheet_cell", "table_csv", "quote", "len"}
 FROM_OUTSIDE = {"name", "title", "message", "trouble"}
 # What variables are called that hold such a text.
-SENTENCES = {"refused", "told", "problem", "sentence", "asked"}
+SENTENCES = {"refused", "told", "problem", "sentence", "chosen_before"}
 # The titles of a preset and of a page are the project's own.
 OWN = {"preset.title", "page.title"}
 

@@ -21,17 +21,11 @@ from lib import run_files
 from lib.checkpoints import CheckpointError
 from lib.runs import MAX_WAITING
 from tests.run_process import UNKNOWN, RunProcess
+from tests.waiting import until
 
 EPOCHS, LONG = 4, 100
 STEPS = 10 * EPOCHS
 ELSEWHERE, DELETED, GONE = "another Receptive process", "was deleted", "is no longer there"
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def saved_steps(folder: Path, identity: str) -> int:

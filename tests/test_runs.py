@@ -35,6 +35,7 @@ from lib.runs import (
 )
 from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training
 from tests.measure import evaluate
+from tests.waiting import until
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
 LONG = Recipe(epochs=100, batch_size=16)
@@ -44,28 +45,21 @@ DIVERGING = parse("64n 64n 64n M 64n 64n 10 A"), Recipe("SGD", 10.0, "constant",
 COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.002)
-
-
 def reaches(run: Run, step: int) -> None:
     """Wait until it has made so many steps, or has ended."""
-    wait_for(lambda: run.snapshot().step >= step or not run.active)
+    until(lambda: run.snapshot().step >= step or not run.active)
 
 
 def unloaded(manager: RunManager, run: Run) -> None:
     """Let so many runs end after it that it is forgotten."""
     for _ in range(KEPT):
         ended(manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=500)))
-    wait_for(lambda: run._weights is None)
+    until(lambda: run._weights is None)
 
 
 def ended(run: Run) -> Snapshot:
     """Wait until nobody trains it."""
-    wait_for(lambda: not run.active)
+    until(lambda: not run.active)
     assert run.wait(30)
     return run.snapshot()
 
@@ -166,7 +160,7 @@ def test_a_large_network_is_stopped_within_its_batch_and_may_go_on(
     """A batch of 1,024 takes the starting network some five seconds on two cores."""
     manager = RunManager(lambda: mnist, tmp_path)
     run = manager.start(parse(PRESETS[2].text), Recipe(batch_size=batch_size))
-    wait_for(lambda: run.snapshot().step >= 1, seconds=120)
+    until(lambda: run.snapshot().step >= 1, seconds=120)
     time.sleep(0.3)
     step = run.snapshot().step
     run.stop()
@@ -199,7 +193,7 @@ def test_a_pause_takes_effect_within_a_batch_and_frees_the_slot(manager: RunMana
     manager.resume(run)
     assert manager.ahead_of(run) == [after]
     after.stop()
-    wait_for(lambda: run.snapshot().step > snapshot.step)
+    until(lambda: run.snapshot().step > snapshot.step)
     run.stop()
     ended(run)
 
@@ -258,7 +252,7 @@ def test_the_learning_rate_changes_with_the_next_batch_and_stays_changed(
     reaches(run, 6)
     run.set_learning_rate_factor(10)
     step = run.snapshot().step
-    wait_for(lambda: run.snapshot().step > step + 5)
+    until(lambda: run.snapshot().step > step + 5)
     run.pause()
     rates = ended(run).curves.learning_rate
     assert set(rates[:5]) == {0.001}
@@ -404,7 +398,7 @@ def test_a_resume_waits_for_the_save_of_the_pause_and_is_not_refused(
     monkeypatch.setattr(atomic_file, "_sync_folder", slow)
     run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=1))
     for step in range(2, 12):
-        wait_for(lambda: run.status == "paused")
+        until(lambda: run.status == "paused")
         time.sleep(0.012)
         manager.resume(run, steps=1)
         reaches(run, step)
@@ -577,11 +571,11 @@ def test_ended_runs_keep_a_bounded_number_of_bytes(manager: RunManager, monkeypa
     made = [manager.start(ARCHITECTURE, recipe) for _ in range(3)]
     for run in made:
         ended(run)
-    wait_for(lambda: [run.bytes_kept > 0 for run in made] == [False, True, True])
+    until(lambda: [run.bytes_kept > 0 for run in made] == [False, True, True])
     monkeypatch.setattr(runs, "KEPT_BYTES", 1)
     last = manager.start(ARCHITECTURE, recipe)
     ended(last)
-    wait_for(lambda: not any(run.bytes_kept for run in made))
+    until(lambda: not any(run.bytes_kept for run in made))
     assert last.bytes_kept == size, "the last one is still at hand"
 
 
@@ -744,11 +738,11 @@ def test_a_large_network_leaves_few_copies(manager: RunManager, monkeypatch: pyt
 
 def test_published_weights_are_copies_that_the_training_leaves_alone(manager: RunManager) -> None:
     run = manager.start(ARCHITECTURE, LONG)
-    wait_for(lambda: run.weights is not None)
+    until(lambda: run.weights is not None)
     published = run.weights
     assert published is not None
     before = {name: tensor.clone() for name, tensor in published.tensors.items()}
-    wait_for(lambda: run.weights is not published)
+    until(lambda: run.weights is not published)
     assert all(torch.equal(before[name], tensor) for name, tensor in published.tensors.items())
     later = run.weights
     assert later is not None

@@ -211,11 +211,15 @@ def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -
         page.get_by_role("button", name="Name", exact=True).click()
         page.get_by_label("Name of the run").fill("tpircs\u202e")
         page.get_by_label("Name of the run").press("Enter")
+        question = page.get_by_test_id("stDialog")
+        expect(question).to_contain_text(f"{NAME} was started on the command line, on 2026-11-22 00:00 UTC.")
+        question.get_by_role("button", name="Rename it").click()
         expect(page.get_by_test_id("stAlert").filter(has_text="cannot be seen")).to_have_text(
             re.compile(r"The name has a character that cannot be seen, \[U\+202E\]: type it without that\.$")
         )
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Delete", exact=True).click()
+        question.get_by_role("button", name="Delete it").click()
         expect(page.get_by_test_id("stAlert").filter(has_text="was deleted")).to_contain_text(f"{NAME} was deleted.")
 
         visit(page, f"{url}/photos")
