@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lib import kernels
 from lib.architecture import INPUT_SHAPE
 from lib.kernels import AVERAGE_POOL, CONVOLUTION, FIELDS, LANES, MAX_POOL
-from lib.network import BatchNorm2d
+from lib.network import BatchNorm2d, Network
 
 # More threads than this find no block to work on in a batch of 128.
 MAX_THREADS = 4
@@ -83,7 +83,11 @@ class _FusedNetwork:
         # The images themselves are slot 0, with nothing to normalise.
         self._channels, self._size, self._slot = *INPUT_SHAPE[:2], 0
         self._images = 0
-        _require_like(network, nn.Sequential())
+        plain = nn.Sequential()
+        if isinstance(network, Network):
+            plain = Network()
+            plain.architecture = network.architecture
+        _require_like(network, plain)
         self._training = network.training
         modules = list(network)
         if not modules or not isinstance(modules[-1], nn.Flatten):
