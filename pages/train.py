@@ -244,7 +244,7 @@ def forget_request() -> None:
     st.session_state.asked = None
 
 
-@st.dialog("This run is not yours", icon=":material/group:", on_dismiss=forget_request)
+@st.dialog("This run was started elsewhere", icon=":material/group:", on_dismiss=forget_request)
 def confirm(request: Request) -> None:
     """Whose run it is, and whether it is meant all the same."""
     run, question = request.run, QUESTIONS[request.action]
