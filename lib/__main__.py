@@ -26,13 +26,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeAlias
 
 from lib import regular_file
 from lib.analysis import NetworkAnalysis, analyse, fold, interval95, percent
 from lib.architecture import Architecture, ArchitectureError, notation, parse, shape_text
 from lib.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
 from lib.recipe import RECIPES, Recipe, RecipeError, differences, from_json
+from lib.untrusted_text import NameRefusedError, visible
+from lib.untrusted_text import name as accepted_name
 
 if TYPE_CHECKING:
     from lib.checkpoints import Checkpoint
@@ -55,20 +57,37 @@ class UnusableError(ValueError):
     """Arguments that cannot be used, in a sentence with the remedy."""
 
 
+class OutputError(Exception):
+    """Standard output that cannot be written to; `status` is the exit status, `sentence` None for a closed pipe."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.closed = isinstance(error, BrokenPipeError)
+        self.sentence = None if self.closed else f"The output could not be written ({error.strerror})."
+        self.status = 128 + SIGPIPE if self.closed else 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose help and complaints hold no control characters and tell when they cannot be written."""
+
+    def print_help(self, _: object = None) -> None:
+        _say(self.format_help().rstrip("\n"))
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{self.format_usage()}{self.prog}: error: {message}")
+        sys.exit(2)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: the command's own, or 2, with a sentence, for arguments that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m lib", description="Receptive without a screen.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    _add_describe(commands.add_parser("describe", help="what each layer of a network outputs, costs and sees"))
-    _add_train(commands.add_parser("train", help="train a network on MNIST; the app lists the run"))
-    _add_predict(commands.add_parser("predict", help="read photos of digits with a trained network"))
-    options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A character that a terminal does not have must not end a training.
-        sys.stdout.reconfigure(errors="replace")
-    command: Callable[[argparse.Namespace], int] = options.command
+    """Returns the exit status: the command's own; 2, with a sentence, for arguments that cannot be used; 1, with a
+    sentence, where the output cannot be written; 128 + the number of SIGPIPE where nobody reads it any more.
+    """
+    _take_standard_streams()
+    if sys.stdout is None:
+        _complain("Standard output is closed: redirect it to a file, or to /dev/null.")
+        return 1
     try:
-        return command(options)
+        return _run(arguments)
     except (ArchitectureError, RecipeError, UnusableError) as error:
         _complain(str(error))
         return 2
@@ -77,11 +96,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(str(error) if isinstance(error, TooLargeError) else OUT_OF_MEMORY)
         return 2
+    except OutputError as error:
+        _discard(sys.stdout)
+        if error.sentence:
+            _complain(error.sentence)
+        return error.status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = _Parser(prog="python -m lib", description="Receptive without a screen.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_describe(commands.add_parser("describe", help="what each layer of a network outputs, costs and sees"))
+    _add_train(commands.add_parser("train", help="train a network on MNIST; the app lists the run"))
+    _add_predict(commands.add_parser("predict", help="read photos of digits with a trained network"))
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _take_standard_streams() -> None:
+    for number in range(3):
+        # A file that is opened later must not take the number of a stream that was closed: all that is printed, also
+        # by libraries, would go into it.
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A character that a terminal does not have must not end a training.
+            stream.reconfigure(errors="replace")
+
+
+def _printable(text: str) -> str:
+    """Lines without control characters: a terminal would obey them."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def _say(text: str) -> None:
+    """Print it at once. Raises OutputError."""
+    try:
+        print(_printable(text), flush=True)
+    except OSError as error:
+        raise OutputError(error) from error
+
+
+def _json(values: Event, **options: Any) -> str:
+    """JSON in ASCII without control characters; `options` are those of `json.dumps`."""
+    return json.dumps(values, **options).replace("\x7f", "\\u007f")
 
 
 def _complain(sentence: str) -> None:
-    with suppress(OSError):
-        print(sentence, file=sys.stderr, flush=True)
+    # Where there is no error stream, print would take the output.
+    if sys.stderr is None:
+        return
+    try:
+        print(_printable(sentence), file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let the interpreter's last flush of the stream go nowhere: it would fail as the one before it."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # describe
@@ -100,13 +178,13 @@ def describe(options: argparse.Namespace) -> int:
     analysis = analyse(architecture)
     if not options.modules:
         analysis = fold(analysis, architecture)
-    print(as_json(analysis, architecture) if options.json else as_table(analysis))
+    _say(as_json(analysis, architecture) if options.json else as_table(analysis))
     return 0
 
 
 def as_json(analysis: NetworkAnalysis, architecture: Architecture) -> str:
     """The analysis with its own field names, and the network in the notation."""
-    return json.dumps({"network": notation(architecture), **asdict(analysis)}, indent=2)
+    return _json({"network": notation(architecture), **asdict(analysis)}, indent=2)
 
 
 def as_table(analysis: NetworkAnalysis) -> str:
@@ -323,9 +401,10 @@ def _begin(
     """
     from lib.runs import MAX_NAME
 
-    name = " ".join((name or "").split())
-    if len(name) > MAX_NAME:
-        raise UnusableError(f"A name has at most {MAX_NAME} characters; this one has {len(name)}.")
+    try:
+        name = accepted_name(name or "", MAX_NAME)
+    except NameRefusedError as error:
+        raise UnusableError(str(error)) from error
     steps = epochs = 0
     if identity is None:
         run = manager.start(architecture, recipe)
@@ -349,14 +428,14 @@ def _follow(run: Run, steps: int, epochs: int, signals: _Signals, as_json: bool)
         for event in _events(run, steps, epochs):
             text = as_line(event) if as_json else as_sentence(event, run.recipe)
             if text:
-                print(text, flush=True)
-    except OSError as error:
+                _say(text)
+    except OutputError as error:
         run.stop()
         while not _ended(run):
             pass
-        _close_output()
-        if not isinstance(error, BrokenPipeError):
-            trouble = f"The training was stopped: its output could not be written ({error.strerror})."
+        _discard(sys.stdout)
+        if error.sentence:
+            trouble = f"The training was stopped. {error.sentence}"
     signals.settle()
     snapshot = run.snapshot()
     sentences = [sentence for sentence in (trouble, snapshot.message, snapshot.trouble) if sentence]
@@ -430,7 +509,7 @@ def as_line(event: Event) -> str:
     values = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()
     }
-    return json.dumps(values, allow_nan=False)
+    return _json(values, allow_nan=False)
 
 
 def as_sentence(event: Event, recipe: Recipe) -> str | None:
@@ -458,7 +537,8 @@ def as_sentence(event: Event, recipe: Recipe) -> str | None:
 
 
 def _end_sentence(event: Event, recipe: Recipe) -> str:
-    path = event["checkpoint"]
+    # The path is its folder's: a line break in it is no line's end.
+    path = visible(event["checkpoint"] or "")
     kept = f"Checkpoint: {path}" if path else "There is no checkpoint."
     match event["status"]:
         case "finished":
@@ -547,12 +627,6 @@ def _complain_at_once(sentence: str) -> None:
             os.write(2, f"{sentence}\n".encode())
 
 
-def _close_output() -> None:
-    """Let the interpreter's last flush go nowhere: it would fail as the one before it."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 # predict
 
 
@@ -570,8 +644,8 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Print what the network reads in each image; returns 0, 1 where some could not be read, or 128 + the number of
-    SIGPIPE for a closed output. Raises UnusableError.
+    """Print what the network reads in each image; returns 0, or 1 where some could not be read. Raises UnusableError
+    and OutputError.
     """
     from lib import calibration, checkpoints, dataset, digits, photos
 
@@ -581,36 +655,32 @@ def predict(options: argparse.Namespace) -> int:
     except (checkpoints.CheckpointError, dataset.DatasetError) as error:
         raise UnusableError(str(error)) from error
     status = 0
-    try:
-        for name in options.images:
-            try:
-                with regular_file.opened(name) as file:
-                    content = file.read(photos.MAX_BYTES + 1) or b""
-                prediction = digits.predict(network, photos.digit(content), found.temperature, found.known)
-            except (photos.PhotoError, OSError) as error:
-                status = 1
-                problem = (
-                    f"It cannot be opened ({error.strerror}): check its name."
-                    if isinstance(error, OSError)
-                    else str(error)
-                )
-                if options.json:
-                    print(json.dumps({"file": name, "error": problem}), flush=True)
-                else:
-                    _complain(f"{name}: {problem}")
-                continue
-            print(_prediction_line(name, prediction, options.json), flush=True)
-    except BrokenPipeError:
-        _close_output()
-        return 128 + SIGPIPE
+    for name in options.images:
+        try:
+            with regular_file.opened(name) as file:
+                content = file.read(photos.MAX_BYTES + 1) or b""
+            prediction = digits.predict(network, photos.digit(content), found.temperature, found.known)
+        except (photos.PhotoError, OSError) as error:
+            status = 1
+            problem = (
+                f"It cannot be opened ({error.strerror}): check its name." if isinstance(error, OSError) else str(error)
+            )
+            if options.json:
+                _say(_json({"file": name, "error": problem}))
+            else:
+                _complain(f"{visible(name)}: {problem}")
+            continue
+        _say(_prediction_line(name, prediction, options.json))
     return status
 
 
 def _prediction_line(name: str, prediction: Prediction, as_json: bool) -> str:
     if not as_json:
         doubt = "" if prediction.certain else ", uncertain"
-        return f"{name}: reads {prediction.digit} with a probability of {percent(prediction.confidence)}{doubt}"
-    return json.dumps(
+        return (
+            f"{visible(name)}: reads {prediction.digit} with a probability of {percent(prediction.confidence)}{doubt}"
+        )
+    return _json(
         {
             "file": name,
             "digit": prediction.digit,

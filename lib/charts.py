@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lib.analysis import MAX_PARAMS, NetworkAnalysis, interval95
 from lib.architecture import Architecture
 from lib.formulas import workings
+from lib.untrusted_text import html_escaped
 
 if TYPE_CHECKING:
     from lib.digits import Prediction
@@ -103,10 +104,11 @@ def _accuracies(run: RunCurves) -> list[float]:
 def _ghost(run: RunCurves) -> list[dict[str, object]]:
     steps, losses = run.steps, running_mean(run.steps.train_loss, SMOOTHING)
     dotted = {"line": {"color": PALETTE[3], "dash": "dot"}, "opacity": 0.7}
+    name = html_escaped(run.name)
     return [
-        _curve(1, f"{run.name}: mean loss", steps, losses, GHOST_POINTS, 3) | dotted,
-        _points(2, f"{run.name}: accuracy", run.epochs, _accuracies(run), 3) | dotted,
-        _curve(3, f"{run.name}: learning rate", steps, steps.learning_rate, GHOST_POINTS, 3) | dotted,
+        _curve(1, f"{name}: mean loss", steps, losses, GHOST_POINTS, 3) | dotted,
+        _points(2, f"{name}: accuracy", run.epochs, _accuracies(run), 3) | dotted,
+        _curve(3, f"{name}: learning rate", steps, steps.learning_rate, GHOST_POINTS, 3) | dotted,
     ]
 
 

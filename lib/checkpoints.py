@@ -28,6 +28,7 @@ from lib import atomic_file, regular_file
 from lib.architecture import Architecture, ArchitectureError, notation, parse
 from lib.network import Network, assembled, build
 from lib.recipe import MAX_EPOCHS, Recipe, RecipeError, from_json, to_json
+from lib.untrusted_text import cleaned_name
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SAVED_FOLDER = FOLDER / "saved"
@@ -40,7 +41,9 @@ EXTRA = "extra/"
 _NAMES = "names of the tensors"
 # The longest network's header, with the curves' epochs, has a fifth of that.
 MAX_BYTES, MAX_HEADER_BYTES = 256 * 2**20, 2**20
-MAX_TITLE, MAX_DATE = 200, 40
+MAX_TITLE, MAX_DATE = 60, 40
+# Of a title in a file, before it is cleaned and cut.
+MAX_STORED_TITLE = 200
 
 
 class CheckpointError(RuntimeError):
@@ -51,6 +54,7 @@ class CheckpointError(RuntimeError):
 class Summary:
     """What a checkpoint says of itself. `test_accuracy` is a fraction, measured at the end of epoch `epochs_done`.
 
+    A title that was read is one that `untrusted_text.name` accepts, of at most MAX_TITLE characters.
     Without weights it is a run that has learnt nothing yet.
     """
 
@@ -229,6 +233,12 @@ def text(value: object, limit: int) -> str:
     return regular_file.printable(value)
 
 
+def _title(value: object, otherwise: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_STORED_TITLE:
+        raise ValueError(f"not a title of at most {MAX_STORED_TITLE} characters")
+    return cleaned_name(value, MAX_TITLE, otherwise)
+
+
 def date(value: object) -> str:
     """The value, where it is a time in UTC as `isoformat` writes it, so that texts sort as times. Raises ValueError."""
     found = text(value, MAX_DATE)
@@ -260,7 +270,7 @@ def _summary(path: Path, header: Mapping[str, Any]) -> Summary:
         raise CheckpointError(f"{path.name} was not written by this version of Receptive. Save the network again.")
     try:
         return Summary(
-            title=text(header["title"], MAX_TITLE),
+            title=_title(header["title"], path.stem),
             architecture=parse(header["architecture"]),
             recipe=from_json(header["recipe"]),
             epochs_done=_epochs(header["epochs_done"]),

@@ -18,6 +18,7 @@ from streamlit.navigation.page import Page as StreamlitPage
 
 from lib import address
 from lib.network_view import telling, views
+from lib.untrusted_text import escaped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -89,12 +90,7 @@ def enter(page: str) -> None:
         navigation()
         st.rerun()
     for sentence in address.follow(page):
-        st.warning(sentence, icon=":material/link_off:")
-
-
-def escaped(text: str) -> str:
-    """What somebody typed, for a place that reads Markdown: every sign of it shows as it is."""
-    return re.sub(r"([\\`*_\[\]<>$:~|#])", r"\\\1", text)
+        st.warning(escaped(sentence), icon=":material/link_off:")
 
 
 def browser() -> str:
@@ -179,8 +175,8 @@ def live_figure(
         script = plotly_js_url()
     except OSError as error:
         st.error(
-            f"The chart cannot be drawn: its script could not be put into {STATIC_FOLDER} ({error.strerror}). "
-            "Make that folder writable, with 5 MB free, and reload the page.",
+            f"The chart cannot be drawn: its script could not be put into {escaped(str(STATIC_FOLDER))} "
+            f"({error.strerror}). Make that folder writable, with 5 MB free, and reload the page.",
             icon=":material/error:",
         )
         return

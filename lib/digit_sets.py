@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import threading
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +19,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor
 
-from lib import atomic_file, checkpoints, dataset, regular_file
+from lib import atomic_file, checkpoints, dataset, regular_file, untrusted_text
 from lib.checkpoints import SUFFIX
 from lib.digits import SIZE
+from lib.untrusted_text import NameRefusedError
 
 FOLDER = dataset.FOLDER / "own"
 FORMAT = "receptive-digits-1"
@@ -67,7 +67,10 @@ def passed_over() -> list[str]:
 
 def create(name: str) -> str:
     """A new empty set; returns its name with its spaces put in order. Raises DigitSetError."""
-    name = " ".join(unicodedata.normalize("NFC", name).split())
+    try:
+        name = untrusted_text.name(name, MAX_NAME)
+    except NameRefusedError as error:
+        raise DigitSetError(str(error)) from error
     with _lock:
         path = _path(name)
         if _is_taken(name):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
+from decimal import Decimal
 
 from lib.analysis import NetworkAnalysis, analyse
 from lib.architecture import Architecture, Operation, notation, operations, shape_text
+from lib.untrusted_text import csv_text
 
 HEADER = ("layer", "output", "parameters", "share", "macs", "activations", "receptive_field", "jump", "center")
 
@@ -41,11 +41,7 @@ def pytorch_source(architecture: Architecture) -> str:
 
 def table_csv(analysis: NetworkAnalysis) -> str:
     """One line a row of the table, numbers plain; the totals are left to whoever adds."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(_cells(analysis))
-    return text.getvalue()
+    return csv_text([HEADER, *_cells(analysis)])
 
 
 def table_markdown(analysis: NetworkAnalysis) -> str:
@@ -61,23 +57,23 @@ def table_markdown(analysis: NetworkAnalysis) -> str:
         "",
         "",
     ]
-    shown = [[cell if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in _cells(analysis)]
+    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in _cells(analysis)]
     marks = ["---", "---", *["---:"] * 7]
     return "".join(f"| {' | '.join(row)} |\n" for row in [HEADER, marks, *shown, total])
 
 
-def _cells(analysis: NetworkAnalysis) -> list[list[str | int]]:
+def _cells(analysis: NetworkAnalysis) -> list[list[str | int | Decimal]]:
     return [
         [
             row.label,
             "x".join(str(n) for n in row.output_shape),
             row.num_params,
-            f"{row.share:.4f}",
+            Decimal(f"{row.share:.4f}"),
             row.macs,
             row.activations,
             row.receptive_field,
             row.jump,
-            f"{row.center:g}",
+            Decimal(f"{row.center:g}"),
         ]
         for row in analysis.rows
     ]

@@ -11,6 +11,7 @@ from typing import ParamSpec
 import streamlit as st
 
 from lib.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
+from lib.untrusted_text import escaped
 
 P = ParamSpec("P")
 _FROM_CALLBACK = "told by a callback"
@@ -24,13 +25,13 @@ def in_words() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        st.error(_sentence(error), icon=":material/memory:")
+        st.error(escaped(_sentence(error)), icon=":material/memory:")
 
 
 def run(page: Callable[[], None]) -> None:
     """Run a page so; what a callback before it had to say comes first."""
     if told := st.session_state.pop(_FROM_CALLBACK, None):
-        st.error(told, icon=":material/memory:")
+        st.error(escaped(told), icon=":material/memory:")
     with in_words():
         page()
 

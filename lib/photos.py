@@ -13,11 +13,11 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lib.digits import Prediction, reduce
+from lib.untrusted_text import csv_text
 
 # Not torch: work as small as this would wait for its threads, which a training beside it keeps busy.
 Plane: TypeAlias = NDArray[np.float32]
@@ -42,8 +43,6 @@ MAX_FILES = 200
 MIN_CONTRAST = 0.08
 # Between paper and ink there are so many standard deviations of the paper's noise; bare noise comes to 2.
 MIN_SEPARATION = 4.0
-# Full-width signs are formulas to some spreadsheets too.
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _FORMATS = ("PNG", "JPEG")
 # A photo is looked at with its longer side at most this long, its paper and its specks with less.
 _SIDE, _PAPER_SIDE, _SPECK_SIDE = 512, 32, 128
@@ -85,26 +84,18 @@ def ink(content: bytes) -> Tensor:
     return torch.from_numpy(found)
 
 
-def safe_name(name: str) -> str:
-    """A file's name for a table: what a spreadsheet would take for a formula begins with an apostrophe (OWASP, "CSV
-    Injection").
-    """
-    return f"'{name}" if name.lstrip().startswith(_FORMULA) or name.startswith(("\t", "\r", "\n")) else name
-
-
 def table_csv(read: Sequence[tuple[str, Prediction | str]]) -> str:
     """One line a file: its name, the digit, its probability and those of all ten, or the sentence why there is none."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "digit", "probability", *(f"p{number}" for number in range(10)), "note"])
+    rows: list[list[str | int | Decimal]] = [
+        ["file", "digit", "probability", *(f"p{number}" for number in range(10)), "note"]
+    ]
     for name, found in read:
-        safe = safe_name(name)
         if isinstance(found, str):
-            writer.writerow([safe, *[""] * 12, found])
+            rows.append([name, *[""] * 12, found])
         else:
-            numbers = [f"{p:.6f}" for p in (found.confidence, *found.probabilities)]
-            writer.writerow([safe, found.digit, *numbers, "" if found.certain else "uncertain"])
-    return text.getvalue()
+            numbers = [Decimal(f"{p:.6f}") for p in (found.confidence, *found.probabilities)]
+            rows.append([name, found.digit, *numbers, "" if found.certain else "uncertain"])
+    return csv_text(rows)
 
 
 def _sheet(found: Plane) -> tuple[slice, slice] | None:

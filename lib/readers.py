@@ -24,6 +24,7 @@ from lib.resources import (
     recalibration,
     run_manager,
 )
+from lib.untrusted_text import escaped, isolated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +72,7 @@ def titles() -> tuple[dict[str, str], list[str]]:
     Runs that have begun to learn come first, then checkpoints by their file's name.
     """
     found = {
-        run.identity: f"{run.name}, in training · {notation(run.architecture)}"
+        run.identity: f"{isolated(run.name)}, in training · {notation(run.architecture)}"
         for run in run_manager().runs()
         if run.weights and is_learning(run)
     }
@@ -91,7 +92,7 @@ def titles() -> tuple[dict[str, str], list[str]]:
         if not summary.has_weights:
             continue
         accuracy = "not measured" if summary.test_accuracy is None else percent(summary.test_accuracy, 2)
-        found[path.stem] = f"{summary.title} · {notation(summary.architecture)} · {accuracy}"
+        found[path.stem] = f"{isolated(summary.title)} · {notation(summary.architecture)} · {accuracy}"
     return found, damaged
 
 
@@ -114,7 +115,7 @@ def ticking_reader(name: str, ticking: bool) -> Reader | None:
     try:
         now = reader(name)
     except (checkpoints.CheckpointError, OSError) as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(escaped(str(error)), icon=":material/error:")
         return None
     if ticking and not now.run:
         st.rerun()
@@ -146,7 +147,7 @@ def choose_reader() -> str:
         "Which network reads it?", list(found), key="reader", persist_state="session", format_func=found.__getitem__
     )
     for sentence in damaged:
-        st.warning(sentence, icon=":material/warning:")
+        st.warning(escaped(sentence), icon=":material/warning:")
     return name
 
 

@@ -25,10 +25,10 @@ from uuid import uuid4
 import torch
 from torch import Tensor, nn
 
-from lib import run_files
+from lib import run_files, untrusted_text
 from lib.analysis import analyse
 from lib.architecture import Architecture
-from lib.checkpoints import CheckpointError
+from lib.checkpoints import MAX_TITLE, CheckpointError
 from lib.dataset import Dataset, DatasetError
 from lib.history import Curves, History
 from lib.memory import is_out_of_memory
@@ -58,7 +58,7 @@ LARGE_BATCH_MACS = 1_000_000_000
 MAX_WAITING, MAX_WAITING_IN_ALL = 3, 60
 # Ended runs whose curves and weights stay in memory; those of older ones are read from their files again.
 KEPT, KEPT_BYTES = 8, 256 * 2**20
-MAX_NAME = 60
+MAX_NAME = MAX_TITLE
 MIN_FACTOR, MAX_FACTOR = run_files.MIN_FACTOR, run_files.MAX_FACTOR
 END_SECONDS = 10.0
 
@@ -234,9 +234,10 @@ class Run:
 
     def rename(self, name: str) -> None:
         """Give it a name of at most 60 characters; an empty one gives back its first. Raises RunError."""
-        name = " ".join(name.split())
-        if len(name) > MAX_NAME:
-            raise RunError(f"A name has at most {MAX_NAME} characters; this one has {len(name)}.")
+        try:
+            name = untrusted_text.name(name, MAX_NAME)
+        except untrusted_text.NameRefusedError as error:
+            raise RunError(str(error)) from error
 
         def change() -> None:
             self._name = name or self.identity

@@ -46,6 +46,7 @@ from lib.dataset import DatasetError
 from lib.export import pytorch_source, table_csv, table_markdown
 from lib.recipe import RecipeError
 from lib.resources import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
+from lib.untrusted_text import escaped, visible
 
 enter("design")
 
@@ -296,7 +297,7 @@ def compare_section(architecture: Architecture) -> None:
         try:
             other = parse(text)
         except ArchitectureError as error:
-            st.error(f"The other network: {error}", icon=":material/error:")
+            st.error(escaped(f"The other network: {error}"), icon=":material/error:")
             return
         comparison(architecture, other)
 
@@ -318,9 +319,9 @@ def take_away(architecture: Architecture, shown: NetworkAnalysis) -> None:
             found = trained(architecture)
             for title, path in found.items():
                 st.download_button(
-                    f"ONNX: {title}",
+                    f"ONNX: {escaped(title)}",
                     partial(onnx_file, path),
-                    f"{path.stem}.onnx",
+                    f"{visible(path.stem)}.onnx",
                     on_click="ignore",
                     icon=":material/download:",
                     help="The trained network for any other program; it takes pixels from 0 to 1, white on black.",
@@ -377,7 +378,7 @@ try:
     st.session_state.last_valid = architecture
 except ArchitectureError as error:
     mistaken = True
-    st.error(str(error), icon=":material/error:")
+    st.error(escaped(str(error)), icon=":material/error:")
     architecture = st.session_state.get("last_valid", parse(PRESETS[0].text))
     st.markdown(f"Shown below is the last network that could be built: `{notation(architecture)}`")
 
@@ -452,7 +453,7 @@ if not hidden("drawing"):
         try:
             network_view(architecture, example_digits(), guessing=guessing)
         except DatasetError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(escaped(str(error)), icon=":material/error:")
 if not guessing and not hidden("costs"):
     with chart:
         st.subheader("Where the parameters and the work are")

@@ -30,6 +30,7 @@ from lib.readers import (
 )
 from lib.resources import run_manager
 from lib.runs import Run, Weights
+from lib.untrusted_text import escaped
 
 enter("draw")
 
@@ -59,9 +60,11 @@ def trust(now: Reader) -> None:
     found = now.calibration
     if now.run:
         when = f"Calibrated after step {now.calibrated:,}." if found.images else found.trouble or "Not calibrated yet."
-        st.caption(f"Still learning: weights after {now.step:,} steps. {when}")
+        st.caption(escaped(f"Still learning: weights after {now.step:,} steps. {when}"))
     elif not found.images:
-        st.caption(found.trouble or "Not calibrated: the digits that this needs could not be read.")
+        st.caption(
+            escaped(found.trouble) if found.trouble else "Not calibrated: the digits that this needs could not be read."
+        )
     if not found.images:
         return
     with st.expander("What these numbers mean"):
@@ -232,7 +235,7 @@ with canvas:
         try:
             image, label = choose_test_image()
         except DatasetError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(escaped(str(error)), icon=":material/error:")
             st.stop()
         st.caption(f"One of MNIST's 10,000 test images, for whoever cannot draw. Its writer meant {label}.")
 ticking = learning_run(name) is not None

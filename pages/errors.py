@@ -19,6 +19,7 @@ from lib.components import enter, live_figure
 from lib.dataset import DatasetError
 from lib.insight import Bin, Evaluation, Proportion, evaluation, measurable
 from lib.readers import TEST, Reader, choose_reader, learning_run, reader
+from lib.untrusted_text import escaped
 
 enter("errors")
 
@@ -267,7 +268,7 @@ try:
         found = measured(now.version, now.network, now.architecture, now.calibration.temperature)
         st.session_state.measured = Measurement(now.version, now.run is not None, found)
 except (CheckpointError, DatasetError, OSError) as error:
-    st.error(str(error), icon=":material/error:")
+    st.error(escaped(str(error)), icon=":material/error:")
     st.stop()
 if learning_run(name):
     guard.fragment(watch, TICK_SECONDS)(name)

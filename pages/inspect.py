@@ -38,6 +38,7 @@ from lib.readers import (
     ticking_reader,
     verdict,
 )
+from lib.untrusted_text import escaped
 
 enter("inspect")
 
@@ -246,7 +247,7 @@ name = choose_reader()
 try:
     image, subject = choose_image()
 except DatasetError as error:
-    st.error(str(error), icon=":material/error:")
+    st.error(escaped(str(error)), icon=":material/error:")
     st.stop()
 section = st.segmented_control(
     "What to look at",

@@ -16,11 +16,12 @@ from torch import Tensor
 from lib import digit_sets, guard, photos, pictures
 from lib.analysis import interval95, percent
 from lib.checkpoints import CheckpointError
-from lib.components import enter, escaped
+from lib.components import enter
 from lib.digit_sets import DigitSet, DigitSetError
 from lib.digits import CERTAIN, SIZE, STRANGE
-from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, safe_name, table_csv
+from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
 from lib.readers import Reader, choose_reader, reader
+from lib.untrusted_text import escaped, isolated, spreadsheet_cell
 
 enter("photos")
 
@@ -67,7 +68,7 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
     readable = [(file, image) for file, image in zip(files, found, strict=True) if isinstance(image, Tensor)]
     problems = [(file, sentence) for file, sentence in zip(files, found, strict=True) if isinstance(sentence, str)]
     for file, sentence in problems[:SHOWN_PROBLEMS]:
-        st.warning(f"{escaped(short(file.name))}: {sentence}", icon=":material/broken_image:")
+        st.warning(escaped(f"{short(file.name)}: {sentence}"), icon=":material/broken_image:")
     if len(problems) > SHOWN_PROBLEMS:
         st.warning(
             f"{len(problems) - SHOWN_PROBLEMS} more files could not be read; the table to download says why.",
@@ -87,7 +88,7 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
                 "It reads": prediction.digit,
                 "Probability": 100 * prediction.confidence,
                 "Certainty": "" if prediction.certain else "uncertain",
-                "File": safe_name(short(file.name)),
+                "File": spreadsheet_cell(isolated(short(file.name))),
             }
             for (file, image), prediction in zip(readable, predictions, strict=True)
         ]
@@ -185,7 +186,7 @@ def choose_set() -> str | None:
     """The controls that make, choose and delete a set."""
     refused = st.session_state.pop("refused", None)
     if refused:
-        st.error(refused, icon=":material/error:")
+        st.error(escaped(refused), icon=":material/error:")
     # Said once: whatever is done next, on this page or another, is no longer the moment to undo it.
     deleted = st.session_state.pop("deleted_set", None)
     if deleted:
@@ -198,7 +199,9 @@ def choose_set() -> str | None:
     if st.session_state.get("own_set") not in names:
         st.session_state.own_set = names[0] if names else None
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox("Set", names, key="own_set", placeholder="No set yet", persist_state="session")
+        name = st.selectbox(
+            "Set", names, key="own_set", placeholder="No set yet", persist_state="session", format_func=isolated
+        )
         with st.popover("New set", icon=":material/add:"):
             st.text_input("Name of the new set", key="set_name", max_chars=digit_sets.MAX_NAME)
             st.button("Create", on_click=create)
@@ -283,7 +286,7 @@ def test_on(digits: DigitSet, now: Reader) -> None:
     wrong = [place for place, answer in enumerate(answers) if answer != labels[place]]
     accuracy = 1 - len(wrong) / len(answers)
     st.metric(
-        f"Accuracy on {digits.name}",
+        f"Accuracy on {escaped(digits.name)}",
         f"{percent(accuracy)} ± {100 * interval95(accuracy, len(answers)):.1f}",
         border=True,
         width=360,
@@ -304,7 +307,7 @@ name = choose_reader()
 try:
     now = reader(name)
 except (CheckpointError, OSError) as error:
-    st.error(str(error), icon=":material/error:")
+    st.error(escaped(str(error)), icon=":material/error:")
     st.stop()
 if now.run:
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -344,7 +347,7 @@ if own is None:
 try:
     digits = digit_sets.load(own)
 except DigitSetError as error:
-    st.error(str(error), icon=":material/error:")
+    st.error(escaped(str(error)), icon=":material/error:")
     st.stop()
 add_controls(own, from_photos)
 count_controls(digits)

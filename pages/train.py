@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 import streamlit as st
 import torch
@@ -17,7 +18,7 @@ from lib.architecture import ArchitectureError, notation, parse
 from lib.augmentation import preview
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER, passed_over
-from lib.components import browser, browser_cookie, enter, escaped, live_figure, network_input, preset_pills
+from lib.components import browser, browser_cookie, enter, live_figure, network_input, preset_pills
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
 from lib.handwriting import handwriting
@@ -28,6 +29,7 @@ from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
 from lib.runs import Run, RunError, Snapshot
 from lib.training import EpochMetrics
+from lib.untrusted_text import escaped, isolated
 
 enter("train")
 
@@ -331,7 +333,9 @@ def outcome(run: Run, snapshot: Snapshot) -> None:
     """How the run ended or stands still, in a sentence."""
     match snapshot.status:
         case "failed":
-            st.error(f"{snapshot.message} The curves up to that point are kept below.", icon=":material/error:")
+            st.error(
+                escaped(f"{snapshot.message} The curves up to that point are kept below."), icon=":material/error:"
+            )
         case "paused":
             st.info(
                 "Paused. Resume it, or go on by one step or one epoch. Another run may use the time.",
@@ -444,7 +448,7 @@ def watch(run: Run, ticking: bool, asking: bool) -> None:
         outcome(run, snapshot)
     controls(run, snapshot)
     if snapshot.trouble:
-        st.warning(snapshot.trouble, icon=":material/save:")
+        st.warning(escaped(snapshot.trouble), icon=":material/save:")
     figures(run, snapshot)
 
 
@@ -493,7 +497,7 @@ def where(run: Run) -> str:
 
 
 def started(run: Run) -> str:
-    return run.created.replace("T", " ")[:16] + " UTC"
+    return escaped(run.created.replace("T", " ")[:16]) + " UTC"
 
 
 def run_table(runs: list[Run]) -> None:
@@ -504,7 +508,7 @@ def run_table(runs: list[Run]) -> None:
         last = snapshot.epochs[-1] if snapshot.epochs else None
         rows.append(
             {
-                "Run": f"[{escaped(run.name)}](/train?run={run.identity})",
+                "Run": f"[{escaped(run.name)}](/train?run={quote(run.identity, safe='')})",
                 "State": snapshot.status,
                 "Accuracy, last epoch": final_text(last) if last else "–",
                 "Epochs": f"{len(snapshot.epochs)} of {run.recipe.epochs}",
@@ -544,7 +548,7 @@ if panel:
             try:
                 augmentation_preview(recipe)
             except DatasetError as error:
-                st.error(str(error), icon=":material/error:")
+                st.error(escaped(str(error)), icon=":material/error:")
     with presets:
         preset = next((p for p in RECIPES if p.recipe == recipe and p.network in (None, text)), None)
         st.session_state.recipe = preset.title if preset else None
@@ -565,7 +569,7 @@ rate = machine_rate()
 if architecture and recipe and rate and not hidden("estimate"):
     st.caption(estimate_text(rate, architecture, recipe))
 if problem:
-    st.error(problem, icon=":material/error:")
+    st.error(escaped(problem), icon=":material/error:")
 
 manager = run_manager()
 parent = manager.get(st.session_state.get("fork"))
@@ -578,7 +582,7 @@ if asked:
     confirm(asked)
 refused = st.session_state.pop("refused", None)
 if refused:
-    st.error(refused, icon=":material/error:")
+    st.error(escaped(refused), icon=":material/error:")
 # Said once: whatever is done next, on this page or another, is no longer the moment to undo it.
 deleted = st.session_state.pop("deleted", None)
 if deleted:
@@ -587,12 +591,12 @@ if deleted:
         st.button("Undo", icon=":material/undo:", on_click=undelete, args=deleted)
 not_read = [*manager.set_aside, *passed_over(SAVED_FOLDER)]
 for sentence in not_read[:3]:
-    st.warning(sentence, icon=":material/broken_image:")
+    st.warning(escaped(sentence), icon=":material/broken_image:")
 if len(not_read) > 3:
     st.warning(f"{len(not_read) - 3} more files of runs could not be read.", icon=":material/broken_image:")
 
 runs = manager.runs()
-names = {run.identity: run.name for run in runs}
+names = {run.identity: isolated(run.name) for run in runs}
 chosen_before = st.session_state.run
 if chosen_before not in names:
     st.session_state.run = None

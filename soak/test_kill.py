@@ -156,8 +156,10 @@ def test_the_server_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset, chro
     started: set[str] = set()
     before: dict[str, RunRecord] = {}
     met = 0
+    # One browser, whose runs they are.
+    context = chromium.new_context()
     for number in range(SERVER_KILLS + 1):
-        with Server(project, 0.1) as server, chromium.new_context() as context:
+        with Server(project, 0.1) as server:
             page = context.new_page()
             started.add(go_on(page, server, before))
             settled(page)
@@ -171,6 +173,7 @@ def test_the_server_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset, chro
                 break
             time.sleep(chance.random() * 4)
             server.kill()
+        page.close()
         met += bool(unfinished(folder))
         after = read(folder)
         assert after.keys() == started
@@ -178,6 +181,7 @@ def test_the_server_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset, chro
         before = after
         steps = sum(record.history.steps for record in after.values())
         print(f"kill {number + 1}: {len(after)} runs, {steps} steps, {met} kills within a save")
+    context.close()
     after = read(folder)
     assert_continued(before, after)
     assert {record.status for record in after.values()} == {"finished"}

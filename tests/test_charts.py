@@ -70,6 +70,14 @@ def run_curves(steps: int, epochs: int, name: str = "", validation: str = "test"
     )
 
 
+def test_the_name_of_a_ghost_is_no_html() -> None:
+    """F12: Plotly makes a link of one."""
+    named = training_curves(run_curves(10, 1), 10, run_curves(10, 1, '<a href="//evil.io">x</a> &lt;'))
+    ghosts = [trace["name"] for trace in json.loads(named)["data"] if "evil" in trace.get("name", "")]
+    shown = '&lt;a href="//evil.io"&gt;x&lt;/a&gt; &amp;lt;'
+    assert ghosts == [f"{shown}: {what}" for what in ("mean loss", "accuracy", "learning rate")]
+
+
 def test_a_long_run_and_its_ghost_send_at_most_two_thousand_points() -> None:
     run = run_curves(100_000, 100)
     spike = 54_321

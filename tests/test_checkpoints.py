@@ -127,6 +127,17 @@ def test_a_checkpoint_without_weights_is_one_of_a_run_that_has_learnt_nothing(tm
         checkpoints.network(loaded)
 
 
+@pytest.mark.parametrize(
+    ("stored", "title"), [("A\u202e\x1b\u200b  run", "A run"), ("\u200b\u200b", "strange"), ("n" * 61, "n" * 60)]
+)
+def test_a_title_that_cannot_be_seen_is_cleared_on_reading(stored: str, title: str, tmp_path: Path) -> None:
+    """F12: a file that another program, or a version before, has written."""
+    path = tmp_path / "strange.safetensors"
+    written = sample()
+    checkpoints.save(replace(written, summary=replace(written.summary, title=stored)), path)
+    assert checkpoints.load_summary(path).title == checkpoints.load(path).summary.title == title
+
+
 def test_the_first_format_is_still_read(tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     of_the_first_format(path)

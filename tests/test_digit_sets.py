@@ -52,7 +52,7 @@ def test_from_an_empty_set_nothing_is_removed() -> None:
 )  # fmt: skip
 def test_a_name_that_is_none_is_refused_everywhere(name: str, folder: Path) -> None:
     for action in (digit_sets.create, digit_sets.load, digit_sets.remove_last, digit_sets.delete):
-        with pytest.raises(DigitSetError, match="letters, digits, spaces"):
+        with pytest.raises(DigitSetError, match=r"letters, digits, spaces|cannot be seen|at most 40"):
             action(name)
     assert not folder.exists()
 

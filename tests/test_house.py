@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"lib/architecture.py", "lib/recipe.py", "lib/atomic_file.py", "lib/regular_file.py"},
+    {"lib/architecture.py", "lib/recipe.py", "lib/atomic_file.py", "lib/regular_file.py", "lib/untrusted_text.py"},
     {
         "lib/footprint.py",
         "lib/edits.py",
@@ -113,6 +113,67 @@ def test_the_threads_never_call_streamlit() -> None:
     code = "import sys, lib.runs, lib.charts; print('streamlit' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# What makes text from outside safe for the place where it stands, and questions about it.
+SAFE = {"escaped", "isolated", "visible", "html_escaped", "spreadsheet_cell", "table_csv", "quote", "len"}
+FROM_OUTSIDE = {"name", "title", "message", "trouble"}
+# What variables are called that hold such a text.
+SENTENCES = {"refused", "told", "problem", "sentence", "chosen_before"}
+# The titles of a preset and of a page are the project's own.
+OWN = {"preset.title", "page.title"}
+
+
+def as_it_came(tree: ast.AST) -> list[str]:
+    """Texts of errors, and names, that Streamlit is given to show as Markdown."""
+    errors = SENTENCES | {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
+    found: list[str] = []
+
+    def look(node: ast.AST) -> None:
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in SAFE:
+                return
+            case ast.IfExp(body=body, orelse=otherwise):
+                look(body)
+                look(otherwise)
+                return
+            case ast.Call(func=ast.Attribute(), keywords=keywords, args=arguments):
+                # What a widget hands to its callback is not shown.
+                for given in [*arguments, *(keyword.value for keyword in keywords if keyword.arg != "args")]:
+                    look(given)
+                return
+            case ast.Attribute(attr="strerror") | ast.Compare():
+                return
+            case ast.Name(id=name) if name in errors:
+                found.append(f"{node.lineno}: {name}")
+            case ast.Attribute(attr=name) if name in FROM_OUTSIDE and ast.unparse(node) not in OWN:
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+        for child in ast.iter_child_nodes(node):
+            look(child)
+
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="st"), attr=shows)) if shows != "text_input":
+                look(node)
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(KNOW_A_SCREEN))
+def test_what_is_shown_of_an_error_or_a_name_is_escaped(file: str) -> None:
+    assert as_it_came(ast.parse((ROOT / file).read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["st.error(str(error))", "st.warning(f'It failed: {error}')", "st.button('x', help=str(error))",
+     "st.metric(f'Accuracy on {digits.name}', 1)", "st.info(snapshot.message)", "st.error(in_words(error))"],
+)  # fmt: skip
+def test_what_is_shown_as_it_came_is_found(line: str) -> None:
+    handled = "try:\n    pass\nexcept OSError as error:\n    "
+    assert len(as_it_came(ast.parse(handled + line))) == 1
+    for held in ("str(error)", "in_words(error)", "digits.name", "snapshot.message", "{error}"):
+        line = line.replace(held, f"{{escaped({held[1:-1]})}}" if held[0] == "{" else f"escaped({held})")
+    assert as_it_came(ast.parse(handled + line)) == []
 
 
 TESTS = sorted(
