@@ -28,7 +28,7 @@ from lib import atomic_file, regular_file
 from lib.architecture import Architecture, ArchitectureError, notation, parse
 from lib.network import Network, assembled, build
 from lib.recipe import MAX_EPOCHS, Recipe, RecipeError, from_json, to_json
-from lib.untrusted_text import cleaned_name
+from lib.untrusted_text import cleaned_name, visible
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SAVED_FOLDER = FOLDER / "saved"
@@ -224,13 +224,13 @@ def _header(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def text(value: object, limit: int) -> str:
-    """The value, where it is a text of at most `limit` characters, with "�" for what no line of text can show.
+    """The value, where it is a text of at most `limit` characters; one that cannot be seen is shown by its code.
 
     Raises ValueError.
     """
     if not isinstance(value, str) or len(value) > limit:
         raise ValueError(f"not a text of at most {limit} characters")
-    return regular_file.printable(value)
+    return visible(value)
 
 
 def _title(value: object, otherwise: str) -> str:

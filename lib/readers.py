@@ -142,13 +142,18 @@ def choose_reader() -> str:
     found, damaged = titles()
     if not found:
         st.error(NO_READER, icon=":material/error:")
+        _warn(damaged)
         st.stop()
     name = st.selectbox(
         "Which network reads it?", list(found), key="reader", persist_state="session", format_func=found.__getitem__
     )
-    for sentence in damaged:
-        st.warning(escaped(sentence), icon=":material/warning:")
+    _warn(damaged)
     return name
+
+
+def _warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        st.warning(escaped(sentence), icon=":material/warning:")
 
 
 def choose_source() -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+
+from lib.untrusted_text import visible
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -90,14 +91,14 @@ def listing(folder: Path, suffix: str) -> Listing:
     except FileNotFoundError:
         return Listing((), ())
     except OSError as error:
-        return Listing((), (f"The folder {printable(folder.name)} cannot be read ({error.strerror}).",))
+        return Listing((), (f"The folder {visible(folder.name)} cannot be read ({error.strerror}).",))
     files, sentences = [], []
     for name in names:
         path = folder / name
         problem = None
-        if printable(name) != name:
-            # It can be neither shown nor put into an address.
-            problem = "its name is not text"
+        if visible(name) != name:
+            # It might be taken for another one, and not every such name can be a part of an address.
+            problem = "its name has a character that cannot be seen"
         else:
             try:
                 found = os.stat(path)
@@ -110,14 +111,9 @@ def listing(folder: Path, suffix: str) -> Listing:
                     problem = "it is a link to nothing" if nowhere else str(error.strerror)
         if problem:
             sentences.append(
-                f"{printable(folder.name)}/{printable(name)} was passed over ({problem}). Move it out of the folder."
+                f"{visible(folder.name)}/{visible(name)} was passed over ({problem}). Move it out of the folder."
             )
     return Listing(tuple(files), tuple(sentences))
-
-
-def printable(name: str) -> str:
-    """The name with "�" for each byte that is not UTF-8 and each control character."""
-    return "".join("\ufffd" if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in name)
 
 
 def _check(mode: int, path: Path | str) -> None:

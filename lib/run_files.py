@@ -26,6 +26,7 @@ from lib.network import build
 from lib.recipe import MAX_EPOCHS, Recipe
 from lib.run_lock import WAIT_SECONDS, RunLock, is_locked
 from lib.training import EpochSums, TrainingState
+from lib.untrusted_text import visible
 
 Status: TypeAlias = Literal[
     "queued", "running", "pausing", "stopping", "paused", "finished", "stopped", "failed", "interrupted"
@@ -175,7 +176,7 @@ def _identity(value: object) -> str:
 def _message(value: object) -> str:
     if not isinstance(value, str):
         raise ImpossibleValueError("its message is no text")
-    return "\n".join(map(regular_file.printable, value[:MAX_MESSAGE].splitlines()))
+    return "\n".join(map(visible, value[:MAX_MESSAGE].splitlines()))
 
 
 def _whole(value: object) -> int:

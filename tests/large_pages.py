@@ -24,11 +24,11 @@ ROOT = Path(__file__).parent.parent
 
 
 def main(folder: Path, pages: list[str]) -> None:
-    checkpoints.SAVED_FOLDER, digit_sets.FOLDER = folder / "saved", folder / "own"
+    checkpoints.FOLDER, checkpoints.SAVED_FOLDER, digit_sets.FOLDER = folder, folder / "saved", folder / "own"
     architecture = parse(TEXT)
-    summary = Summary("Large", architecture, Recipe(epochs=1, batch_size=1), 0, None, "2026-11-25T00:00:00")
+    summary = Summary("Large", architecture, Recipe(epochs=1, batch_size=1), 0, None, "2026-11-25T00:00:00+00:00")
     weights = build(architecture).state_dict()
-    checkpoints.save(Checkpoint(summary, weights), checkpoints.SAVED_FOLDER / "large.safetensors")
+    checkpoints.save(Checkpoint(summary, weights), checkpoints.FOLDER / "large.safetensors")
     dataset.load()
     # What a server has anyway: all that the pages import, and the first page that was opened.
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)

@@ -13,7 +13,7 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, digit_sets, history, run_files
+from lib import checkpoints, digit_sets, history, run_files, untrusted_text
 from lib.architecture import parse
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError, Summary
 from lib.dataset import Dataset
@@ -107,7 +107,7 @@ def assert_sound(checkpoint: Checkpoint) -> None:
     assert summary.test_accuracy is None or 0 <= summary.test_accuracy <= 1
     assert 0 <= summary.epochs_done <= MAX_EPOCHS
     assert len(summary.title) <= checkpoints.MAX_TITLE
-    assert summary.title.isprintable() or "\ufffd" in summary.title
+    assert summary.title == untrusted_text.name(summary.title, checkpoints.MAX_TITLE)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.weights.values())
     if checkpoint.weights:
         answer = checkpoints.network(checkpoint)(torch.zeros(2, 1, 28, 28))

@@ -103,11 +103,15 @@ def test_a_file_without_a_size_is_read_up_to_the_limit() -> None:
 def test_a_listing_names_what_it_passes_over(odd: tuple[Path, dict[str, str]]) -> None:
     folder, said = odd
     os.link(folder / f"sound{SUFFIX}", os.fsencode(folder) + b"/\xff" + SUFFIX.encode())
-    (folder / f"a\nb{SUFFIX}").write_text("")
+    unseen = {"a\nb": "a[U+000A]b", "a\u202eb": "a[U+202E]b", "a\u200b": "a[U+200B]"}
+    for name in unseen:
+        (folder / f"{name}{SUFFIX}").write_text("")
     found = regular_file.listing(folder, SUFFIX)
     assert {path.name for path, _ in found.files} == {f"sound{SUFFIX}", f"link{SUFFIX}"}
     assert all(modified == path.stat().st_mtime_ns for path, modified in found.files)
-    words = {**said, f"�{SUFFIX}": "its name is not text", f"a�b{SUFFIX}": "its name is not text"}
+    words = said | {
+        f"{name}{SUFFIX}": "its name has a character that cannot be seen" for name in ("[byte FF]", *unseen.values())
+    }
     expected = {f"saved/{name} was passed over ({why}). Move it out of the folder." for name, why in words.items()}
     assert set(found.passed_over) == expected
     assert len(found.passed_over) == len(expected)
