@@ -19,6 +19,8 @@
 - `estimate_off_percent`: how much more or less time a batch took than `lib.cost` had said, for networks that it did not
   measure itself.
 - `design_p95_ms`: from a slider's release to the new table on the screen, in Chromium, 95th percentile.
+- `other_tab_delay_ms`: how much later than the median the slowest of these answers comes while another tab opens a
+  large network, for each of three; and, as "none", while no other tab does anything.
 
 Rates are ratios' raw material, not promises: they depend on the machine and on what else it does.
 """
@@ -34,6 +36,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
@@ -52,7 +55,7 @@ from lib.insight import evaluation
 from lib.network import build
 from lib.recipe import Recipe
 from lib.training import StepMetrics, Training, threads
-from tests.browser import copy_project, draw, serving, visit
+from tests.browser import copy_project, draw, serving, settled, visit
 from tests.chromium import LAUNCH_ARGUMENTS, install
 
 REPORT = Path(__file__).parent / "report.json"
@@ -73,6 +76,8 @@ ESTIMATED = (
     "8 8 8 M 16 16 M 32 10 A",
     "8k5 16k5 M 10 A",
 )
+# Most layers, maps up to 3,500 pixels a side; most layers and channels; maps up to 1,148 pixels a side.
+LARGE = ("16p28 " * 62 + "10 A", "2048 " * 62 + "10 A", "16k1p28 " * 20 + "10 A")
 
 
 def main() -> None:
@@ -183,7 +188,7 @@ def _stock(module: nn.Module) -> nn.Module:
     return nn.BatchNorm2d(module.num_features) if isinstance(module, nn.BatchNorm2d) else module
 
 
-def _latencies() -> dict[str, float]:
+def _latencies() -> dict[str, object]:
     """What a person waits for, in a browser on the same machine."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -194,6 +199,7 @@ def _latencies() -> dict[str, float]:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         report = {
             **_design_latency(page, url),
+            "other_tab_delay_ms": _other_tab_delays(page, url),
             "draw_p95_ms": _p95(_strokes(page, url)),
             "feature_maps_p95_ms": _p95(_looks(page, url)),
             **_stop_latency(page, url),
@@ -228,6 +234,23 @@ def _design_latency(page: Page, url: str) -> dict[str, float]:
         "design_median_ms": round(statistics.median(latencies)),
         "design_p95_ms": _p95(latencies),
     }
+
+
+def _other_tab_delays(page: Page, url: str) -> dict[str, int]:
+    visit(page, url)
+    usual = _slides(page)
+    median = statistics.median(usual)
+    delays = {"none": max(usual) - median}
+    browser = page.context.browser
+    assert browser is not None
+    for text in LARGE:
+        other = browser.new_page()
+        other.goto(f"{url}/?net={quote(text)}", wait_until="commit")
+        delays[text] = max(_slides(page)) - median
+        settled(other)
+        expect(other.get_by_test_id("stTable").first).to_be_visible()
+        other.close()
+    return {text: round(delay) for text, delay in delays.items()}
 
 
 def _slides(page: Page) -> list[float]:
