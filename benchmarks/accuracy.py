@@ -56,9 +56,12 @@ from pathlib import Path
 import torch
 
 from lib import checkpoints
-from lib.analysis import TARGET_ACCURACY, analyse, interval95
-from lib.architecture import PRESETS, Architecture, notation, parse
+from lib.analysis import analyze, interval95
 from lib.dataset import load
+from lib.exercise import TARGET_ACCURACY
+from lib.layers import Architecture
+from lib.notation import notation, parse
+from lib.presets import PRESETS
 from lib.recipe import RECIPES, Recipe, to_json
 from lib.training import EpochMetrics, Training, threads
 
@@ -100,7 +103,7 @@ def main() -> None:
         mean = statistics.mean(accuracies)
         tables[entry.name] = {
             "network": notation(architecture),
-            "num_params": analyse(architecture).num_params,
+            "num_params": analyze(architecture).num_params,
             "recipe": json.loads(to_json(recipe)),
             "epochs": recipe.epochs,
             "runs": runs,

@@ -20,8 +20,9 @@ from dataclasses import replace
 import torch
 
 from lib.__main__ import UnusableError, read_recipe
-from lib.architecture import Architecture, ArchitectureError, parse
 from lib.dataset import Dataset, load
+from lib.layers import Architecture, ArchitectureError
+from lib.notation import parse
 from lib.recipe import Recipe, RecipeError
 from lib.training import EpochMetrics, Training, threads
 

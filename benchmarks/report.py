@@ -15,7 +15,8 @@
 - `seconds_to_99_4`, `epochs_to_99_4`, `tables`: what `benchmarks.accuracy` has just found.
 - `train_slowdown`: how many fewer images a second a run trains with its Train page open and ticking than with the page
   closed, in turns in one run, medians; `inside_slowdown` and `draw_slowdown` with those pages, which follow it too.
-- `parse_and_analyse_30_layers_ms`: text to analysis of a network of 30 layers, median.
+- `parse_and_analyse_30_layers_ms`: text to analysis of a network of 30 layers, median; `menus_30_layers_ms`: the
+  available actions of all its layers, which the Design page needs too.
 - `estimate_off_percent`: how much more or less time a batch took than `lib.cost` had said, for networks that it did not
   measure itself.
 - `design_p95_ms`: from a slider's release to the new table on the screen, in Chromium, 95th percentile.
@@ -34,7 +35,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -48,11 +49,13 @@ from torchvision.datasets import MNIST
 
 from benchmarks import accuracy
 from lib import checkpoints, cost, run_files
-from lib.analysis import analyse
-from lib.architecture import PRESETS, parse
+from lib.analysis import analyze
 from lib.dataset import FOLDER, MEAN, STD, load
+from lib.edits import available_actions
 from lib.insight import evaluation
 from lib.network import build
+from lib.notation import parse
+from lib.presets import PRESETS
 from lib.recipe import Recipe
 from lib.training import StepMetrics, Training, threads
 from tests.browser import copy_project, draw, serving, settled, visit
@@ -92,7 +95,7 @@ def main() -> None:
         "images_per_second": round(ours),
         "notebook_images_per_second": round(notebook),
         "throughput_ratio": round(ours / notebook, 2),
-        "parse_and_analyse_30_layers_ms": _analysis_milliseconds(),
+        **_analysis_milliseconds(),
         "estimate_off_percent": _estimates(),
         "evaluation_seconds": _evaluations(),
         **_latencies(),
@@ -102,14 +105,22 @@ def main() -> None:
     print(json.dumps(report, indent=2))
 
 
-def _analysis_milliseconds() -> float:
+def _analysis_milliseconds() -> dict[str, float]:
     text = " ".join(["8", "8", "M", *["8"] * 12, "M", *["8", "D10", "8k5"] * 4, "10", "A"])
     assert len(text.split()) == 30
-    analyse(parse(text))
+    architecture = parse(text)
+    return {
+        "parse_and_analyse_30_layers_ms": _median_milliseconds(lambda: analyze(parse(text))),
+        "menus_30_layers_ms": _median_milliseconds(lambda: available_actions(architecture)),
+    }
+
+
+def _median_milliseconds(call: Callable[[], object]) -> float:
+    call()
     times = []
     for _ in range(ANALYSES):
         started = time.perf_counter()
-        analyse(parse(text))
+        call()
         times.append(1000 * (time.perf_counter() - started))
     return round(statistics.median(times), 2)
 

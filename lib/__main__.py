@@ -29,10 +29,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeAlias
 
 from lib import regular_file
-from lib.analysis import NetworkAnalysis, analyse, fold, interval95, percent
-from lib.architecture import Architecture, ArchitectureError, notation, parse, shape_text
+from lib.analysis import NetworkAnalysis, analyze, interval95, per_layer
+from lib.formatting import percent
+from lib.layers import Architecture, ArchitectureError
 from lib.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
+from lib.notation import notation, parse
 from lib.recipe import RECIPES, Recipe, RecipeError, differences, from_json
+from lib.tables import layers_text
 from lib.untrusted_text import NameRefusedError, visible
 from lib.untrusted_text import name as accepted_name
 
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
     from lib.digits import Prediction
     from lib.runs import Run, RunManager, Snapshot
 
-COLUMNS = ("Layer", "Output", "Parameters", "Share", "MACs", "Activations", "Receptive field", "Jump", "Centre")
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
 POLL_SECONDS = 0.1
 MAX_RECIPE_BYTES = 100_000
@@ -175,55 +177,16 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
 def describe(options: argparse.Namespace) -> int:
     """Print the analysis. Raises ArchitectureError."""
     architecture = parse(options.network)
-    analysis = analyse(architecture)
+    analysis = analyze(architecture)
     if not options.modules:
-        analysis = fold(analysis, architecture)
-    _say(as_json(analysis, architecture) if options.json else as_table(analysis))
+        analysis = per_layer(analysis, architecture)
+    _say(as_json(analysis, architecture) if options.json else layers_text(analysis))
     return 0
 
 
 def as_json(analysis: NetworkAnalysis, architecture: Architecture) -> str:
     """The analysis with its own field names, and the network in the notation."""
     return _json({"network": notation(architecture), **asdict(analysis)}, indent=2)
-
-
-def as_table(analysis: NetworkAnalysis) -> str:
-    """The design page's table in plain text, the sums last."""
-    rows = [
-        (
-            row.label,
-            shape_text(row.output_shape),
-            f"{row.num_params:,}",
-            percent(row.share),
-            f"{row.macs:,}",
-            f"{row.activations:,}",
-            f"{row.receptive_field}",
-            f"{row.jump}",
-            f"{row.center:g}",
-        )
-        for row in analysis.rows
-    ]
-    rows.append(
-        (
-            "Total",
-            "",
-            f"{analysis.num_params:,}",
-            percent(1),
-            f"{analysis.macs:,}",
-            f"{analysis.activations:,}",
-            "",
-            "",
-            "",
-        )
-    )
-    widths = [max(len(row[column]) for row in [COLUMNS, *rows]) for column in range(len(COLUMNS))]
-
-    def line(row: Sequence[str]) -> str:
-        left = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
-        right = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
-        return "  ".join(left + right).rstrip()
-
-    return "\n".join([line(COLUMNS), line(["─" * width for width in widths]), *map(line, rows)])
 
 
 # train
@@ -458,7 +421,7 @@ def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
         "event": "start",
         "run": run.identity,
         "network": notation(run.architecture),
-        "num_params": analyse(run.architecture).num_params,
+        "num_params": analyze(run.architecture).num_params,
         "recipe": asdict(run.recipe),
         "step": steps,
     }

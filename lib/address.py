@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from lib.architecture import MAX_LAYERS, PRESETS
+from lib.layers import MAX_LAYERS
+from lib.presets import PRESETS
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe
 
 # A network of as many layers as are allowed, each with every suffix, fits.

@@ -1,10 +1,7 @@
-"""What every layer outputs, costs and sees; no torch, so that a slider answers in milliseconds.
+"""Output shape, cost and receptive field of every layer, without torch.
 
-- `analyse` gives one row a module, numbered as torchsummary numbers them; `fold` one row a layer.
-- Receptive field r, jump j and the centre c of the first output's field: r' = r + d (k - 1) j, j' = j s,
-  c' = c + (d (k - 1) / 2 - p) j, from r = j = 1, c = 0 (Araujo, Norris and Sim, "Computing Receptive Fields of
-  Convolutional Neural Networks", Distill 2019).
-- Column sums equal the totals.
+`analyze` returns one row for each nn module, numbered as torchsummary numbers them. `per_layer` merges them into one
+row for each layer. Column sums equal the totals.
 """
 
 from __future__ import annotations
@@ -12,39 +9,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, TypeAlias
 
-from lib import footprint
-from lib.architecture import (
-    Architecture,
-    AveragePool,
-    Convolution,
-    Dropout,
-    FullyConnected,
-    GlobalAveragePool,
-    Layer,
-    MaxPool,
-    Operation,
-    Shape,
-    operations,
-)
-
-MAX_PARAMS = 20_000
-MAX_EPOCHS = 20
-TARGET_ACCURACY = 0.994
-# Beyond these many MACs an image a network is wide enough for the kernels of torch.
-FUSABLE_MACS = 10_000_000
-PARAMETER_LIMIT = "Under 20,000 parameters"
+from lib.layers import Architecture, Shape
+from lib.operation_specs import num_macs, num_params
+from lib.operations import operations
+from lib.receptive_field import ReceptiveField, used_positions
 
 
 @dataclass(frozen=True)
 class LayerAnalysis:
-    """One row: shapes are (channels, height, width), `macs` those of one image's forward pass.
+    """One row of the table.
 
-    `receptive_field`, `jump` and `center` are in input pixels; the field may be larger than the image. Output i along
-    an axis has its field around `center` + i `jump`: 0 is the middle of the image's first pixel, padding sets it back.
-    `share` is this row's fraction of all parameters, 0 to 1. `activations` counts the numbers that its modules put out
-    for one image. Of the outputs along an axis, the logits depend on `read`.
+    - `output_shape`: (channels, height, width).
+    - `share`: fraction of all parameters, 0 to 1.
+    - `macs`: multiply-accumulates of the forward pass of one image.
+    - `activations`: number of values that its modules output for one image.
+    - `receptive_field`, `jump`, `center`: in input pixels, see `lib.receptive_field.ReceptiveField`.
+    - `used`: number of outputs along one axis that the logits depend on.
     """
 
     name: str
@@ -57,22 +38,24 @@ class LayerAnalysis:
     receptive_field: int
     jump: int
     center: float
-    read: int
+    used: int
 
     @property
     def label(self) -> str:
-        """The name with its layer's number, counted from 1 as people do."""
+        """The name with the layer's number, counted from 1."""
         return f"{self.layer + 1} · {self.name}"
 
     @property
-    def unread(self) -> str | None:
-        """Says how many positions of the output the logits depend on, where it is not all of them."""
+    def unused_note(self) -> str | None:
+        """How many output positions the logits depend on, or None if it is all of them."""
         side = self.output_shape[1]
-        return f"{self.read**2} of {side**2} positions read" if self.read < side else None
+        return f"{self.used**2} of {side**2} positions used" if self.used < side else None
 
 
 @dataclass(frozen=True)
 class NetworkAnalysis:
+    """The rows with their sums; `receptive_field` is that of the last row."""
+
     rows: tuple[LayerAnalysis, ...]
     num_params: int
     macs: int
@@ -80,78 +63,44 @@ class NetworkAnalysis:
     receptive_field: int
 
 
-Status: TypeAlias = Literal["met", "missed", "unknown"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One limit of the assignment: what it asks, what this network has, and whether that is enough."""
-
-    limit: str
-    value: str
-    status: Status
-
-
-def fusable(architecture: Architecture) -> bool:
-    """Whether `lib.fused_network` has a faster training pass for it.
-
-    Small, of nothing but pools and 3x3 convolutions of stride 1, their norm after the activation or none, and one pixel
-    at its end.
-    """
-    plain = all(
-        isinstance(layer, MaxPool | AveragePool | GlobalAveragePool)
-        or (
-            isinstance(layer, Convolution)
-            and (layer.kernel_size, layer.stride, layer.dilation) == (3, 1, 1)
-            and layer.pixels_padded <= 2
-            and layer.norm != "before"
-        )
-        for layer in architecture.layers
-    )
-    return plain and analyse(architecture).macs <= FUSABLE_MACS
-
-
-def analyse(architecture: Architecture) -> NetworkAnalysis:
-    """One row a module. Flatten costs nothing and has no row; raises ArchitectureError as `operations` does."""
+def analyze(architecture: Architecture) -> NetworkAnalysis:
+    """One row for each nn module. Flatten costs nothing and has no row. Raises ArchitectureError as `operations`."""
     steps = list(operations(architecture))
-    num_params = sum(_num_params(step) for step in steps)
+    total = sum(map(num_params, steps))
     rows: list[LayerAnalysis] = []
-    field, jump, center = 1, 1, 0.0
-    for step, read in zip(steps, footprint.read(steps), strict=True):
-        field += step.dilation * (step.kernel_size - 1) * jump
-        center += (step.dilation * (step.kernel_size - 1) / 2 - step.padding) * jump
-        jump *= step.stride
+    field = ReceptiveField()
+    for step, used in zip(steps, used_positions(steps), strict=True):
+        field = field.after(step)
         if step.kind == "Flatten":
             continue
-        params = _num_params(step)
-        share = params / num_params if num_params else 0.0
+        params = num_params(step)
         rows.append(
             LayerAnalysis(
                 name=f"{step.kind}-{len(rows) + 1}",
                 layer=step.layer,
                 output_shape=step.output_shape,
                 num_params=params,
-                share=share,
-                macs=_macs(step),
+                share=params / total if total else 0.0,
+                macs=num_macs(step),
                 activations=math.prod(step.output_shape),
-                receptive_field=field,
-                jump=jump,
-                center=center,
-                read=read.bit_count(),
+                receptive_field=field.size,
+                jump=field.jump,
+                center=field.center,
+                used=used.bit_count(),
             )
         )
-    return _network(rows)
+    return _summed(rows)
 
 
-def fold(analysis: NetworkAnalysis, architecture: Architecture) -> NetworkAnalysis:
-    """The same network with one row a layer: costs added up, shape and field those after its last module."""
+def per_layer(analysis: NetworkAnalysis, architecture: Architecture) -> NetworkAnalysis:
+    """The same network with one row for each layer: costs are summed, shape and field are those of its last module."""
     rows = []
     for layer, modules in groupby(analysis.rows, key=lambda row: row.layer):
         group = list(modules)
         last = group[-1]
         rows.append(
             LayerAnalysis(
-                name=describe(architecture.layers[layer]),
+                name=architecture.layers[layer].description,
                 layer=layer,
                 output_shape=last.output_shape,
                 num_params=sum(row.num_params for row in group),
@@ -161,63 +110,25 @@ def fold(analysis: NetworkAnalysis, architecture: Architecture) -> NetworkAnalys
                 receptive_field=last.receptive_field,
                 jump=last.jump,
                 center=last.center,
-                read=last.read,
+                used=last.used,
             )
         )
-    return _network(rows)
-
-
-def describe(layer: Layer) -> str:
-    """A layer in words: "3×3 convolution", "2×2 max-pool"."""
-    match layer:
-        case Convolution(_, k, stride, dilation, padding, norm):
-            notes = [f"stride {stride}"] * (stride != 1) + [f"dilation {dilation}"] * (dilation != 1)
-            if padding is not None:
-                notes.append(f"padding {padding}" if padding else "no padding")
-            if norm != "after":
-                notes.append("norm first" if norm == "before" else "no norm")
-            return f"{k}×{k} convolution" + (f", {', '.join(notes)}" if notes else "")
-        case MaxPool(k, s) | AveragePool(k, s):
-            kind = "max-pool" if isinstance(layer, MaxPool) else "average pool"
-            return f"{k}×{k} {kind}" + (f", stride {s}" if s != k else "")
-        case GlobalAveragePool():
-            return "Global average pool"
-        case Dropout(percent):
-            return f"Dropout {percent} %"
-        case FullyConnected():
-            return "Fully connected"
+    return _summed(rows)
 
 
 def activation_bytes(row: LayerAnalysis | NetworkAnalysis, batch_size: int) -> int:
-    """What the outputs of a forward pass take, in bytes at 4 a number; training keeps them for the way back."""
+    """Bytes of the outputs of a forward pass, as float32; training keeps them for the backward pass."""
     return 4 * batch_size * row.activations
 
 
-def megabytes(count: int) -> str:
-    """2_400_000 -> "2.4 MB"."""
-    return f"{count / 1e6:,.1f} MB"
-
-
-def verdicts(
-    analysis: NetworkAnalysis, architecture: Architecture, epochs: int, test_accuracy: float | None
-) -> tuple[Verdict, Verdict, Verdict, Verdict]:
-    """The assignment's four limits. `test_accuracy` is a fraction at the final epoch, None before training."""
-    dense = sum(isinstance(layer, FullyConnected) for layer in architecture.layers)
-    return (
-        Verdict(PARAMETER_LIMIT, f"{analysis.num_params:,}", _met(analysis.num_params < MAX_PARAMS)),
-        Verdict("Under 20 epochs", f"{epochs}", _met(epochs < MAX_EPOCHS)),
-        Verdict("No fully connected layer", f"{dense}" if dense else "None", _met(dense == 0)),
-        Verdict(
-            "99.4 % on the test set",
-            "Not trained yet" if test_accuracy is None else percent(test_accuracy, 2),
-            "unknown" if test_accuracy is None else _met(test_accuracy >= TARGET_ACCURACY),
-        ),
+def _summed(rows: list[LayerAnalysis]) -> NetworkAnalysis:
+    return NetworkAnalysis(
+        rows=tuple(rows),
+        num_params=sum(row.num_params for row in rows),
+        macs=sum(row.macs for row in rows),
+        activations=sum(row.activations for row in rows),
+        receptive_field=rows[-1].receptive_field,
     )
-
-
-def percent(fraction: float, decimals: int = 1) -> str:
-    """0.9954 -> "99.5 %"."""
-    return f"{100 * fraction:.{decimals}f} %"
 
 
 def interval95(accuracy: float, count: int) -> float:
@@ -228,40 +139,3 @@ def interval95(accuracy: float, count: int) -> float:
     if accuracy in (0.0, 1.0):
         return 3 / count
     return 1.96 * math.sqrt(accuracy * (1 - accuracy) / count)
-
-
-def _network(rows: list[LayerAnalysis]) -> NetworkAnalysis:
-    return NetworkAnalysis(
-        rows=tuple(rows),
-        num_params=sum(row.num_params for row in rows),
-        macs=sum(row.macs for row in rows),
-        activations=sum(row.activations for row in rows),
-        receptive_field=rows[-1].receptive_field,
-    )
-
-
-def _met(condition: bool) -> Status:
-    return "met" if condition else "missed"
-
-
-def _num_params(step: Operation) -> int:
-    inputs, outputs = step.input_shape[0], step.output_shape[0]
-    match step.kind:
-        case "Conv2d":
-            return outputs * inputs * step.kernel_size**2 + outputs
-        case "BatchNorm2d":
-            return 2 * outputs
-        case "Linear":
-            return outputs * inputs + outputs
-    return 0
-
-
-def _macs(step: Operation) -> int:
-    """Multiply-accumulates of the convolutions and dense layers; the rest is not counted, as is usual."""
-    inputs, (outputs, height, width) = step.input_shape[0], step.output_shape
-    match step.kind:
-        case "Conv2d":
-            return outputs * height * width * inputs * step.kernel_size**2
-        case "Linear":
-            return inputs * outputs
-    return 0

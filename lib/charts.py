@@ -12,9 +12,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from lib.analysis import MAX_PARAMS, NetworkAnalysis, interval95
-from lib.architecture import Architecture
-from lib.formulas import workings
+from lib.analysis import NetworkAnalysis, interval95
+from lib.exercise import PARAMS_LIMIT
+from lib.formulas import layer_formulas
+from lib.layers import Architecture
 from lib.untrusted_text import html_escaped
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def layer_costs(analysis: NetworkAnalysis, architecture: Architecture) -> str:
     Plotly's objects: they would take longer than all the rest that a moved slider asks for.
     """
     names = [row.label for row in analysis.rows]
-    sums = workings(architecture)
+    sums = layer_formulas(architecture)
     traces: list[dict[str, object]] = [
         {
             "type": "bar",
@@ -162,7 +163,7 @@ def layer_costs(analysis: NetworkAnalysis, architecture: Architecture) -> str:
             "yaxis": "y",
         }
         for title, unit, numbers, formulas, colour, axis in (
-            ("Parameters", "parameters", [r.num_params for r in analysis.rows], [w.parameters for w in sums], 0, "x"),
+            ("Parameters", "parameters", [r.num_params for r in analysis.rows], [w.params for w in sums], 0, "x"),
             ("MACs", "MACs", [row.macs for row in analysis.rows], [w.macs for w in sums], 2, "x2"),
         )
     ]
@@ -170,10 +171,10 @@ def layer_costs(analysis: NetworkAnalysis, architecture: Architecture) -> str:
         "type": "scatter",
         "mode": "lines",
         "name": "Budget",
-        "x": [MAX_PARAMS] * len(names),
+        "x": [PARAMS_LIMIT] * len(names),
         "y": names,
         "line": {"color": PALETTE[1], "dash": "dash", "width": 2},
-        "hovertemplate": f"The budget: under {MAX_PARAMS:,} parameters for 99.4 %<extra></extra>",
+        "hovertemplate": f"The budget: under {PARAMS_LIMIT:,} parameters for 99.4 %<extra></extra>",
     }
     across = {"rangemode": "tozero", "nticks": 6, "anchor": "y"}
     layout = {

@@ -25,8 +25,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lib import atomic_file, regular_file
-from lib.architecture import Architecture, ArchitectureError, notation, parse
+from lib.layers import Architecture, ArchitectureError
 from lib.network import Network, assembled, build
+from lib.notation import notation, parse
 from lib.recipe import MAX_EPOCHS, Recipe, RecipeError, from_json, to_json
 from lib.untrusted_text import cleaned_name, visible
 

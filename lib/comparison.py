@@ -6,8 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from lib.analysis import LayerAnalysis, analyse, fold
-from lib.architecture import Architecture
+from lib.analysis import LayerAnalysis, analyze, per_layer
+from lib.layers import Architecture
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def pairs(one: Architecture, other: Architecture) -> tuple[Pair, ...]:
 
     Raises ArchitectureError as `operations` does.
     """
-    left, right = fold(analyse(one), one).rows, fold(analyse(other), other).rows
+    left, right = per_layer(analyze(one), one).rows, per_layer(analyze(other), other).rows
     found = []
     for lefts, rights in _aligned(one.layers, other.layers):
         kinds, other_kinds = (list(map(type, layers)) for layers in (one.layers[lefts], other.layers[rights]))

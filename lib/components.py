@@ -17,14 +17,14 @@ from streamlit import net_util
 from streamlit.navigation.page import Page as StreamlitPage
 
 from lib import address
-from lib.network_view import telling, views
+from lib.network_view import default_view, views
 from lib.untrusted_text import escaped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from torch import Tensor
 
-    from lib.architecture import Architecture
+    from lib.layers import Architecture
 
 LOGO = str(Path(__file__).resolve().parent.parent / "docs" / "logo.svg")
 NAVIGATED = "navigated"
@@ -210,7 +210,7 @@ def network_view(architecture: Architecture, digits: Sequence[bytes], *, guessin
     layers = views(architecture)
     chosen = st.session_state.layer
     if chosen == address.AUTOMATIC:
-        chosen = telling(layers)
+        chosen = default_view(layers)
     _NETWORK_VIEW(
         data={
             "layers": _as_data(architecture),

@@ -16,8 +16,12 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from lib.analysis import MAX_EPOCHS, analyse, fusable
-from lib.architecture import PRESETS, Architecture, parse
+from lib.analysis import analyze
+from lib.exercise import EPOCHS_LIMIT
+from lib.fast_path_eligibility import has_fast_path
+from lib.layers import Architecture
+from lib.notation import parse
+from lib.presets import PRESETS
 from lib.recipe import Augmentation, Recipe
 
 TRAIN_IMAGES = 60_000
@@ -70,7 +74,7 @@ class MachineRate:
 
 def epoch_seconds(rate: MachineRate, architecture: Architecture, recipe: Recipe, images: int = TRAIN_IMAGES) -> float:
     """Estimated seconds of training an epoch of `images`, the measuring on the test images left out."""
-    prices = astuple(rate.fused if fusable(architecture) else rate.other)
+    prices = astuple(rate.fused if has_fast_path(architecture) else rate.other)
     more = 1 + recipe.marks + recipe.written
     batch_size, shown = round(recipe.batch_size * more), round(images * more)
     needs = _needs(architecture, batch_size, recipe.augmentation, shown)
@@ -80,7 +84,7 @@ def epoch_seconds(rate: MachineRate, architecture: Architecture, recipe: Recipe,
 def estimate_text(rate: MachineRate, architecture: Architecture, recipe: Recipe) -> str:
     """Seconds an epoch, of the recipe's epochs, and of all the epochs that the assignment allows."""
     seconds = epoch_seconds(rate, architecture, recipe)
-    most = MAX_EPOCHS - 1
+    most = EPOCHS_LIMIT - 1
     return (
         f"On this machine about {duration(seconds)} of training an epoch: {duration(recipe.epochs * seconds)} for the "
         f"recipe's {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, {duration(most * seconds)} for the {most} that "
@@ -122,7 +126,7 @@ def _measured(trainings: Sequence[tuple[str, int, Augmentation]]) -> Prices:
 
 
 def _needs(architecture: Architecture, batch_size: int, augmentation: Augmentation, images: int) -> tuple[float, ...]:
-    analysis = analyse(architecture)
+    analysis = analyze(architecture)
     steps = math.ceil(images / batch_size)
     return (
         steps,

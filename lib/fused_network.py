@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lib import kernels
-from lib.architecture import INPUT_SHAPE
 from lib.kernels import AVERAGE_POOL, CONVOLUTION, FIELDS, LANES, MAX_POOL
+from lib.layers import INPUT_SHAPE
 from lib.network import BatchNorm2d, Network
 
 # More threads than this find no block to work on in a batch of 128.

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib import footprint
-from lib.analysis import analyse
-from lib.architecture import CLASSES, INPUT_SHAPE, Architecture, Operation, operations
+from lib.analysis import analyze
 from lib.dataset import normalise
+from lib.layers import CLASSES, INPUT_SHAPE, Architecture
 from lib.memory import (
     BUDGET,
     MEASURING_WORK,
@@ -32,6 +31,8 @@ from lib.memory import (
     work,
 )
 from lib.network import forward_batch, torch_threads, unfolds
+from lib.operations import Operation, operations
+from lib.receptive_field import input_masks, set_bits
 from lib.training import threads
 
 SIDE = INPUT_SHAPE[1]
@@ -191,7 +192,7 @@ def activations(
     smaller by the mean of areas.
     """
     require_readable(architecture, unfolds())
-    if largest is None and 4 * analyse(architecture).activations > BUDGET:
+    if largest is None and 4 * analyze(architecture).activations > BUDGET:
         raise TooLargeError("All feature maps together are too large to be kept. Look at smaller ones of them.")
     found = []
     with torch_threads(threads(architecture)), torch.inference_mode():
@@ -280,10 +281,10 @@ def theoretical_fields(architecture: Architecture) -> list[Tensor]:
     """
     steps = list(operations(architecture))
     fields = []
-    for _, group in groupby(zip(steps, footprint.pixels(steps), strict=True), key=lambda pair: pair[0].layer):
+    for _, group in groupby(zip(steps, input_masks(steps), strict=True), key=lambda pair: pair[0].layer):
         _, sets = list(group)[-1]
         line = torch.zeros(SIDE, dtype=torch.bool)
-        line[footprint.positions(sets[len(sets) // 2])] = True
+        line[set_bits(sets[len(sets) // 2])] = True
         fields.append(line[:, None] & line)
     return fields
 
@@ -321,7 +322,7 @@ def affordable(architecture: Architecture, images: int, passes: int = 1) -> int:
     """How many of so many images may go through the network, each `passes` times, while somebody waits; 4 or more, or
     1 where even four take long.
     """
-    cheap = max(4, LOOK_MACS // (passes * max(analyse(architecture).macs, 1)))
+    cheap = max(4, LOOK_MACS // (passes * max(analyze(architecture).macs, 1)))
     return min(images, cheap, max(1, MOST_WORK // (passes * work(architecture))))
 
 

@@ -11,8 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from lib.analysis import analyse
-from lib.architecture import Architecture, Operation, operations
+from lib.analysis import analyze
+from lib.formatting import gigabytes
+from lib.layers import Architecture
+from lib.operation_specs import SPECS
+from lib.operations import Operation, operations
 
 # Images at once through a network that is small, as all that are shipped.
 BATCH = 250
@@ -60,13 +63,13 @@ def forward_bytes(architecture: Architecture, images: int, unfolds: bool = False
 
 def backward_bytes(architecture: Architecture, images: int, unfolds: bool = False) -> int:
     """The most that a gradient with respect to the images takes: every output is kept, and then comes the way back."""
-    kept = sum(math.prod(step.output_shape) * (3 if step.kind == "MaxPool2d" else 1) for step in _steps(architecture))
-    return 4 * images * kept + 2 * forward_bytes(architecture, images, unfolds)
+    kept = sum(math.prod(step.output_shape) * (4 + SPECS[step.kind].index_bytes) for step in _steps(architecture))
+    return images * kept + 2 * forward_bytes(architecture, images, unfolds)
 
 
 def work(architecture: Architecture) -> int:
     """What one image takes in a forward pass, in multiply-accumulates; the numbers put out count too."""
-    found = analyse(architecture)
+    found = analyze(architecture)
     return found.macs + MACS_A_NUMBER * found.activations
 
 
@@ -105,11 +108,6 @@ def require_work(architecture: Architecture, passes: int, most: int = MOST_WORK)
         )
 
 
-def gigabytes(count: int) -> str:
-    """536_870_912 -> "0.5 GB"."""
-    return f"{count / 1e9:,.1f} GB"
-
-
 @lru_cache(maxsize=256)
 def _unreadable(architecture: Architecture, unfolds: bool) -> str | None:
     needed, macs = forward_bytes(architecture, 1, unfolds), work(architecture)
@@ -142,16 +140,10 @@ def _fitting(needed: Callable[[int], int], most: int) -> int:
 
 
 def _step_bytes(step: Operation, images: int, unfolds: bool) -> int:
+    spec = SPECS[step.kind]
     inputs, outputs = math.prod(step.input_shape), math.prod(step.output_shape)
-    match step.kind:
-        case "Flatten":
-            return 4 * images * inputs
-        case "Conv2d":
-            return 4 * (images * (inputs + outputs) + workspace(step, images, unfolds))
-        case "MaxPool2d":
-            # Which input was the largest, 8 bytes a number.
-            return 4 * images * (inputs + 3 * outputs)
-    return 4 * images * (inputs + outputs)
+    own = 0 if spec.is_view else outputs * (4 + spec.index_bytes)
+    return images * (4 * inputs + own) + (4 * workspace(step, images, unfolds) if step.kind == "Conv2d" else 0)
 
 
 def workspace(step: Operation, images: int, unfolds: bool) -> int:

@@ -6,15 +6,18 @@ One module has a faster body on a CPU: `BatchNorm2d`, the same maths and the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib.architecture import Architecture, Operation, operations
+from lib.layers import Architecture
 from lib.memory import batch_size
+from lib.operation_specs import SPECS
+from lib.operations import Operation, OperationKind, operations
 
 # Weights of fewer bytes are copied.
 COPIED_BYTES = 2**20
@@ -46,8 +49,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 class Dropout(nn.Dropout):
     """torch's dropout with a generator of its own, where torch's draws from one for the whole process."""
 
-    def __init__(self, chance: float, generator: torch.Generator) -> None:
-        super().__init__(chance)
+    def __init__(self, p: float, generator: torch.Generator) -> None:
+        super().__init__(p)
         self.generator = generator
 
     def forward(self, input: Tensor) -> Tensor:
@@ -154,27 +157,13 @@ def unfolds() -> bool:
 
 
 def _module(operation: Operation, generator: torch.Generator) -> nn.Module:
-    inputs, outputs = operation.input_shape[0], operation.output_shape[0]
-    kernel_size, stride, padding = operation.kernel_size, operation.stride, operation.padding
-    match operation.kind:
-        case "Conv2d":
-            return nn.Conv2d(inputs, outputs, kernel_size, stride, padding, operation.dilation)
-        case "ReLU":
-            return nn.ReLU()
-        case "BatchNorm2d":
-            return BatchNorm2d(outputs)
-        case "MaxPool2d":
-            return nn.MaxPool2d(kernel_size, stride)
-        case "AvgPool2d":
-            return nn.AvgPool2d(kernel_size, stride)
-        case "AdaptiveAvgPool2d":
-            return nn.AdaptiveAvgPool2d(1)
-        case "Dropout":
-            return Dropout(operation.chance, generator)
-        case "Flatten":
-            return nn.Flatten()
-        case "Linear":
-            return nn.Linear(inputs, outputs)
+    call = SPECS[operation.kind].module(operation)
+    ours: dict[OperationKind, Callable[..., nn.Module]] = {
+        "BatchNorm2d": BatchNorm2d,
+        "Dropout": partial(Dropout, generator=generator),
+    }
+    module = ours.get(operation.kind) or getattr(nn, operation.kind)
+    return module(*call.args, **dict(call.kwargs))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ const COLUMN = 64 // least width of a layer, for its words
 const IMAGE = 28
 const MARGIN = 12 // most pixels shown around the image
 const CELL = 6 // screen pixels a pixel of the digit
-const WIDEST = 96 // no map is drawn larger, as lib/network_view.py has it
+const MAX_DRAWN_SIDE = 96 // as in network_view.py
 
 const element = (name, attributes = {}, ...children) => {
   const node = SVGS.has(name) ? document.createElementNS(SVG, name) : document.createElement(name)
@@ -25,7 +25,7 @@ const count = (set) => {
   return members
 }
 
-const slabSize = (layer) => Math.max(Math.min(layer.shape[1], WIDEST) * SIDE, 3)
+const slabSize = (layer) => Math.max(Math.min(layer.shape[1], MAX_DRAWN_SIDE) * SIDE, 3)
 
 // One slab a layer: its right face is the feature map, its depth the channels.
 function slab(layer, depth, x, middle) {
@@ -120,7 +120,7 @@ function drawField(host, layer, position, pixels, margin) {
       href: thumbnail(pixels).toDataURL(), x: at(0), y: at(0), width: IMAGE * CELL, height: IMAGE * CELL,
     }),
   )
-  const [rows, columns] = position.map((p) => layer.pixels[p])
+  const [rows, columns] = position.map((p) => layer.input_masks[p])
   const square = (row, column, kind, width = 1, height = width) =>
     svg.append(
       element("rect", { class: kind, x: at(column), y: at(row), width: width * CELL, height: height * CELL }),
@@ -166,11 +166,11 @@ function drawPositions(host, layer, position, move) {
   })
   for (let row = 0; row < side; row++) {
     for (let column = 0; column < side; column++) {
-      const unread = !(layer.read[row] === "1" && layer.read[column] === "1")
+      const unused = !(layer.used[row] === "1" && layer.used[column] === "1")
       const here = row === position[0] && column === position[1]
       svg.append(
         element("rect", {
-          class: `position${unread ? " unread" : ""}${here ? " here" : ""}`,
+          class: `position${unused ? " unused" : ""}${here ? " here" : ""}`,
           x: column * cell, y: row * cell, width: cell, height: cell,
         }),
       )
@@ -227,7 +227,7 @@ export default function ({ data, parentElement, setStateValue }) {
         return [term, description]
       }),
     )
-    const drawable = layer.pixels.length > 0
+    const drawable = layer.input_masks.length > 0
     part("explored").hidden = data.guessing || !drawable
     if (data.guessing) {
       part("words").textContent = "What it sees and costs is shown when the class has guessed."

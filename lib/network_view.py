@@ -1,4 +1,4 @@
-"""What the drawing of a network shows of each layer; no screen here, `lib/network_view.js` draws it."""
+"""Data for the drawing of a network, one view for each layer; `network_view.js` draws it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,25 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Literal, TypeAlias
 
-from lib import footprint
-from lib.analysis import analyse, fold
-from lib.architecture import (
-    INPUT_SHAPE,
-    Architecture,
-    Convolution,
-    Dropout,
-    FullyConnected,
-    Layer,
-    Shape,
-    operations,
-    token,
-)
-from lib.formulas import workings
+from lib.analysis import analyze, per_layer
+from lib.formulas import layer_formulas
+from lib.layers import INPUT_SHAPE, Architecture, Convolution, Dropout, FullyConnected, Layer, Shape
+from lib.operations import operations
+from lib.receptive_field import input_masks, used_positions
 
-# A wider map is neither sent position by position nor drawn to scale: a browser draws every position as a square.
-WIDEST = 96
+# The browser draws a square for each position: wider maps are not sent, and not drawn to scale.
+MAX_DRAWN_SIDE = 96
 
 Kind: TypeAlias = Literal["image", "convolution", "pool", "dense", "dropout"]
 
 
 @dataclass(frozen=True)
 class LayerView:
-    """One layer, the image being the first. `formulas` are pairs of a name and a sum.
+    """One layer; the first view is the image itself. `formulas` are pairs of a name and a formula.
 
-    Along an axis, `pixels` has the set of pixels, as `lib.footprint` has it, that each position of the output depends
-    on, and `read` a 1 for each position that the logits depend on, else a 0: a browser's integers have 32 bits only.
-    Both are empty for a map wider than WIDEST, and `note` says so.
+    `input_masks` and `used` describe one axis of the output: for each position, the set of image pixels that it depends
+    on (see `lib.receptive_field`), and "1" if the logits depend on it, else "0". `used` is text because JavaScript's
+    bit operations have 32 bits. Both are empty for a map wider than MAX_DRAWN_SIDE, and `note` says so.
     """
 
     label: str
@@ -45,18 +36,18 @@ class LayerView:
     receptive_field: int
     jump: int
     center: float
-    pixels: tuple[int, ...]
-    read: str
+    input_masks: tuple[int, ...]
+    used: str
     formulas: tuple[tuple[str, str], ...]
     note: str
 
 
 @lru_cache(maxsize=8)
 def views(architecture: Architecture) -> tuple[LayerView, ...]:
-    """The image and one view a layer. Raises ArchitectureError as `operations` does."""
+    """The image, then one view for each layer. Raises ArchitectureError as `operations`."""
     steps = list(operations(architecture))
     last_step = [list(group)[-1] for _, group in groupby(range(len(steps)), key=lambda index: steps[index].layer)]
-    pixels, read = footprint.pixels(steps), footprint.read(steps)
+    masks, used = input_masks(steps), used_positions(steps)
     side = INPUT_SHAPE[1]
     image = LayerView(
         label="The image",
@@ -66,47 +57,47 @@ def views(architecture: Architecture) -> tuple[LayerView, ...]:
         receptive_field=1,
         jump=1,
         center=0,
-        pixels=tuple(1 << pixel for pixel in range(side)),
-        read="1" * side,
+        input_masks=tuple(1 << pixel for pixel in range(side)),
+        used="1" * side,
         formulas=(),
-        note="A pixel sees itself.",
+        note="The receptive field of a pixel is the pixel itself.",
     )
-    rows = fold(analyse(architecture), architecture).rows
+    rows = per_layer(analyze(architecture), architecture).rows
     found = [image]
-    for row, working, index in zip(rows, workings(architecture), last_step, strict=True):
+    for row, formulas, index in zip(rows, layer_formulas(architecture), last_step, strict=True):
         notes = []
         height = row.output_shape[1]
-        drawn = height <= WIDEST
+        drawn = height <= MAX_DRAWN_SIDE
         if not drawn:
             notes.append(
-                f"The output of layer {row.label} is {height:,} × {height:,} positions: too many to be drawn. Up to "
-                f"{WIDEST} × {WIDEST} are drawn, and no larger one to scale."
+                f"The output of layer {row.label} is {height:,} × {height:,} positions: too many to be drawn. Maps up "
+                f"to {MAX_DRAWN_SIDE} × {MAX_DRAWN_SIDE} are drawn to scale."
             )
-        if row.unread:
+        if row.unused_note:
             notes.append(
-                f"The logits depend on {row.read**2} of its {height**2} positions; "
-                + ("the dashed ones are lost." if drawn else "the others are lost.")
+                f"The logits depend on {row.used**2} of its {height**2} positions; "
+                + ("the dashed ones are not used." if drawn else "the others are not used.")
             )
         if row.receptive_field > side:
-            notes.append(f"The field is wider than the image's {side} pixels: no wider pattern can be found from here.")
+            notes.append(f"The field is wider than the image's {side} pixels: deeper layers see no wider patterns.")
         found.append(
             LayerView(
                 label=row.label,
-                token=token(architecture.layers[row.layer]),
+                token=architecture.layers[row.layer].token,
                 kind=_kind(architecture.layers[row.layer]),
                 shape=row.output_shape,
                 receptive_field=row.receptive_field,
                 jump=row.jump,
                 center=row.center,
-                pixels=pixels[index] if drawn else (),
-                read=f"{read[index]:0{height}b}"[::-1] if drawn else "",
+                input_masks=masks[index] if drawn else (),
+                used=f"{used[index]:0{height}b}"[::-1] if drawn else "",
                 formulas=(
-                    ("Output side", working.size),
-                    ("Receptive field", working.receptive_field),
-                    ("Jump", working.jump),
-                    ("Centre", working.center),
-                    ("Parameters", working.parameters),
-                    ("MACs", working.macs),
+                    ("Output side", formulas.size),
+                    ("Receptive field", formulas.receptive_field),
+                    ("Jump", formulas.jump),
+                    ("Center", formulas.center),
+                    ("Parameters", formulas.params),
+                    ("MACs", formulas.macs),
                 ),
                 note=" ".join(notes),
             )
@@ -114,8 +105,8 @@ def views(architecture: Architecture) -> tuple[LayerView, ...]:
     return tuple(found)
 
 
-def telling(layers: Sequence[LayerView]) -> int:
-    """The view to begin with: the deepest convolution whose field still fits the image, else the first layer."""
+def default_view(layers: Sequence[LayerView]) -> int:
+    """Index of the view to start with: the deepest convolution whose field fits the image, else the first layer."""
     side = INPUT_SHAPE[1]
     fits = [i for i, v in enumerate(layers) if v.kind == "convolution" and v.receptive_field <= side]
     return fits[-1] if fits else min(1, len(layers) - 1)

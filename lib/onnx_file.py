@@ -1,7 +1,7 @@
-"""A trained network as an ONNX file: the network's operators and its weights, written with the onnx package.
+"""A trained network as an ONNX file: operators and weights, written with the onnx package.
 
-The file takes pixels as they are, 0 to 1, (N, 1, 28, 28), white digits on black, and normalises them itself; its output
-is the logits (N, 10). Every runtime of ONNX reads it; none of this project's code is needed.
+Input: pixels (N, 1, 28, 28), 0 to 1, white digits on black, which the file normalizes itself. Output: logits (N, 10).
+Any ONNX runtime can run it without this project's code.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from lib.architecture import CLASSES, INPUT_SHAPE, Architecture, Operation, notation, operations
 from lib.dataset import MEAN, STD
+from lib.layers import CLASSES, INPUT_SHAPE, Architecture
+from lib.notation import notation
+from lib.operation_specs import SPECS, OnnxNode
+from lib.operations import operations
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +41,11 @@ def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> byt
     steps = list(operations(architecture))
     for index, step in enumerate(steps):
         output = "logits" if index == len(steps) - 1 else f"{index}.{step.kind}"
-        names = [f"{index}.{name}" for name in _WEIGHTS.get(step.kind, ())]
+        spec = SPECS[step.kind]
+        names = [f"{index}.{name}" for name in spec.tensors]
         constants |= {name: weights[name].cpu().numpy() for name in names}
-        operator, attributes = _operator(step)
-        nodes.append(helper.make_node(operator, [current, *names], [output], name=output, **attributes))
+        node = spec.onnx(step)
+        nodes.append(_node(node, [current, *names], output))
         current = output
     graph = helper.make_graph(
         nodes,
@@ -62,37 +66,6 @@ def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> byt
     return content
 
 
-_WEIGHTS = {
-    "Conv2d": ("weight", "bias"),
-    "BatchNorm2d": ("weight", "bias", "running_mean", "running_var"),
-    "Linear": ("weight", "bias"),
-}
-
-
-def _operator(step: Operation) -> tuple[str, dict[str, Any]]:
-    """torch's module as ONNX names it, with its attributes. A dropout does nothing once trained."""
-    size, stride = [step.kernel_size] * 2, [step.stride] * 2
-    match step.kind:
-        case "Conv2d":
-            return "Conv", {
-                "kernel_shape": size,
-                "strides": stride,
-                "pads": [step.padding] * 4,
-                "dilations": [step.dilation] * 2,
-            }
-        case "ReLU":
-            return "Relu", {}
-        case "BatchNorm2d":
-            return "BatchNormalization", {}
-        case "MaxPool2d":
-            return "MaxPool", {"kernel_shape": size, "strides": stride}
-        case "AvgPool2d":
-            return "AveragePool", {"kernel_shape": size, "strides": stride}
-        case "AdaptiveAvgPool2d":
-            return "GlobalAveragePool", {}
-        case "Dropout":
-            return "Identity", {}
-        case "Flatten":
-            return "Flatten", {}
-        case "Linear":
-            return "Gemm", {"transB": 1}
+def _node(node: OnnxNode, inputs: list[str], output: str) -> NodeProto:
+    attributes: dict[str, Any] = dict(node.attributes)
+    return helper.make_node(node.operator, inputs, [output], name=output, **attributes)

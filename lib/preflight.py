@@ -7,16 +7,19 @@ import os
 import shutil
 from pathlib import Path
 
-from lib.analysis import NetworkAnalysis, analyse, fold, fusable
-from lib.architecture import INPUT_SHAPE, Architecture, MaxPool, operations
+from lib.analysis import NetworkAnalysis, analyze, per_layer
 from lib.calibration import LIVE_IMAGES
 from lib.checkpoints import MAX_BYTES
 from lib.cost import TRAIN_IMAGES
+from lib.fast_path_eligibility import has_fast_path
+from lib.formatting import gigabytes
 from lib.insight import affordable
 from lib.kernels import LANES
+from lib.layers import INPUT_SHAPE, Architecture, MaxPool
 from lib.marks import DRAWN_AT_ONCE
-from lib.memory import batch_size, forward_bytes, gigabytes, workspace
+from lib.memory import batch_size, forward_bytes, workspace
 from lib.network import unfolds
+from lib.operations import operations
 from lib.recipe import Recipe
 from lib.training import held_out
 
@@ -40,7 +43,7 @@ def refusal(architecture: Architecture, recipe: Recipe, folder: Path, images: in
 
     `folder` is where its checkpoint will be written, `images` the number it is trained on.
     """
-    analysis = analyse(architecture)
+    analysis = analyze(architecture)
     parts, available = needed(architecture, recipe), _available_memory()
     if available is not None and sum(parts.values()) >= available:
         largest = max(parts, key=parts.__getitem__)
@@ -78,10 +81,14 @@ def needed(architecture: Architecture, recipe: Recipe) -> dict[str, int]:
     Weights; a step; what comes beside it: the making of its batch, or the measuring after an epoch, whichever takes
     more; calibrating, which goes on while it trains; and what any training takes.
     """
-    weights = 4 * analyse(architecture).num_params
+    weights = 4 * analyze(architecture).num_params
     kept = (2 if recipe.optimiser == "SGD" else 3) * weights
     written, unknown = round(recipe.written * recipe.batch_size), round(recipe.marks * recipe.batch_size)
-    shown, batch, in_fused = recipe.batch_size + written + unknown, batch_size(architecture), fusable(architecture)
+    shown, batch, in_fused = (
+        recipe.batch_size + written + unknown,
+        batch_size(architecture),
+        has_fast_path(architecture),
+    )
     step = _fused_bytes(architecture, shown) if in_fused else _module_bytes(architecture, shown)
     augmented = AUGMENTED * recipe.augmentation.active
     making = IMAGE_BYTES * max(augmented * shown, _drawing(written), _drawing(unknown), 2 * shown)
@@ -107,7 +114,7 @@ def _drawing(count: int) -> int:
 
 def _fused_bytes(architecture: Architecture, images: int) -> int:
     """The room of `lib.fused_network`, which takes images in blocks of LANES."""
-    rows, blocks = fold(analyse(architecture), architecture).rows, -(-images // LANES)
+    rows, blocks = per_layer(analyze(architecture), architecture).rows, -(-images // LANES)
     sizes = [math.prod(row.output_shape) for row in rows]
     chosen = sum(size for size, layer in zip(sizes, architecture.layers, strict=True) if isinstance(layer, MaxPool))
     numbers = math.prod(INPUT_SHAPE) + sum(sizes) + chosen + 2 * max(sizes)

@@ -11,12 +11,13 @@ import streamlit as st
 
 from lib import checkpoints, dataset
 from lib.address import TEST_IMAGES
-from lib.analysis import percent
-from lib.architecture import Architecture, notation
 from lib.calibration import LIVE_IMAGES, NONE, Calibration
 from lib.digits import predict, predict_all
+from lib.formatting import percent
 from lib.insight import affordable
+from lib.layers import Architecture
 from lib.network import Network, assembled
+from lib.notation import notation
 from lib.resources import (
     checkpoint_calibration,
     checkpoint_network,

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import streamlit as st
 
 if TYPE_CHECKING:
-    from lib.architecture import Architecture
     from lib.calibration import Calibration, Recalibration
     from lib.checkpoints import Summary
     from lib.cost import MachineRate
+    from lib.layers import Architecture
     from lib.network import Network
     from lib.runs import RunManager
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from lib import checkpoints, history, regular_file
-from lib.architecture import Architecture
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.history import History, ImpossibleValueError
+from lib.layers import Architecture
 from lib.network import build
 from lib.recipe import MAX_EPOCHS, Recipe
 from lib.run_lock import WAIT_SECONDS, RunLock, is_locked

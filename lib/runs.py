@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from lib import run_files, untrusted_text
-from lib.analysis import analyse
-from lib.architecture import Architecture
+from lib.analysis import analyze
 from lib.checkpoints import MAX_TITLE, CheckpointError
 from lib.dataset import Dataset, DatasetError
 from lib.history import Curves, History
+from lib.layers import Architecture
 from lib.memory import is_out_of_memory
 from lib.recipe import Recipe
 from lib.run_files import ACTIVE, RunRecord, Status
@@ -469,7 +469,7 @@ class Run:
         with self._lock:
             self._steps_total = training.steps_total
             leg = self._leg
-        if analyse(self.architecture).macs * self.recipe.batch_size > LARGE_BATCH_MACS:
+        if analyze(self.architecture).macs * self.recipe.batch_size > LARGE_BATCH_MACS:
             _leave_within_a_batch(training.network, self._leave)
         published = -PUBLISH_SECONDS
         self._save_due = time.monotonic() + SAVE_SECONDS

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.analysis import FUSABLE_MACS, analyse, fusable
-from lib.architecture import Architecture
+from lib.analysis import analyze
 from lib.augmentation import augment
 from lib.dataset import MEAN, STD, Dataset, normalise
+from lib.fast_path_eligibility import FAST_PATH_MACS, has_fast_path
 from lib.fused_network import fused
 from lib.handwriting import handwriting
+from lib.layers import Architecture
 from lib.marks import marks
 from lib.network import Dropout, Network, build, forward_batch
 from lib.recipe import Recipe, learning_rate
@@ -349,9 +350,9 @@ def threads(architecture: Architecture) -> int:
     browser on the same machine draws the curves: the two threads wait for each other at every operation.
     """
     cores = os.cpu_count() or 1
-    if fusable(architecture):
+    if has_fast_path(architecture):
         return 1
-    return cores if analyse(architecture).macs > FUSABLE_MACS else max(1, cores - 1)
+    return cores if analyze(architecture).macs > FAST_PATH_MACS else max(1, cores - 1)
 
 
 def best_device() -> str:
@@ -363,7 +364,7 @@ def best_device() -> str:
 
 def _training_pass(network: nn.Sequential, architecture: Architecture, device: str) -> Callable[[Tensor], Tensor]:
     """The network itself, or what does the same faster on a CPU."""
-    return (fused(network) if device == "cpu" and fusable(architecture) else None) or network
+    return (fused(network) if device == "cpu" and has_fast_path(architecture) else None) or network
 
 
 def _as_ink(x: Tensor) -> Tensor:

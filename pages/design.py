@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import streamlit as st
 from pandas import DataFrame
@@ -12,40 +13,21 @@ from pandas.io.formats.style import Styler
 
 from lib import edits, guard
 from lib.address import MAX_LENGTH, PARTS, hidden, recipe
-from lib.analysis import (
-    PARAMETER_LIMIT,
-    LayerAnalysis,
-    NetworkAnalysis,
-    Verdict,
-    activation_bytes,
-    analyse,
-    describe,
-    fold,
-    megabytes,
-    percent,
-    verdicts,
-)
-from lib.architecture import (
-    ASSIGNMENT_FIELDS,
-    INPUT_SHAPE,
-    PRESETS,
-    Architecture,
-    ArchitectureError,
-    Convolution,
-    FullyConnected,
-    logits_layer,
-    notation,
-    parse,
-    shape_text,
-)
+from lib.analysis import LayerAnalysis, NetworkAnalysis, activation_bytes, analyze, per_layer
 from lib.charts import layer_costs
 from lib.comparison import Pair, pairs
 from lib.components import enter, live_figure, network_input, network_view, preset_pills
 from lib.cost import estimate_text
 from lib.dataset import DatasetError
-from lib.export import pytorch_source, table_csv, table_markdown
+from lib.exercise import COMMENTED_FIELDS, PARAMS_REQUIREMENT, Requirement, requirements
+from lib.formatting import megabytes, shape_text
+from lib.layers import INPUT_SHAPE, Architecture, ArchitectureError, Convolution, FullyConnected, logits_layer
+from lib.notation import notation, parse
+from lib.presets import PRESETS
+from lib.pytorch_source import pytorch_source
 from lib.recipe import RecipeError
 from lib.resources import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
+from lib.tables import COLUMNS, layers_csv, layers_markdown
 from lib.untrusted_text import escaped, visible
 
 enter("design")
@@ -57,7 +39,7 @@ BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
     "unknown": (":material/help:", "gray"),
 }
 MAX_UNDO = 50
-GUESSED = ["Parameters", "Share", "Receptive field", "Jump", "Centre"]
+GUESSED = {"parameters", "share", "receptive_field", "jump", "center"}
 ROW_PIXELS = 26
 # Links, because a keyboard scrolls a table that is wider than its screen only where something in it can have the focus.
 LAYER, THIS_DESIGN = "[Layer](#layers)", "[This design](#layers)"
@@ -83,21 +65,21 @@ def load_preset() -> None:
 
 
 def set_width(architecture: Architecture, index: int) -> None:
-    change(notation(edits.widen(architecture, index, st.session_state[f"width_{index}"])))
+    change(notation(edits.set_width(architecture, index, st.session_state[f"width_{index}"])))
 
 
 def edit_layer(architecture: Architecture, index: int) -> None:
     change(notation(edits.apply(architecture, index, st.session_state[f"edit_{index}"])))
 
 
-def layer_row(architecture: Architecture, index: int) -> None:
-    """A slider for the width, where the layer has one, and a menu of what else may be done."""
+def layer_row(architecture: Architecture, index: int, actions: list[str]) -> None:
+    """A slider for the width, if the layer has one, and a menu of the other actions."""
     layer = architecture.layers[index]
-    label = f"{index + 1} · {describe(layer)}"
+    label = f"{index + 1} · {layer.description}"
     has_width = isinstance(layer, Convolution | FullyConnected)
     control, more = st.columns([4, 1], vertical_alignment="bottom" if has_width else "center", wrap=False)
     match layer:
-        case Convolution(width) | FullyConnected(width):
+        case Convolution(channels=width) | FullyConnected(features=width):
             is_logits = index == logits_layer(architecture)
             st.session_state[f"width_{index}"] = width
             control.select_slider(
@@ -111,7 +93,7 @@ def layer_row(architecture: Architecture, index: int) -> None:
             )
         case _:
             control.markdown(f":gray-background[{label}]")
-    if actions := edits.possible(architecture, index):
+    if actions:
         more.menu_button(
             "Edit",
             actions,
@@ -123,56 +105,37 @@ def layer_row(architecture: Architecture, index: int) -> None:
 
 
 def table(analysis: NetworkAnalysis, batch_size: int, guessing: bool) -> Styler:
-    """The rows of the table, numbers as numbers so that they stand right; the sums last.
+    """The table of layers with numeric cells, which are aligned to the right; the last row has the totals.
 
-    While the class is `guessing`, without the columns that are asked for.
+    The memory of a batch takes the place of the activations. While the class is `guessing`, the columns with the
+    answers are left out.
     """
-    rows: list[dict[str, object]] = [
-        {
-            LAYER: row.label + ("" if guessing else badges(row)),
-            "Output": unbroken(shape_text(row.output_shape)),
-            "Parameters": row.num_params,
-            "Share": row.share,
-            "MACs": row.macs,
-            "Memory": activation_bytes(row, batch_size),
-            "Receptive field": row.receptive_field,
-            "Jump": row.jump,
-            "Centre": row.center,
-        }
-        for row in analysis.rows
-    ]
-    rows.append(
-        {
-            LAYER: "**Total**",
-            "Output": "",
-            "Parameters": analysis.num_params,
-            "Share": sum(row.share for row in analysis.rows),
-            "MACs": analysis.macs,
-            "Memory": activation_bytes(analysis, batch_size),
-        }
-    )
-    formats = {
-        "Parameters": "{:,}",
-        "Share": lambda share: unbroken(percent(share)),
-        "MACs": "{:,}",
-        "Memory": lambda count: unbroken(megabytes(count)),
-        "Receptive field": "{:.0f}",
-        "Jump": "{:.0f}",
-        "Centre": "{:g}",
-    }
-    frame = DataFrame(rows).drop(columns=GUESSED if guessing else [])
-    return frame.style.format({name: form for name, form in formats.items() if name in frame}, na_rep="")
+    labels = [row.label + ("" if guessing else badges(row)) for row in analysis.rows]
+    cells: dict[str, list[object]] = {LAYER: [*labels, "**Total**"]}
+    formats: dict[str, Callable[[Any], str]] = {}
+    for column in COLUMNS[1:]:
+        values = [column.value(row) for row in analysis.rows]
+        if column.name == "activations":
+            sized: tuple[LayerAnalysis | NetworkAnalysis, ...] = (*analysis.rows, analysis)
+            cells["Memory"] = [activation_bytes(row, batch_size) for row in sized]
+            formats["Memory"] = unbroken(megabytes)
+        elif not column.is_number:
+            cells[column.title] = [*map(unbroken(column.text), values), ""]
+        elif not (guessing and column.name in GUESSED):
+            cells[column.title] = [*values, column.total(analysis)]
+            formats[column.title] = unbroken(column.text)
+    return DataFrame(cells).style.format(formats, na_rep="")
 
 
 def badges(row: LayerAnalysis) -> str:
     """What a row is marked with; the captions below the table say why."""
     marks = PAST_THE_EDGE if row.receptive_field > IMAGE_PIXELS else ""
-    return marks + (f" :violet-badge[{row.unread}]" if row.unread else "")
+    return marks + (f" :violet-badge[{row.unused_note}]" if row.unused_note else "")
 
 
-def unbroken(text: str) -> str:
-    """A figure that keeps to one line of a narrow table."""
-    return text.replace(" ", "\u00a0")
+def unbroken(text: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The same text on one line, also in a narrow table."""
+    return lambda value: text(value).replace(" ", "\u00a0")
 
 
 def corrected(analysis: NetworkAnalysis) -> DataFrame:
@@ -183,7 +146,7 @@ def corrected(analysis: NetworkAnalysis) -> DataFrame:
             "Its comment says": "no comment" if claimed is None else f"{claimed}",
             "It is": f"{row.receptive_field}",
         }
-        for row, claimed in zip(analysis.rows, ASSIGNMENT_FIELDS, strict=True)
+        for row, claimed in zip(analysis.rows, COMMENTED_FIELDS, strict=True)
     )
 
 
@@ -191,7 +154,7 @@ def compared(found: tuple[Pair, ...]) -> Styler:
     """Both designs layer by layer; rows in which they differ have their difference."""
 
     def side(row: LayerAnalysis | None) -> tuple[str, str]:
-        return (row.label, unbroken(shape_text(row.output_shape))) if row else ("", "")
+        return (row.label, unbroken(shape_text)(row.output_shape)) if row else ("", "")
 
     def field(row: LayerAnalysis | None) -> float | None:
         return row.receptive_field if row else None
@@ -231,7 +194,7 @@ def signed_number(number: float) -> str:
 
 def comparison(architecture: Architecture, other: Architecture) -> None:
     """The totals of the other design with their difference, then the layers."""
-    one, two = analyse(architecture), analyse(other)
+    one, two = analyze(architecture), analyze(other)
     batch_size = st.session_state.batch_size
     with st.grid(4, min_column_width=180):
         for label, mine, its, form in (
@@ -250,9 +213,9 @@ def comparison(architecture: Architecture, other: Architecture) -> None:
                 border=True,
             )
     for name, analysis, shape in (("This design", one, architecture), ("The other", two, other)):
-        for row in fold(analysis, shape).rows:
-            if row.unread:
-                st.caption(f"{name}, layer {row.label}: {row.unread} by the logits; the rest is worked out in vain.")
+        for row in per_layer(analysis, shape).rows:
+            if row.unused_note:
+                st.caption(f"{name}, layer {row.label}: {row.unused_note} by the logits; the others are not.")
     st.table(
         compared(pairs(architecture, other)),
         border="horizontal",
@@ -312,8 +275,8 @@ def take_away(architecture: Architecture, shown: NetworkAnalysis) -> None:
         with st.container(horizontal=True):
             for label, content, name in (
                 ("PyTorch source", source, "network.py"),
-                ("Table as CSV", table_csv(shown), "network.csv"),
-                ("Table as Markdown", table_markdown(shown), "network.md"),
+                ("Table as CSV", layers_csv(shown), "network.csv"),
+                ("Table as Markdown", layers_markdown(shown), "network.md"),
             ):
                 st.download_button(label, content, name, on_click="ignore", icon=":material/download:")
             found = trained(architecture)
@@ -344,7 +307,7 @@ def estimate(architecture: Architecture, ticking: bool) -> None:
         st.caption(estimate_text(rate, architecture, recipe()))
 
 
-def verdict_card(verdict: Verdict) -> None:
+def verdict_card(verdict: Requirement) -> None:
     icon, colour = BADGES[verdict.status]
     with st.container(border=True, height="stretch", gap="xxsmall"):
         st.caption(verdict.limit)
@@ -382,13 +345,13 @@ except ArchitectureError as error:
     architecture = st.session_state.get("last_valid", parse(PRESETS[0].text))
     st.markdown(f"Shown below is the last network that could be built: `{notation(architecture)}`")
 
-analysis = analyse(architecture)
-folded = fold(analysis, architecture)
+analysis = analyze(architecture)
+folded = per_layer(analysis, architecture)
 if not hidden("verdicts"):
     with st.grid(4, min_column_width=150):
-        for verdict in verdicts(analysis, architecture, st.session_state.epochs, final_accuracy(architecture)):
-            unknown = guessing and verdict.limit == PARAMETER_LIMIT
-            verdict_card(Verdict(verdict.limit, "Guess", "unknown") if unknown else verdict)
+        for verdict in requirements(analysis, architecture, st.session_state.epochs, final_accuracy(architecture)):
+            unknown = guessing and verdict.limit == PARAMS_REQUIREMENT
+            verdict_card(Requirement(verdict.limit, "Guess", "unknown") if unknown else verdict)
 
 with st.container(horizontal=True, vertical_alignment="center"):
     if st.button("Train this network", type="primary", icon=":material/play_arrow:", disabled=mistaken):
@@ -421,13 +384,13 @@ with results:
             table(shown, batch_size, guessing),
             border="horizontal",
             hide_index=True,
-            alt="One row a layer: output, parameters, share, MACs, memory, field, jump and centre; totals last",
+            alt="One row a layer: output, parameters, share, MACs, memory, field, jump and center; totals last",
         )
         st.caption(
             f"{analysis.macs / 1e6:.2f} million multiply-accumulates (MACs) an image. Memory is what the outputs of a "
             f"batch of {batch_size:,} images take. Receptive field r and jump j follow r′ = r + d · (k − 1) · j and "
             "j′ = j · s, with kernel k, dilation d (else 1) and stride s; a 2×2 pool adds one jump to r, it does not "
-            "double it. Centre is the pixel around which the first output looks, 0 the first of the image."
+            "double it. Center is the center of the first output's field, in pixels; 0 is the first pixel of the image."
         )
         if analysis.receptive_field > IMAGE_PIXELS and not guessing:
             st.caption(
@@ -435,10 +398,10 @@ with results:
                 "that already sees the whole image can find no wider pattern; what it adds is depth. Richter and "
                 "others call such layers unproductive."
             )
-        if not guessing and any(row.unread for row in shown.rows):
+        if not guessing and any(row.unused_note for row in shown.rows):
             st.caption(
-                "Marked “positions read”: the layers above step over the rest, which no logit ever depends on. Where a "
-                "size is not a multiple of the stride, the last rows and columns are left over."
+                "Marked “positions used”: no logit depends on the other positions. Where a size is not a multiple of "
+                "the stride, the last rows and columns are left over."
             )
     chart = st.container()
 
@@ -446,8 +409,8 @@ with results:
 if editor:
     with editor:
         st.subheader("Layers")
-        for index in range(len(architecture.layers)):
-            layer_row(architecture, index)
+        for index, actions in enumerate(edits.available_actions(architecture)):
+            layer_row(architecture, index, actions)
 if not hidden("drawing"):
     with drawing:
         try:

@@ -8,12 +8,12 @@ import streamlit as st
 from torch import Tensor
 
 from lib import guard, pictures
-from lib.analysis import percent
 from lib.charts import probability_bars, probability_curves
 from lib.checkpoints import CheckpointError
 from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
 from lib.digits import BOX, CERTAIN, SIZE, STRANGE, Prediction, Reduction, boxed, predict, reduction, shrunk
+from lib.formatting import percent
 from lib.insight import affordable
 from lib.network import assembled
 from lib.readers import (

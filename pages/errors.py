@@ -11,13 +11,13 @@ from torch import nn
 
 from lib import dataset, guard, pictures
 from lib.address import TEST_IMAGES
-from lib.analysis import percent
-from lib.architecture import Architecture
 from lib.charts import class_accuracy, confusion_matrix, reliability
 from lib.checkpoints import CheckpointError
 from lib.components import enter, live_figure
 from lib.dataset import DatasetError
+from lib.formatting import percent
 from lib.insight import Bin, Evaluation, Proportion, evaluation, measurable
+from lib.layers import Architecture
 from lib.readers import TEST, Reader, choose_reader, learning_run, reader
 from lib.untrusted_text import escaped
 

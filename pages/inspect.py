@@ -8,10 +8,11 @@ import streamlit as st
 from torch import Tensor, nn
 
 from lib import dataset, guard, pictures
-from lib.analysis import FUSABLE_MACS, LayerAnalysis, analyse, fold, percent
-from lib.architecture import Architecture, FullyConnected, shape_text, token
+from lib.analysis import LayerAnalysis, analyze, per_layer
 from lib.components import enter
 from lib.dataset import DatasetError
+from lib.fast_path_eligibility import FAST_PATH_MACS
+from lib.formatting import percent, shape_text
 from lib.insight import (
     FIELD_IMAGES,
     PATCH,
@@ -26,6 +27,7 @@ from lib.insight import (
     saliency,
     theoretical_fields,
 )
+from lib.layers import Architecture, FullyConnected
 from lib.readers import (
     DRAWING,
     TEST,
@@ -87,11 +89,11 @@ def field_images(architecture: Architecture) -> int:
 
 def layers(now: Reader) -> tuple[LayerAnalysis, ...]:
     """One row a layer, with its name and shape."""
-    return fold(analyse(now.architecture), now.architecture).rows
+    return per_layer(analyze(now.architecture), now.architecture).rows
 
 
 def heading(now: Reader, row: LayerAnalysis) -> str:
-    return f"**{row.label}** `{token(now.architecture.layers[row.layer])}`"
+    return f"**{row.label}** `{now.architecture.layers[row.layer].token}`"
 
 
 def numbered(channels: Sequence[int]) -> str:
@@ -261,5 +263,5 @@ section = st.segmented_control(
 run = learning_run(name)
 seconds = None
 if run:
-    seconds = TICK_SECONDS[section] if analyse(run.architecture).macs <= FUSABLE_MACS else WIDE_TICK_SECONDS
+    seconds = TICK_SECONDS[section] if analyze(run.architecture).macs <= FAST_PATH_MACS else WIDE_TICK_SECONDS
 guard.fragment(look, seconds)(name, image, subject, section, run is not None)

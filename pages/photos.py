@@ -14,11 +14,12 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from torch import Tensor
 
 from lib import digit_sets, guard, photos, pictures
-from lib.analysis import interval95, percent
+from lib.analysis import interval95
 from lib.checkpoints import CheckpointError
 from lib.components import enter
 from lib.digit_sets import DigitSet, DigitSetError
 from lib.digits import CERTAIN, SIZE, STRANGE
+from lib.formatting import percent
 from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
 from lib.readers import Reader, choose_reader, reader
 from lib.untrusted_text import escaped, isolated, spreadsheet_cell

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from lib import address, guard
 from lib.address import hidden, recipe_values
-from lib.analysis import analyse, interval95, percent
-from lib.architecture import ArchitectureError, notation, parse
+from lib.analysis import analyze, interval95
 from lib.augmentation import preview
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER, passed_over
 from lib.components import browser, browser_cookie, enter, live_figure, network_input, preset_pills
 from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
+from lib.formatting import percent
 from lib.handwriting import handwriting
+from lib.layers import ArchitectureError
 from lib.marks import marks
+from lib.notation import notation, parse
 from lib.preflight import refusal, trained_images
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
 from lib.resources import example_digits, machine_rate, run_manager
@@ -525,7 +527,7 @@ text = network_input("The network from the Design page; it may be changed here t
 problem = architecture = analysis = None
 try:
     architecture = parse(text)
-    analysis = analyse(architecture)
+    analysis = analyze(architecture)
 except ArchitectureError as error:
     problem = str(error)
 facts = st.container()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from lib import dataset, runs
-from lib.architecture import parse
+from lib.notation import parse
 from lib.recipe import Augmentation, Recipe
 from lib.runs import RunManager
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 from lib import checkpoints
-from lib.architecture import parse
+from lib.notation import parse
 from lib.recipe import Recipe
 from lib.resources import run_manager
 from lib.runs import Leg

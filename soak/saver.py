@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from lib import checkpoints, digit_sets, run_files
-from lib.architecture import parse
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.dataset import Dataset
 from lib.history import History
+from lib.notation import parse
 from lib.recipe import Recipe
 from lib.run_files import RunRecord
 from lib.run_lock import RunLock

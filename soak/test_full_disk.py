@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lib import run_files, runs
-from lib.architecture import parse
 from lib.dataset import Dataset
+from lib.notation import parse
 from lib.preflight import refusal
 from lib.recipe import Recipe
 from lib.runs import Leg, RunManager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib.architecture import parse
+from lib.notation import parse
 from lib.preflight import needed
 from lib.recipe import Augmentation, Recipe
 from tests.test_preflight import CODE, peak

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from lib.architecture import (
+from lib.layers import (
     CLASSES,
     Architecture,
     ArchitectureError,
@@ -15,8 +15,8 @@ from lib.architecture import (
     GlobalAveragePool,
     Layer,
     MaxPool,
-    validate,
 )
+from lib.operations import validate
 
 convolutions = st.builds(
     Convolution,

@@ -19,25 +19,16 @@ from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
 from lib import dataset, insight, pictures
-from lib.analysis import analyse, fold
-from lib.architecture import (
-    Architecture,
-    AveragePool,
-    Convolution,
-    FullyConnected,
-    GlobalAveragePool,
-    Layer,
-    MaxPool,
-    notation,
-    parse,
-)
+from lib.analysis import analyze, per_layer
 from lib.calibration import calibrate
 from lib.checkpoints import MAX_BYTES
 from lib.dataset import normalise
 from lib.digits import predict, predict_all
+from lib.layers import Architecture, AveragePool, Convolution, FullyConnected, GlobalAveragePool, Layer, MaxPool
 from lib.memory import BATCH, TooLargeError, forward_bytes, require_readable, work
 from lib.network import build, forward_batch, unfolds
 from lib.network_view import views
+from lib.notation import notation, parse
 from lib.onnx_file import onnx_bytes
 from tests.architectures import buildable
 
@@ -94,8 +85,8 @@ def memory(field: str) -> int:
 
 def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
     """Do what the pages do, with so many images at least; says of each thing whether it was done or is too large."""
-    analysis = analyse(architecture)
-    fold(analysis, architecture)
+    analysis = analyze(architecture)
+    per_layer(analysis, architecture)
     assert len(json.dumps([asdict(view) for view in views(architecture)])) < 10**6
     # What has no checkpoint that could be read is on no other page.
     if 4 * 3 * analysis.num_params > MAX_BYTES:

@@ -13,9 +13,9 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 from lib import checkpoints, dataset, digit_sets
-from lib.architecture import parse
 from lib.checkpoints import Checkpoint, Summary
 from lib.network import build
+from lib.notation import parse
 from lib.recipe import Recipe
 from tests.large_networks import LIMIT, memory
 

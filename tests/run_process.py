@@ -15,8 +15,8 @@ from unittest.mock import patch
 import torch
 
 from lib import runs
-from lib.architecture import parse
 from lib.dataset import Dataset
+from lib.notation import parse
 from lib.recipe import Recipe
 from lib.run_files import ACTIVE
 from lib.runs import Leg, Run, RunError, RunManager

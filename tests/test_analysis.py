@@ -7,9 +7,13 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
-from lib.analysis import analyse, fold, interval95, verdicts
-from lib.architecture import PRESETS, Architecture, operations, parse
+from lib.analysis import analyze, interval95, per_layer
+from lib.exercise import requirements
+from lib.layers import Architecture
 from lib.network import build
+from lib.notation import parse
+from lib.operations import operations
+from lib.presets import PRESETS
 from tests.architectures import architectures
 from tests.measure import count_params
 
@@ -27,7 +31,7 @@ Conv2d 20 6 6 2900 | ReLU 20 6 6 0 | BatchNorm2d 20 6 6 40 | Conv2d 10 4 4 1810 
 
 def test_the_assignments_own_table_is_reproduced_row_by_row() -> None:
     expected = [row.split() for line in ASSIGNMENT_SUMMARY.strip().splitlines() for row in line.split(" | ")]
-    rows = analyse(TABLE).rows
+    rows = analyze(TABLE).rows
     assert len(rows) == len(expected) == 25
     for number, (row, (kind, *numbers)) in enumerate(zip(rows, expected, strict=True), start=1):
         assert row.name == f"{kind}-{number}"
@@ -35,20 +39,20 @@ def test_the_assignments_own_table_is_reproduced_row_by_row() -> None:
 
 
 def test_true_receptive_fields_of_the_answer() -> None:
-    fields = [row.receptive_field for row in fold(analyse(CODE), CODE).rows]
+    fields = [row.receptive_field for row in per_layer(analyze(CODE), CODE).rows]
     assert fields == [3, 5, 7, 8, 12, 16, 20, 22, 30, 38, 46]
-    assert analyse(TABLE).receptive_field == 46
-    assert analyse(parse("4 4 8 M 12 12 16v M 20 10v A")).receptive_field == 50
+    assert analyze(TABLE).receptive_field == 46
+    assert analyze(parse("4 4 8 M 12 12 16v M 20 10v A")).receptive_field == 50
 
 
 def test_parameters_of_the_presets() -> None:
-    assert [analyse(a).num_params for a in (CODE, TABLE, START, SMALL)] == [9274, 9274, 6_379_786, 3646]
-    assert [analyse(a).num_params for a in (SHALLOW, GROWING, PLAIN)] == [319_498, 11_682, 6374]
+    assert [analyze(a).num_params for a in (CODE, TABLE, START, SMALL)] == [9274, 9274, 6_379_786, 3646]
+    assert [analyze(a).num_params for a in (SHALLOW, GROWING, PLAIN)] == [319_498, 11_682, 6374]
 
 
 @given(architectures())
 def test_shapes_and_counts_are_torchs(architecture: Architecture) -> None:
-    analysis = analyse(architecture)
+    analysis = analyze(architecture)
     network = build(architecture).eval()
     rows = iter(analysis.rows)
     x = torch.zeros(1, 1, 28, 28)
@@ -66,12 +70,12 @@ def test_shapes_and_counts_are_torchs(architecture: Architecture) -> None:
 
 @given(architectures())
 def test_columns_add_up_to_the_totals(architecture: Architecture) -> None:
-    analysis = analyse(architecture)
-    for rows in (analysis.rows, fold(analysis, architecture).rows):
+    analysis = analyze(architecture)
+    for rows in (analysis.rows, per_layer(analysis, architecture).rows):
         assert sum(row.num_params for row in rows) == analysis.num_params
         assert sum(row.macs for row in rows) == analysis.macs
         assert sum(row.share for row in rows) == pytest.approx(1)
-    assert len(fold(analysis, architecture).rows) == len(architecture.layers)
+    assert len(per_layer(analysis, architecture).rows) == len(architecture.layers)
 
 
 @given(architectures(dense=False))
@@ -89,7 +93,7 @@ def test_macs_are_what_torch_multiplies(architecture: Architecture) -> None:
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(count)
     network(torch.zeros(1, 1, 28, 28))
-    assert analyse(architecture).macs == counted
+    assert analyze(architecture).macs == counted
 
 
 @settings(max_examples=500, deadline=None)
@@ -97,7 +101,7 @@ def test_macs_are_what_torch_multiplies(architecture: Architecture) -> None:
 def test_receptive_field_is_the_footprint_of_the_gradient(architecture: Architecture) -> None:
     """On an image with room around the centre, the gradient of one output reaches a square of exactly that side."""
     steps = [step for step in operations(architecture) if step.kind != "Flatten"]
-    field = analyse(architecture).receptive_field
+    field = analyze(architecture).receptive_field
     layers: list[nn.Module] = []
     for step in steps:
         match step.kind:
@@ -117,11 +121,11 @@ def test_receptive_field_is_the_footprint_of_the_gradient(architecture: Architec
 
 
 def test_verdicts() -> None:
-    before = verdicts(analyse(CODE), CODE, epochs=19, test_accuracy=None)
+    before = requirements(analyze(CODE), CODE, epochs=19, test_accuracy=None)
     assert [v.status for v in before] == ["met", "met", "met", "unknown"]
-    after = verdicts(analyse(DENSE), DENSE, epochs=20, test_accuracy=0.9939)
+    after = requirements(analyze(DENSE), DENSE, epochs=20, test_accuracy=0.9939)
     assert [v.status for v in after] == ["missed", "missed", "missed", "missed"]
-    assert verdicts(analyse(CODE), CODE, 19, 0.994)[3].status == "met"
+    assert requirements(analyze(CODE), CODE, 19, 0.994)[3].status == "met"
 
 
 def test_interval_is_the_known_one() -> None:

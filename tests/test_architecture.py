@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.architecture import (
-    PRESETS,
+from lib.layers import (
     Architecture,
     ArchitectureError,
     AveragePool,
@@ -18,10 +17,10 @@ from lib.architecture import (
     FullyConnected,
     GlobalAveragePool,
     MaxPool,
-    notation,
-    operations,
-    parse,
 )
+from lib.notation import notation, parse
+from lib.operations import operations
+from lib.presets import PRESETS
 from tests.architectures import architectures
 
 

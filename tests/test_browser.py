@@ -223,18 +223,18 @@ def test_positions_that_no_logit_reads_are_dashed_and_a_layer_is_chosen_by_keybo
     view.get_by_role("button", name="10 · 3×3 convolution, no padding").focus()
     page.keyboard.press("Enter")
     expect(view.locator(".words")).to_contain_text(
-        "The logits depend on 9 of its 16 positions; the dashed ones are lost."
+        "The logits depend on 9 of its 16 positions; the dashed ones are not used."
     )
-    expect(view.locator(".position.unread")).to_have_count(7)
+    expect(view.locator(".position.unused")).to_have_count(7)
     expect(view.locator("[data-layer='10']")).to_be_focused()
 
 
-def test_unread_positions_of_a_map_wider_than_31_are_dashed_and_a_huge_map_says_so(page: Page, url: str) -> None:
+def test_unused_positions_of_a_map_wider_than_31_are_dashed_and_a_huge_map_says_so(page: Page, url: str) -> None:
     """36 × 36 positions, of which the pool above leaves out a row and a column: 36² − 35² = 71."""
     visit(page, f"{url}/?net=4p5+M5s5+10+A")
     view = page.locator(".network-view")
     view.get_by_role("button", name="1 · 3×3 convolution, padding 5").click()
-    expect(view.locator(".position.unread")).to_have_count(71)
+    expect(view.locator(".position.unused")).to_have_count(71)
     visit(page, f"{url}/?net=4p28+4p28+4p28s28+10+A")
     view.get_by_role("button", name="2 · 3×3 convolution, padding 28").click()
     expect(view.locator(".words")).to_contain_text("is 136 × 136 positions: too many to be drawn.")

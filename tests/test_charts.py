@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lib.analysis import analyse, fold
-from lib.architecture import Architecture
+from lib.analysis import analyze, per_layer
 from lib.charts import (
     PALETTE,
     RAW_POINTS,
@@ -33,6 +32,7 @@ from lib.charts import (
 from lib.digits import Prediction
 from lib.history import Curves
 from lib.insight import Bin, Proportion
+from lib.layers import Architecture
 from lib.training import EpochMetrics
 from tests.architectures import architectures
 
@@ -125,7 +125,7 @@ def test_the_palette_is_the_light_themes_and_the_dark_one_is_as_long() -> None:
 
 @given(architectures())
 def test_bars_end_at_the_totals_and_plotly_takes_them(architecture: Architecture) -> None:
-    analysis = fold(analyse(architecture), architecture)
+    analysis = per_layer(analyze(architecture), architecture)
     # Plotly's own validation refuses a name or a value that it does not know.
     figure = go.Figure(json.loads(layer_costs(analysis, architecture)))
     parameters, macs, budget = figure.data

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lib import checkpoints
-from lib.analysis import analyse
-from lib.architecture import notation, parse
+from lib.analysis import analyze
 from lib.checkpoints import Checkpoint, CheckpointError, Summary
 from lib.dataset import Dataset
 from lib.network import build
+from lib.notation import notation, parse
 from lib.recipe import Augmentation, Recipe
 from tests.measure import evaluate
 
@@ -69,7 +69,7 @@ def test_a_shipped_network_scores_what_it_says_on_all_test_images(mnist: Dataset
     checkpoint = checkpoints.load(path)
     summary = checkpoint.summary
     learnt = sum(t.numel() for name, t in checkpoint.weights.items() if name.endswith(("weight", "bias")))
-    assert learnt == analyse(summary.architecture).num_params
+    assert learnt == analyze(summary.architecture).num_params
     assert summary.epochs_done == summary.recipe.epochs < 20
     assert len(mnist.test_images) == 10_000
     accuracy = evaluate(checkpoints.network(checkpoint), mnist.test_images, mnist.test_labels)

@@ -18,10 +18,12 @@ import torch
 
 from lib import checkpoints, run_files
 from lib.__main__ import main, read_recipe
-from lib.analysis import analyse, interval95, percent
-from lib.architecture import PRESETS, parse
+from lib.analysis import analyze, interval95
 from lib.checkpoints import SUFFIX
 from lib.dataset import Dataset
+from lib.formatting import percent
+from lib.notation import parse
+from lib.presets import PRESETS
 from lib.recipe import RECIPES, Recipe
 from lib.run_files import RunRecord
 from tests.measure import evaluate
@@ -73,7 +75,7 @@ def test_json_holds_every_module_and_adds_up() -> None:
     assert description["network"] == PRESETS[1].text
     assert len(description["rows"]) == 25
     assert sum(row["num_params"] for row in description["rows"]) == description["num_params"] == 9274
-    assert description["macs"] == analyse(parse(PRESETS[1].text)).macs
+    assert description["macs"] == analyze(parse(PRESETS[1].text)).macs
     assert description["rows"][-1]["receptive_field"] == 46
 
 

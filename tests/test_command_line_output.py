@@ -11,10 +11,10 @@ import pytest
 
 from lib import checkpoints, run_files
 from lib.__main__ import main
-from lib.architecture import parse
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.dataset import Dataset
 from lib.network import build
+from lib.notation import parse
 from lib.recipe import RECIPES
 from tests.photographs import photo
 from tests.test_command_line import COMMAND, ENVIRONMENT, ROOT, SECONDS, SMALL

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from lib.analysis import analyse, fold
-from lib.architecture import PRESETS, Architecture, parse
+from lib.analysis import analyze, per_layer
 from lib.comparison import pairs
+from lib.layers import Architecture
+from lib.notation import parse
+from lib.presets import PRESETS
 from tests.architectures import architectures
 
 
 @given(architectures(), architectures())
 def test_every_layer_of_both_stands_once_and_the_differences_add_up(one: Architecture, other: Architecture) -> None:
     found = pairs(one, other)
-    assert [pair.one for pair in found if pair.one] == list(fold(analyse(one), one).rows)
-    assert [pair.other for pair in found if pair.other] == list(fold(analyse(other), other).rows)
+    assert [pair.one for pair in found if pair.one] == list(per_layer(analyze(one), one).rows)
+    assert [pair.other for pair in found if pair.other] == list(per_layer(analyze(other), other).rows)
     assert all(pair.one or pair.other for pair in found)
-    assert sum(pair.num_params for pair in found) == analyse(other).num_params - analyse(one).num_params
-    assert sum(pair.macs for pair in found) == analyse(other).macs - analyse(one).macs
+    assert sum(pair.num_params for pair in found) == analyze(other).num_params - analyze(one).num_params
+    assert sum(pair.macs for pair in found) == analyze(other).macs - analyze(one).macs
 
 
 @given(architectures())

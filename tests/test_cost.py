@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lib import cost
-from lib.architecture import PRESETS, parse
 from lib.cost import MachineRate, Prices, duration, epoch_seconds, estimate_text, hindsight_text
+from lib.notation import parse
+from lib.presets import PRESETS
 from lib.recipe import Augmentation, Recipe
 
 FREE = Prices(0, 0, 0, 0, 0, 0)

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib import checkpoints
-from lib.architecture import parse
 from lib.dataset import Dataset
 from lib.digits import (
     THICK,
@@ -28,6 +27,7 @@ from lib.digits import (
     thickness,
 )
 from lib.network import assembled, build
+from lib.notation import parse
 from tests.drawings import SEVEN, drawn
 from tests.measure import evaluate
 

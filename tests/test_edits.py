@@ -1,27 +1,44 @@
-"""A click on a layer: what it may do, and what comes of it."""
+"""Edits of a layer by a click."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
-from lib import edits
-from lib.architecture import Architecture, Convolution, logits_layer, notation, parse, validate
+from lib.edits import ACTIONS, apply, available_actions, set_width
+from lib.layers import MAX_LAYERS, Architecture, ArchitectureError, Convolution, logits_layer
+from lib.notation import notation, parse
+from lib.operations import validate
 from tests.architectures import architectures
 
 NETWORK = parse("4 8 M 12 10 A")
 
 
-@given(architectures(), st.data())
-def test_every_offered_action_changes_the_network_into_one_that_can_be_built(
-    architecture: Architecture, data: st.DataObject
-) -> None:
-    index = data.draw(st.integers(0, len(architecture.layers) - 1))
-    for action in edits.possible(architecture, index):
-        changed = edits.apply(architecture, index, action)
-        assert changed != architecture
+def changes_and_fits(architecture: Architecture, changed: Architecture) -> bool:
+    """The slow answer: build the changed network and validate all of it."""
+    if changed == architecture or not 1 <= len(changed.layers) <= MAX_LAYERS:
+        return False
+    try:
         validate(changed)
+    except ArchitectureError:
+        return False
+    return True
+
+
+@settings(max_examples=300, deadline=None)
+@given(architectures())
+def test_exactly_the_actions_that_give_another_valid_network_are_available(architecture: Architecture) -> None:
+    for index, actions in enumerate(available_actions(architecture)):
+        changed = {action: apply(architecture, index, action) for action in ACTIONS}
+        assert actions == [action for action in ACTIONS if changes_and_fits(architecture, changed[action])]
+
+
+def test_a_network_with_the_most_layers_gets_no_more() -> None:
+    full = parse("4 " * (MAX_LAYERS - 2) + "10 A")
+    assert len(full.layers) == MAX_LAYERS
+    for actions in available_actions(full):
+        assert not [action for action in actions if action.startswith("Add")]
+        assert actions
 
 
 @pytest.mark.parametrize(
@@ -39,20 +56,20 @@ def test_every_offered_action_changes_the_network_into_one_that_can_be_built(
     ],
 )
 def test_actions(index: int, action: str, expected: str) -> None:
-    assert action in edits.possible(NETWORK, index)
-    assert notation(edits.apply(NETWORK, index, action)) == expected
+    assert action in available_actions(NETWORK)[index]
+    assert notation(apply(NETWORK, index, action)) == expected
 
 
 def test_what_would_break_the_network_is_not_offered() -> None:
     logits = logits_layer(NETWORK)
-    assert "Remove" not in edits.possible(NETWORK, logits)
-    assert "Without batch norm" not in edits.possible(NETWORK, logits)
-    assert "Remove" not in edits.possible(NETWORK, 5)
-    assert "Move up" not in edits.possible(NETWORK, 0)
+    assert "Remove" not in available_actions(NETWORK)[logits]
+    assert "Without batch norm" not in available_actions(NETWORK)[logits]
+    assert "Remove" not in available_actions(NETWORK)[5]
+    assert "Move up" not in available_actions(NETWORK)[0]
 
 
-def test_widen() -> None:
-    assert notation(edits.widen(NETWORK, 1, 20)) == "4 20 M 12 10 A"
-    assert edits.widen(NETWORK, 0, 5).layers[0] == Convolution(5)
+def test_set_width() -> None:
+    assert notation(set_width(NETWORK, 1, 20)) == "4 20 M 12 10 A"
+    assert set_width(NETWORK, 0, 5).layers[0] == Convolution(5)
     with pytest.raises(ValueError, match="no width"):
-        edits.widen(NETWORK, 2, 20)
+        set_width(NETWORK, 2, 20)

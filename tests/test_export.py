@@ -1,4 +1,4 @@
-"""What is taken away is the same network and the same table."""
+"""Exports: the same network as source, the same table as CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from lib.analysis import analyse, fold
-from lib.architecture import PRESETS, Architecture, parse
-from lib.export import pytorch_source, table_csv, table_markdown
+from lib.analysis import analyze, per_layer
+from lib.layers import Architecture
 from lib.network import build
+from lib.notation import parse
+from lib.presets import PRESETS
+from lib.pytorch_source import pytorch_source
+from lib.tables import layers_csv, layers_markdown
 from tests.architectures import architectures
 
 
@@ -39,8 +42,8 @@ def test_the_answers_source_reads_as_the_assignment_writes_it() -> None:
 
 @given(architectures())
 def test_csv_holds_every_row_and_adds_up(architecture: Architecture) -> None:
-    analysis = fold(analyse(architecture), architecture)
-    rows = list(csv.DictReader(io.StringIO(table_csv(analysis))))
+    analysis = per_layer(analyze(architecture), architecture)
+    rows = list(csv.DictReader(io.StringIO(layers_csv(analysis))))
     assert len(rows) == len(architecture.layers)
     assert sum(int(row["parameters"]) for row in rows) == analysis.num_params
     assert sum(int(row["macs"]) for row in rows) == analysis.macs
@@ -49,7 +52,7 @@ def test_csv_holds_every_row_and_adds_up(architecture: Architecture) -> None:
 
 def test_markdown_is_a_table_with_its_sums() -> None:
     architecture = parse(PRESETS[0].text)
-    lines = table_markdown(fold(analyse(architecture), architecture)).splitlines()
+    lines = layers_markdown(per_layer(analyze(architecture), architecture)).splitlines()
     assert len(lines) == 2 + 11 + 1
     assert {line.count("|") for line in lines} == {10}
     assert "| **9,274** |" in lines[-1]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks.folds import advantage, final_accuracy, folds, main
-from lib.architecture import parse
 from lib.dataset import Dataset
+from lib.notation import parse
 from lib.recipe import Recipe
 from lib.training import Training
 from tests.measure import evaluate

@@ -7,9 +7,10 @@ import re
 import pytest
 from hypothesis import given
 
-from lib.analysis import analyse, fold
-from lib.architecture import Architecture, parse
-from lib.formulas import workings
+from lib.analysis import analyze, per_layer
+from lib.formulas import layer_formulas
+from lib.layers import Architecture
+from lib.notation import parse
 from tests.architectures import architectures
 
 
@@ -28,10 +29,10 @@ def value(text: str) -> float:
 
 @given(architectures())
 def test_what_is_worked_out_is_what_the_table_says(architecture: Architecture) -> None:
-    rows = fold(analyse(architecture), architecture).rows
-    for row, working in zip(rows, workings(architecture), strict=True):
+    rows = per_layer(analyze(architecture), architecture).rows
+    for row, working in zip(rows, layer_formulas(architecture), strict=True):
         assert value(working.size) == row.output_shape[1]
-        assert value(working.parameters) == row.num_params
+        assert value(working.params) == row.num_params
         assert value(working.macs) == row.macs
         assert value(working.receptive_field) == row.receptive_field
         assert value(working.jump) == row.jump
@@ -39,13 +40,13 @@ def test_what_is_worked_out_is_what_the_table_says(architecture: Architecture) -
 
 
 def test_the_formulas_read_as_they_are_taught() -> None:
-    third = workings(parse("4 4 8d2p1 M 10 A"))[2]
+    third = layer_formulas(parse("4 4 8d2p1 M 10 A"))[2]
     assert third.size == "⌊(28 + 2 · 1 − 2 · (3 − 1) − 1) / 1⌋ + 1 = 26"
-    assert third.parameters == "8 · 4 · 3² + 8 = 296; batch norm 2 · 8 = 16"
+    assert third.params == "8 · 4 · 3² + 8 = 296; batch norm 2 · 8 = 16"
     assert third.receptive_field == "5 + 2 · (3 − 1) · 1 = 9"
     assert third.macs == "8 · 26 · 26 · 4 · 3² = 194,688"
 
 
 @pytest.mark.parametrize(("text", "dense"), [("16 M 10f", "10 · 3136 + 10 = 31,370")])
 def test_a_dense_layer_counts_every_value_below(text: str, dense: str) -> None:
-    assert workings(parse(text))[-1].parameters == dense
+    assert layer_formulas(parse(text))[-1].params == dense

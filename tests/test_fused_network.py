@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib.analysis import fusable
-from lib.architecture import PRESETS, Architecture, ArchitectureError, notation, parse
+from lib.fast_path_eligibility import has_fast_path
 from lib.fused_network import fused
 from lib.kernels import LANES, zeros
+from lib.layers import Architecture, ArchitectureError
 from lib.network import BatchNorm2d, build
+from lib.notation import notation, parse
+from lib.presets import PRESETS
 from tests.architectures import architectures
 
 
@@ -149,13 +151,13 @@ def test_the_numbers_do_not_depend_on_the_threads() -> None:
 
 @given(st.one_of(architectures(), plain_networks()))
 def test_an_architecture_says_whether_it_is_fusable(architecture: Architecture) -> None:
-    if fusable(architecture):
+    if has_fast_path(architecture):
         assert fused(build(architecture)) is not None, notation(architecture)
 
 
 @pytest.mark.parametrize("text", ["8k5 10 A", "8s2 10 A", "8d2 10 A", "8b 10 A", "8 D10 10 A", "8 M 10f", "8p3 10 A"])
 def test_what_the_kernels_cannot_do_is_left_to_torch(text: str) -> None:
-    assert not fusable(parse(text))
+    assert not has_fast_path(parse(text))
     assert fused(build(parse(text))) is None
 
 

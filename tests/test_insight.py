@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lib import checkpoints
-from lib.analysis import analyse, fold
-from lib.architecture import Architecture, Convolution, operations, parse
+from lib.analysis import analyze, per_layer
 from lib.dataset import MEAN, STD, Dataset, normalise
 from lib.insight import (
     Evaluation,
@@ -29,8 +28,11 @@ from lib.insight import (
     saliency,
     theoretical_fields,
 )
+from lib.layers import Architecture, Convolution
 from lib.memory import BATCH
 from lib.network import Network, build
+from lib.notation import parse
+from lib.operations import operations
 from tests.architectures import architectures
 from tests.measure import evaluate
 
@@ -56,7 +58,7 @@ def trained(text: str, images: Tensor, seed: int = 0) -> tuple[Network, Architec
 def test_every_layer_of_the_notation_has_one_output_of_the_analysed_shape(architecture: Architecture) -> None:
     image = torch.arange(784).view(28, 28).remainder(256).to(torch.uint8)
     found = activations(build(architecture).eval(), architecture, image)
-    rows = fold(analyse(architecture), architecture).rows
+    rows = per_layer(analyze(architecture), architecture).rows
     assert [maps.layer for maps in found] == [row.layer for row in rows]
     assert [tuple(maps.maps.shape) for maps in found] == [row.output_shape for row in rows]
     assert all(maps.lowest == maps.maps.min() and maps.highest == maps.maps.max() for maps in found)
@@ -162,7 +164,7 @@ def test_the_effective_field_lies_in_the_theoretical_one(architecture: Architect
 @settings(max_examples=100)
 def test_a_theoretical_field_away_from_the_edges_is_the_formulas(architecture: Architecture) -> None:
     """Without gaps, and with the image's edge far enough, it is a square of the receptive field's side."""
-    rows = fold(analyse(architecture), architecture).rows
+    rows = per_layer(analyze(architecture), architecture).rows
     fields = theoretical_fields(architecture)
     dense = all(
         not isinstance(layer, Convolution) or (layer.dilation == 1 and layer.stride <= layer.kernel_size)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from lib import insight, pictures
-from lib.architecture import PRESETS, Architecture, parse
 from lib.calibration import calibrate
 from lib.dataset import Dataset
 from lib.digits import predict
+from lib.layers import Architecture
 from lib.memory import (
     BATCH,
     BUDGET,
@@ -31,6 +31,8 @@ from lib.memory import (
     require_readable,
 )
 from lib.network import build
+from lib.notation import parse
+from lib.presets import PRESETS
 from lib.resources import BoundedCache
 from tests.large_networks import large_architectures
 

@@ -14,12 +14,12 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from lib import checkpoints, digit_sets, history, run_files, untrusted_text
-from lib.architecture import parse
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError, Summary
 from lib.dataset import Dataset
 from lib.digit_sets import DigitSet, DigitSetError
 from lib.history import History
 from lib.network import build
+from lib.notation import parse
 from lib.recipe import MAX_EPOCHS, Recipe
 from lib.resources import run_manager
 from lib.run_files import RunRecord

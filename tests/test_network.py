@@ -10,8 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lib.architecture import PRESETS, parse
 from lib.network import BatchNorm2d, Dropout, build
+from lib.notation import parse
+from lib.presets import PRESETS
 from tests.measure import count_params
 
 ARCHITECTURE = parse(PRESETS[0].text)

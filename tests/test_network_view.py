@@ -8,9 +8,11 @@ from dataclasses import asdict
 
 from hypothesis import given, settings
 
-from lib import footprint
-from lib.architecture import Architecture, operations, parse
-from lib.network_view import WIDEST, views
+from lib.layers import Architecture
+from lib.network_view import MAX_DRAWN_SIDE, views
+from lib.notation import parse
+from lib.operations import operations
+from lib.receptive_field import set_bits, used_positions
 from tests.architectures import architectures
 
 LARGEST = "16p28 " * 62 + "10 A"
@@ -20,18 +22,18 @@ LARGEST = "16p28 " * 62 + "10 A"
 @given(architectures())
 def test_the_text_has_a_one_where_the_set_has_a_member(architecture: Architecture) -> None:
     steps = list(operations(architecture))
-    sets = dict(zip((step.layer for step in steps), footprint.read(steps), strict=True))
+    sets = dict(zip((step.layer for step in steps), used_positions(steps), strict=True))
     for layer, view in enumerate(views(architecture)[1:]):
-        if view.shape[1] <= WIDEST:
-            assert len(view.read) == len(view.pixels) == view.shape[1]
-            assert [i for i, bit in enumerate(view.read) if bit == "1"] == footprint.positions(sets[layer])
+        if view.shape[1] <= MAX_DRAWN_SIDE:
+            assert len(view.used) == len(view.input_masks) == view.shape[1]
+            assert [i for i, bit in enumerate(view.used) if bit == "1"] == set_bits(sets[layer])
 
 
 def test_a_map_wider_than_can_be_drawn_is_not_sent_and_says_so() -> None:
     wide, narrow = views(parse("8p28 8p28 8s28 10 A"))[2:4]
-    assert (wide.pixels, wide.read) == ((), "")
+    assert (wide.input_masks, wide.used) == ((), "")
     assert wide.note.startswith("The output of layer 2 · 3×3 convolution, padding 28 is 136 × 136 positions: too many")
-    assert narrow.pixels
+    assert narrow.input_masks
     assert "too many" not in narrow.note
 
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lib import checkpoints, novelty
-from lib.architecture import parse
 from lib.calibration import calibrate
 from lib.dataset import Dataset, normalise
 from lib.digits import Prediction, predict_all
 from lib.marks import marks
 from lib.network import build
+from lib.notation import parse
 
 
 def spread(width: int) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 
 from lib import checkpoints
-from lib.architecture import PRESETS, Architecture, parse
 from lib.dataset import Dataset, normalise
+from lib.layers import Architecture
 from lib.network import build
+from lib.notation import parse
 from lib.onnx_file import onnx_bytes
+from lib.presets import PRESETS
 from tests.architectures import architectures
 
 

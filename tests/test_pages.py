@@ -20,8 +20,10 @@ from streamlit.testing.v1 import AppTest
 from lib import checkpoints, dataset, digit_sets, handwriting, photos, resources, run_files
 from lib.address import PARTS
 from lib.analysis import interval95
-from lib.architecture import PRESETS, ArchitectureError, parse
 from lib.dataset import Dataset
+from lib.layers import ArchitectureError
+from lib.notation import parse
+from lib.presets import PRESETS
 from lib.recipe import RECIPES, Recipe
 from lib.resources import recalibration, run_manager
 from lib.runs import Run
@@ -167,13 +169,13 @@ def test_wide_fields_are_marked_and_the_assignments_comments_corrected() -> None
 
 def test_positions_that_no_logit_reads_are_marked() -> None:
     at = visit("design", net=PRESETS[1].text)
-    marked = [name for name in rows(at) if "positions read" in name]
+    marked = [name for name in rows(at) if "positions used" in name]
     assert [name.split(":violet-badge")[1] for name in marked] == [
-        "[25 of 36 positions read]",
-        "[9 of 16 positions read]",
+        "[25 of 36 positions used]",
+        "[9 of 16 positions used]",
     ]
     assert "the last rows and columns are left over" in words(at)
-    assert "positions read" not in words(visit("design"))
+    assert "positions used" not in words(visit("design"))
 
 
 def test_two_designs_are_compared_by_layer_and_in_total() -> None:
@@ -187,7 +189,7 @@ def test_two_designs_are_compared_by_layer_and_in_total() -> None:
     assert len(at.table) == 2
     next(button for button in at.button if button.label == "See the two side by side").click().run()
     assert at.query_params["compare"] == PRESETS[1].text
-    assert "The other, layer 10 · 3×3 convolution, no padding: 9 of 16 positions read" in words(at)
+    assert "The other, layer 10 · 3×3 convolution, no padding: 9 of 16 positions used" in words(at)
     at.text_input(key="compare").set_value("4 x").run()
     assert "The other network: Token 2, “x”, is not a layer." in at.error[0].value
     next(button for button in at.button if button.label.startswith("Keep this design")).click().run()

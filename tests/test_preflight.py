@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from lib import preflight
-from lib.architecture import parse
+from lib.notation import parse
 from lib.preflight import cgroup_room, needed, refusal, trained_images
 from lib.recipe import Augmentation, Recipe, to_json
 

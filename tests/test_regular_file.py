@@ -16,12 +16,12 @@ import torch
 
 from lib import checkpoints, dataset, digit_sets, regular_file, run_files
 from lib.__main__ import UnusableError, read_recipe
-from lib.architecture import parse
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.dataset import DatasetError
 from lib.digit_sets import DigitSetError
 from lib.history import History
 from lib.network import build
+from lib.notation import parse
 from lib.recipe import Recipe
 from lib.run_files import scan
 from lib.runs import RunManager

@@ -26,11 +26,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lib import checkpoints, run_files
-from lib.architecture import notation, parse
 from lib.checkpoints import Checkpoint, CheckpointError
 from lib.dataset import Dataset
 from lib.history import History
 from lib.network import build
+from lib.notation import notation, parse
 from lib.recipe import OPTIMISERS, Recipe, to_json
 from lib.run_files import RunRecord, delete, load, path_of, remove_unfinished, save, undelete
 from lib.run_lock import RunLock, is_locked

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from lib import atomic_file, checkpoints, preflight, run_files, runs
-from lib.architecture import PRESETS, parse
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
+from lib.notation import parse
 from lib.preflight import refusal
+from lib.presets import PRESETS
 from lib.recipe import Augmentation, Recipe
 from lib.runs import (
     KEPT,

@@ -14,10 +14,11 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, Request, expect
 
 from lib import checkpoints, run_files
-from lib.architecture import ArchitectureError, parse
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.history import History
+from lib.layers import ArchitectureError
 from lib.network import build
+from lib.notation import parse
 from lib.recipe import Recipe
 from lib.run_files import RunRecord
 from lib.untrusted_text import isolated

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.architecture import PRESETS, Preset, parse
 from lib.dataset import Dataset, normalise
 from lib.handwriting import handwriting
 from lib.marks import marks
 from lib.network import build
+from lib.notation import parse
+from lib.presets import PRESETS, Preset
 from lib.recipe import RECIPES, Augmentation, Recipe, RecipePreset
 from lib.training import (
     DivergenceError,

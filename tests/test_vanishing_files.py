@@ -13,12 +13,12 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from lib import checkpoints, digit_sets, regular_file, run_files
-from lib.architecture import parse
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.components import BROWSER_TOKEN
 from lib.dataset import Dataset
 from lib.history import History
 from lib.network import build
+from lib.notation import parse
 from lib.recipe import Recipe
 from lib.resources import run_manager
 from lib.run_files import RunRecord

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from lib import dataset
-from lib.architecture import parse
+from lib.notation import parse
 from lib.recipe import from_json
 from lib.runs import Leg, RunManager
 from tests.large_networks import memory

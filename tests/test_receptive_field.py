@@ -6,9 +6,12 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from lib import footprint
-from lib.analysis import analyse
-from lib.architecture import PRESETS, Architecture, Operation, operations, parse
+from lib.analysis import analyze
+from lib.layers import Architecture
+from lib.notation import parse
+from lib.operations import Operation, operations
+from lib.presets import PRESETS
+from lib.receptive_field import input_masks, set_bits, used_positions
 from tests.architectures import architectures
 
 
@@ -53,14 +56,14 @@ def _touched(gradient: Tensor | None) -> list[int]:
 def test_every_output_reads_the_pixels_that_torch_says(architecture: Architecture) -> None:
     steps = list(operations(architecture))
     image, outputs = _outputs(steps)
-    found = footprint.pixels(steps)
+    found = input_masks(steps)
     for step, output, sets in zip(steps, outputs, found, strict=True):
         assert len(sets) == step.output_shape[1]
         # The corners feel the padding; the middle is everybody's.
         for position in {0, len(sets) // 2, len(sets) - 1}:
             image.grad = None
             output[0, 0, position, position].backward(retain_graph=True)  # type: ignore[no-untyped-call]
-            assert footprint.positions(sets[position]) == _touched(image.grad)
+            assert set_bits(sets[position]) == _touched(image.grad)
 
 
 @settings(max_examples=500, deadline=None)
@@ -69,16 +72,16 @@ def test_the_logits_read_the_positions_that_torch_says(architecture: Architectur
     steps = list(operations(architecture))
     _, outputs = _outputs(steps)
     outputs[-1].sum().backward()  # type: ignore[no-untyped-call]
-    for read, output in zip(footprint.read(steps), outputs, strict=True):
-        assert footprint.positions(read) == _touched(output.grad)
+    for read, output in zip(used_positions(steps), outputs, strict=True):
+        assert set_bits(read) == _touched(output.grad)
 
 
 @settings(max_examples=500, deadline=None)
 @given(architectures())
 def test_a_field_stands_where_its_centre_says(architecture: Architecture) -> None:
     """On a strip too long for its ends to matter, output i has its field around centre + i jump, with that span."""
-    rows = iter(analyse(architecture).rows)
-    last = analyse(architecture).rows[-1]
+    rows = iter(analyze(architecture).rows)
+    last = analyze(architecture).rows[-1]
     length = 3 * last.receptive_field + 10 * last.jump + 28
     strip = torch.ones(1, 1, length, 1, dtype=torch.float64, requires_grad=True)
     x = strip
@@ -97,8 +100,8 @@ def test_a_field_stands_where_its_centre_says(architecture: Architecture) -> Non
         assert int(pixels.max() - pixels.min()) + 1 == row.receptive_field
 
 
-def test_the_tables_network_leaves_a_row_and_a_column_unread() -> None:
+def test_the_network_of_the_table_leaves_a_row_and_a_column_unused() -> None:
     """DESIGN: its last pool reads 9 of the 16 positions; the code's reads all of them."""
-    code, table = (analyse(parse(preset.text)).rows for preset in PRESETS[:2])
-    assert table[-2].unread == "9 of 16 positions read"
-    assert [row.unread for row in code if row.unread] == []
+    code, table = (analyze(parse(preset.text)).rows for preset in PRESETS[:2])
+    assert table[-2].unused_note == "9 of 16 positions used"
+    assert [row.unused_note for row in code if row.unused_note] == []
