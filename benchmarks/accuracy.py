@@ -56,17 +56,19 @@ from pathlib import Path
 import torch
 
 from lib import checkpoints
-from lib.analysis import analyze, interval95
+from lib.analysis import analyze
 from lib.dataset import load
 from lib.exercise import TARGET_ACCURACY
 from lib.layers import Architecture
 from lib.notation import notation, parse
 from lib.presets import PRESETS
+from lib.proportion import accuracy_text, wilson_interval
 from lib.recipe import RECIPES, Recipe, to_json
 from lib.training import EpochMetrics, Training, threads
 
 RESULT = Path(__file__).parent / "accuracy.json"
 SEEDS = (0, 1, 2)
+TEST_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,11 @@ def main() -> None:
             "epochs": recipe.epochs,
             "runs": runs,
             "mean_test_accuracy": round(mean, 6),
-            # Of the mean, as if its images were as many as one test set: the seeds share them.
-            "interval95": round(interval95(mean, 10_000), 6),
+            # For 10,000 images: the seeds share one test set, so their predictions are not independent samples.
+            "interval95": [round(end, 6) for end in wilson_interval(mean, TEST_IMAGES)],
             "median_seconds": round(statistics.median(run["seconds"] for run in runs), 1),
         }
-        print(f"{entry.name}: mean {mean:.2%} ± {interval95(mean, 10_000):.2%} over seeds {entry.seeds}", flush=True)
+        print(f"{entry.name}: mean {accuracy_text(mean, TEST_IMAGES)} over seeds {entry.seeds}", flush=True)
     quick = tables["quick-9274"]
     reached = quick["mean_test_accuracy"] >= TARGET_ACCURACY
     result = {
@@ -135,8 +137,8 @@ def _train(entry: Entry, architecture: Architecture, recipe: Recipe, ship: bool)
     assert last is not None
     assert last.test_accuracy is not None
     print(
-        f"{entry.name}, seed {recipe.seed}, final epoch ({last.epoch}): {last.test_accuracy:.2%} "
-        f"± {interval95(last.test_accuracy, 10_000):.2%}, {seconds:.0f} s",
+        f"{entry.name}, seed {recipe.seed}, final epoch ({last.epoch}): "
+        f"{accuracy_text(last.test_accuracy, TEST_IMAGES)}, {seconds:.0f} s",
         flush=True,
     )
     if ship and recipe.seed == entry.seeds[0]:

@@ -44,11 +44,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib import checkpoints
-from lib.analysis import interval95
 from lib.calibration import calibrate
 from lib.dataset import FOLDER, load, pen_digits_of
 from lib.digits import boxed, predict_all, reduce, shrunk, thickness, with_stroke
 from lib.handwriting import PEOPLES_WIDTH, lift, smooth, strokes
+from lib.proportion import accuracy_text
 
 RESULT = Path(__file__).parent / "drawings.json"
 CANVAS, DIGITS, SCRIBBLES = 280, 2_000, 100
@@ -110,7 +110,7 @@ def main() -> None:
         }
         best = right["as MNIST was made"]
         print(
-            f"{path.stem}: reads {best:.2%} ± {interval95(best, DIGITS):.2%} of {DIGITS:,} drawings "
+            f"{path.stem}: reads {accuracy_text(best, DIGITS)} of {DIGITS:,} drawings "
             f"({right['the canvas shrunk']:.1%} shrunk, {right['the box in the middle']:.1%} box in the middle), "
             f"is certain of {certain:.1%}; certain of "
             + ", ".join(
@@ -119,7 +119,7 @@ def main() -> None:
             )
             + f"; calibration error {found.error_before:.2%} before, {found.error_after:.2%} after"
             + "".join(
-                f"; reads {share:.2%} ± {interval95(share, len(strangers[kind][1])):.2%} of "
+                f"; reads {accuracy_text(share, len(strangers[kind][1]))} of "
                 f"{len(strangers[kind][1]):,} {kind}, is certain of {sure[kind]:.1%}"
                 for kind, share in of_strangers.items()
             ),

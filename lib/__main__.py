@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeAlias
 
 from lib import regular_file
-from lib.analysis import NetworkAnalysis, analyze, interval95, per_layer
+from lib.analysis import NetworkAnalysis, analyze, per_layer
 from lib.formatting import percent
 from lib.layers import Architecture, ArchitectureError
 from lib.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
 from lib.notation import notation, parse
+from lib.proportion import accuracy_text
 from lib.recipe import RECIPES, Recipe, RecipeError, differences, from_json
 from lib.tables import layers_text
 from lib.untrusted_text import NameRefusedError, visible
@@ -488,10 +489,10 @@ def as_sentence(event: Event, recipe: Recipe) -> str | None:
         case "epoch":
             parts = [f"train loss {event['train_loss']:.4f}"]
             if recipe.validation != "test":
-                accuracy = _with_interval(event["validation_accuracy"], event["validation_images"])
+                accuracy = accuracy_text(event["validation_accuracy"], event["validation_images"])
                 parts.append(f"held-out accuracy {accuracy}")
             if event["test_accuracy"] is not None:
-                parts.append(f"test accuracy {_with_interval(event['test_accuracy'], TEST_IMAGES)}")
+                parts.append(f"test accuracy {accuracy_text(event['test_accuracy'], TEST_IMAGES)}")
             parts.append(f"{event['images_per_second']:,.0f} images/s")
             return f"Epoch {event['epoch']} of {recipe.epochs}: {', '.join(parts)}"
         case "end":
@@ -505,7 +506,7 @@ def _end_sentence(event: Event, recipe: Recipe) -> str:
     kept = f"Checkpoint: {path}" if path else "There is no checkpoint."
     match event["status"]:
         case "finished":
-            accuracy = _with_interval(event["test_accuracy"], TEST_IMAGES)
+            accuracy = accuracy_text(event["test_accuracy"], TEST_IMAGES)
             return f"{accuracy} on the test images after the final epoch, {recipe.epochs}. {kept}"
         case "stopped" if path:
             return f"Stopped at step {event['step']:,}. {kept}\nGo on: python -m lib train --resume {shlex.quote(path)}"
@@ -513,10 +514,6 @@ def _end_sentence(event: Event, recipe: Recipe) -> str:
             # What made the loss no number is in the weights: they were not kept.
             return f"Failed at step {event['step']:,}. Its curves up to there: {path}"
     return f"{event['status'].capitalize()} at step {event['step']:,}. {kept}"
-
-
-def _with_interval(accuracy: float, images: int) -> str:
-    return f"{percent(accuracy, 2)} ± {100 * interval95(accuracy, images):.2f}"
 
 
 class _Signals:

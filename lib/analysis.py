@@ -129,13 +129,3 @@ def _summed(rows: list[LayerAnalysis]) -> NetworkAnalysis:
         activations=sum(row.activations for row in rows),
         receptive_field=rows[-1].receptive_field,
     )
-
-
-def interval95(accuracy: float, count: int) -> float:
-    """Half the width of the 95 % interval of an accuracy (a fraction) measured on `count` images.
-
-    The normal approximation of the binomial, 1.96 sqrt(p (1 - p) / n); at p = 0 or 1 the rule of three, 3 / n.
-    """
-    if accuracy in (0.0, 1.0):
-        return 3 / count
-    return 1.96 * math.sqrt(accuracy * (1 - accuracy) / count)

@@ -12,16 +12,18 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from lib.analysis import NetworkAnalysis, interval95
+from lib.analysis import NetworkAnalysis
 from lib.exercise import PARAMS_LIMIT
 from lib.formulas import layer_formulas
 from lib.layers import Architecture
+from lib.proportion import wilson_interval
 from lib.untrusted_text import html_escaped
 
 if TYPE_CHECKING:
     from lib.digits import Prediction
     from lib.history import Curves
-    from lib.insight import Bin, Proportion
+    from lib.insight import Bin
+    from lib.proportion import Proportion
     from lib.training import EpochMetrics
 
 PALETTE = ("#3B5BDB", "#D9480F", "#087F5B", "#862E9C", "#C2255C", "#0B7285", "#5C940D", "#868E96")
@@ -62,10 +64,7 @@ def training_curves(run: RunCurves, steps_total: int, ghost: RunCurves | None = 
         _curve(2, f"Training accuracy, {SMOOTHING} batches", steps, 100 * correct, SMOOTH_POINTS, 0),
         {
             **_points(2, f"{measured} accuracy, with its 95 % interval", run.epochs, _accuracies(run), 1),
-            "error_y": {
-                "type": "data",
-                "array": [100 * interval95(e.validation_accuracy, e.validation_images) for e in run.epochs],
-            },
+            "error_y": _error_bars([(e.validation_accuracy, e.validation_images) for e in run.epochs]),
         },
         _curve(3, "Learning rate", steps, steps.learning_rate, RATE_POINTS, 2),
     ]
@@ -100,6 +99,17 @@ def training_curves(run: RunCurves, steps_total: int, ghost: RunCurves | None = 
 
 def _accuracies(run: RunCurves) -> list[float]:
     return [100 * epoch.validation_accuracy for epoch in run.epochs]
+
+
+def _error_bars(accuracies: Sequence[tuple[float, int]]) -> dict[str, object]:
+    """95 % confidence intervals, in percentage points, of (share, number of samples); length 0 without samples."""
+    intervals = [(share, *wilson_interval(share, count)) if count else (0.0, 0.0, 0.0) for share, count in accuracies]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [100 * (high - share) for share, _, high in intervals],
+        "arrayminus": [100 * (share - low) for share, low, _ in intervals],
+    }
 
 
 def _ghost(run: RunCurves) -> list[dict[str, object]]:
@@ -310,21 +320,12 @@ def confusion_matrix(counts: Sequence[Sequence[int]], chosen: tuple[int, int]) -
 def class_accuracy(classes: Sequence[Proportion]) -> str:
     """For each digit the share of its images that are read right, with its 95 % interval; the figure's JSON."""
     shares = [100 * found.share if found.count else None for found in classes]
-    above = [100 * (found.interval[1] - found.share) if found.count else 0 for found in classes]
-    below = [100 * (found.share - found.interval[0]) if found.count else 0 for found in classes]
     trace = {
         "type": "scatter",
         "mode": "markers",
         "x": [str(digit) for digit in range(len(classes))],
         "y": shares,
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": above,
-            "arrayminus": below,
-            "thickness": 2,
-            "width": 6,
-        },
+        "error_y": {**_error_bars([(found.share, found.count) for found in classes]), "thickness": 2, "width": 6},
         "marker": {"color": PALETTE[0], "size": 10},
         "cliponaxis": False,
         "hovertemplate": "%{x}: %{y:.2f} %<extra></extra>",
@@ -348,10 +349,7 @@ def reliability(bins: Sequence[Bin]) -> str:
         "x": [100 * found.confidence for found in filled],
         "y": [100 * found.accuracy.share for found in filled],
         "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (found.accuracy.interval[1] - found.accuracy.share) for found in filled],
-            "arrayminus": [100 * (found.accuracy.share - found.accuracy.interval[0]) for found in filled],
+            **_error_bars([(found.accuracy.share, found.accuracy.count) for found in filled]),
             "thickness": 2,
             "width": 6,
         },

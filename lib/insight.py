@@ -32,6 +32,7 @@ from lib.memory import (
 )
 from lib.network import forward_batch, torch_threads, unfolds
 from lib.operations import Operation, operations
+from lib.proportion import Proportion
 from lib.receptive_field import input_masks, set_bits
 from lib.training import threads
 
@@ -45,7 +46,6 @@ LOOK_MACS = 2 * 10**10
 OCCLUSION_WORK = 4 * 10**11
 # Luo et al., section 3: a pixel belongs to the field from 1 - 95.45 % of the strongest on.
 FIELD_THRESHOLD = 1 - 0.9545
-Z95 = 1.959964
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,31 +62,6 @@ class LayerMaps:
     lowest: float
     highest: float
     side: int
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """`correct` of `count`; `low` and `high` bound the 95 % interval, all 0 to 1; of nothing it is 0 to 1."""
-
-    correct: int
-    count: int
-
-    @property
-    def share(self) -> float:
-        return self.correct / self.count if self.count else math.nan
-
-    @cached_property
-    def interval(self) -> tuple[float, float]:
-        """The score interval (E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
-        J. Amer. Stat. Assoc. 22, 1927).
-        """
-        if not self.count:
-            return 0.0, 1.0
-        p, n = self.share, self.count
-        centre = p + Z95**2 / (2 * n)
-        half = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-        # At p = 0 and 1 one end is p itself, but for rounding.
-        return min(p, (centre - half) / (1 + Z95**2 / n)), max(p, (centre + half) / (1 + Z95**2 / n))
 
 
 @dataclass(frozen=True)

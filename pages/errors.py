@@ -16,8 +16,9 @@ from lib.checkpoints import CheckpointError
 from lib.components import enter, live_figure
 from lib.dataset import DatasetError
 from lib.formatting import percent
-from lib.insight import Bin, Evaluation, Proportion, evaluation, measurable
+from lib.insight import Bin, Evaluation, evaluation, measurable
 from lib.layers import Architecture
+from lib.proportion import accuracy_text, interval_text
 from lib.readers import TEST, Reader, choose_reader, learning_run, reader
 from lib.untrusted_text import escaped
 
@@ -85,11 +86,6 @@ def watch(name: str) -> None:
             width="content",
         )
         st.button("Measure again", icon=":material/refresh:", on_click=forget)
-
-
-def interval_text(found: Proportion) -> str:
-    low, high = found.interval
-    return f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def choose_cell(column: str, row: str) -> None:
@@ -181,7 +177,7 @@ def classes(found: Evaluation) -> None:
                 "Digit": digit,
                 "Right": f"{of.correct:,} of {of.count:,}",
                 "Accuracy": percent(of.share, 2) if of.count else "–",
-                "95 % interval": interval_text(of),
+                "95 % CI": interval_text(of.share, of.count),
             }
             for digit, of in enumerate(found.by_class)
         ],
@@ -189,7 +185,7 @@ def classes(found: Evaluation) -> None:
     )
     st.caption(
         "Each digit has only about a thousand images: where intervals overlap widely, the digits may not differ. "
-        "(Wilson's interval)"
+        "CI: confidence interval (Wilson 1927)."
     )
 
 
@@ -243,7 +239,7 @@ def show(found: Evaluation) -> None:
         )
     st.markdown(
         f"**{wrong:,} of {found.accuracy.count:,}** test images are read wrong: an accuracy of "
-        f"{percent(found.accuracy.share, 2)}, 95 % interval {interval_text(found.accuracy)}."
+        f"{accuracy_text(found.accuracy.share, found.accuracy.count)}."
     )
     confusion(found)
     st.header("All errors")

@@ -14,13 +14,13 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from torch import Tensor
 
 from lib import digit_sets, guard, photos, pictures
-from lib.analysis import interval95
 from lib.checkpoints import CheckpointError
 from lib.components import enter
 from lib.digit_sets import DigitSet, DigitSetError
 from lib.digits import CERTAIN, SIZE, STRANGE
 from lib.formatting import percent
 from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
+from lib.proportion import interval_text
 from lib.readers import Reader, choose_reader, reader
 from lib.untrusted_text import escaped, isolated, spreadsheet_cell
 
@@ -288,10 +288,13 @@ def test_on(digits: DigitSet, now: Reader) -> None:
     accuracy = 1 - len(wrong) / len(answers)
     st.metric(
         f"Accuracy on {escaped(digits.name)}",
-        f"{percent(accuracy)} ± {100 * interval95(accuracy, len(answers)):.1f}",
+        percent(accuracy),
+        f"95 % CI {interval_text(accuracy, len(answers), 1)}",
+        delta_color="off",
+        delta_arrow="off",
         border=True,
         width=360,
-        help="± is the 95 % interval of a measurement on so many digits, in points: few digits say little.",
+        help="CI: confidence interval (Wilson 1927). The fewer digits, the wider it is.",
     )
     st.markdown(f"{len(answers) - len(wrong):,} of {len(answers):,} are read as their labels say.")
     if wrong:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib import address, guard
 from lib.address import hidden, recipe_values
-from lib.analysis import analyze, interval95
+from lib.analysis import analyze
 from lib.augmentation import preview
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER, passed_over
@@ -26,6 +26,7 @@ from lib.layers import ArchitectureError
 from lib.marks import marks
 from lib.notation import notation, parse
 from lib.preflight import refusal, trained_images
+from lib.proportion import accuracy_text, interval_text
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
 from lib.resources import example_digits, machine_rate, run_manager
 from lib.run_files import ACTIVE
@@ -320,15 +321,24 @@ def progress_text(run: Run, snapshot: Snapshot) -> str:
     return " · ".join(parts)
 
 
-def with_interval(accuracy: float, images: int) -> str:
-    return f"{percent(accuracy, 2)} ± {100 * interval95(accuracy, images):.2f}"
-
-
-def final_text(epoch: EpochMetrics) -> str:
-    """The accuracy to report: on the test images where they were measured."""
+def final_accuracy(epoch: EpochMetrics) -> tuple[float, int]:
+    """The accuracy to report and its number of images: on the test images where they were measured."""
     if epoch.test_accuracy is not None:
-        return with_interval(epoch.test_accuracy, TEST_IMAGES)
-    return with_interval(epoch.validation_accuracy, epoch.validation_images)
+        return epoch.test_accuracy, TEST_IMAGES
+    return epoch.validation_accuracy, epoch.validation_images
+
+
+def accuracy_metric(label: str, accuracy: float, images: int, *, help: str) -> None:
+    """Show an accuracy with its confidence interval below it."""
+    st.metric(
+        label,
+        percent(accuracy, 2),
+        f"95 % CI {interval_text(accuracy, images)}",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+        help=help,
+    )
 
 
 def outcome(run: Run, snapshot: Snapshot) -> None:
@@ -358,9 +368,9 @@ def outcome(run: Run, snapshot: Snapshot) -> None:
             )
         case "finished" if snapshot.epochs:
             seconds = sum(epoch.seconds for epoch in snapshot.epochs)
+            accuracy = accuracy_text(*final_accuracy(snapshot.epochs[-1]))
             st.success(
-                f"Finished: {final_text(snapshot.epochs[-1])} on the test images after the final epoch, "
-                f"trained in {duration(seconds)}.",
+                f"Finished: {accuracy} on the test images after the final epoch, trained in {duration(seconds)}.",
                 icon=":material/check_circle:",
             )
             rate = machine_rate()
@@ -379,22 +389,21 @@ def figures(run: Run, snapshot: Snapshot) -> None:
     final, on_test = last.epoch == run.recipe.epochs, run.recipe.validation == "test"
     measured = "Test" if on_test or last.test_accuracy is not None else "Held-out"
     with st.grid(4, min_column_width=200):
-        st.metric(
+        accuracy_metric(
             f"{measured} accuracy, final epoch" if final else f"{measured} accuracy, epoch {last.epoch}",
-            final_text(last),
-            border=True,
-            help="The one to report. ± is the 95 % interval of a measurement on so many images, in points.",
+            *final_accuracy(last),
+            help="The one to report. CI: confidence interval for this number of images (Wilson 1927).",
         )
-        st.metric(
+        accuracy_metric(
             "Training accuracy",
-            with_interval(last.train_accuracy, round(last.images_per_second * last.seconds)),
-            border=True,
+            last.train_accuracy,
+            round(last.images_per_second * last.seconds),
             help="Over the last epoch's batches, each measured before its update.",
         )
-        st.metric(
+        accuracy_metric(
             f"Best epoch: {best.epoch}",
-            with_interval(best.validation_accuracy, best.validation_images),
-            border=True,
+            best.validation_accuracy,
+            best.validation_images,
             help=f"Chosen by the {'test' if on_test else 'held-out'} images it is measured on, so it is optimistic. "
             "Report the final epoch.",
         )
@@ -512,7 +521,7 @@ def run_table(runs: list[Run]) -> None:
             {
                 "Run": f"[{escaped(run.name)}](/train?run={quote(run.identity, safe='')})",
                 "State": snapshot.status,
-                "Accuracy, last epoch": final_text(last) if last else "–",
+                "Accuracy, last epoch": accuracy_text(*final_accuracy(last)) if last else "–",
                 "Epochs": f"{len(snapshot.epochs)} of {run.recipe.epochs}",
                 "Network": f"`{notation(run.architecture)}`",
                 "Started": started(run),

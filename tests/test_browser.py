@@ -121,9 +121,9 @@ def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     expect(page.locator(".live-figure .main-svg").first).to_be_visible(timeout=60_000)
     before = page.get_by_text(re.compile(rf"step {step(page):,} of"))
     expect(before).to_have_count(0)
-    expect(page.get_by_text(re.compile(r"Finished: 9[789]\.\d\d % ± 0\.\d\d on the test images"))).to_be_visible(
-        timeout=240_000
-    )
+    expect(
+        page.get_by_text(re.compile(r"Finished: 9[789]\.\d\d % \(95 % CI 9\d\.\d\d–9\d\.\d\d %\) on the test images"))
+    ).to_be_visible(timeout=240_000)
     go(page, "Draw")
     expect(page.get_by_text("Nothing drawn yet")).to_be_visible()
     expect(page.get_by_role("combobox")).to_have_value(re.compile("^For drawings"))

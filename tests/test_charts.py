@@ -31,8 +31,9 @@ from lib.charts import (
 )
 from lib.digits import Prediction
 from lib.history import Curves
-from lib.insight import Bin, Proportion
+from lib.insight import Bin
 from lib.layers import Architecture
+from lib.proportion import Proportion
 from lib.training import EpochMetrics
 from tests.architectures import architectures
 

@@ -18,12 +18,12 @@ import torch
 
 from lib import checkpoints, run_files
 from lib.__main__ import main, read_recipe
-from lib.analysis import analyze, interval95
+from lib.analysis import analyze
 from lib.checkpoints import SUFFIX
 from lib.dataset import Dataset
-from lib.formatting import percent
 from lib.notation import parse
 from lib.presets import PRESETS
+from lib.proportion import accuracy_text
 from lib.recipe import RECIPES, Recipe
 from lib.run_files import RunRecord
 from tests.measure import evaluate
@@ -281,13 +281,12 @@ def test_in_words_it_is_a_line_an_epoch_and_the_final_accuracy(tmp_path: Path) -
         f"{record.identity}: 2 10 A, 214 parameters; AdamW at 0.02, one-cycle, 2 epochs, batches of 2,500, seed 0"
     )
     held_out, last = record.history.epochs
-    half = 100 * interval95(held_out.validation_accuracy, 5_000)
     assert first == (
         f"Epoch 1 of 2: train loss {held_out.train_loss:.4f}, held-out accuracy "
-        f"{percent(held_out.validation_accuracy, 2)} ± {half:.2f}, {held_out.images_per_second:,.0f} images/s"
+        f"{accuracy_text(held_out.validation_accuracy, 5_000)}, {held_out.images_per_second:,.0f} images/s"
     )
     assert last.test_accuracy is not None
-    accuracy = f"{percent(last.test_accuracy, 2)} ± {100 * interval95(last.test_accuracy, 10_000):.2f}"
+    accuracy = accuracy_text(last.test_accuracy, 10_000)
     assert f", test accuracy {accuracy}, " in second
     path = run_files.path_of(record.identity, tmp_path / "new" / "runs")
     assert end == f"{accuracy} on the test images after the final epoch, 2. Checkpoint: {path}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lib.analysis import interval95
+from lib.proportion import accuracy_text, wilson_interval
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,12 +31,9 @@ def mean(table: str) -> str:
     found = TABLES[table]
     runs = [run["test_accuracy"] for run in found["runs"]]
     assert statistics.fmean(runs) == pytest.approx(found["mean_test_accuracy"], abs=1e-6)
+    assert found["interval95"] == pytest.approx(wilson_interval(found["mean_test_accuracy"], 10_000), abs=1e-6)
     each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in runs)
-    return f"{each} %: mean {100 * found['mean_test_accuracy']:.2f} % ± {100 * found['interval95']:.2f}"
-
-
-def points(share: float, digits: int, decimals: int = 2) -> str:
-    return f"{100 * share:.{decimals}f} % ± {100 * interval95(share, digits):.2f}"
+    return f"{each} %: mean {accuracy_text(found['mean_test_accuracy'], 10_000)}"
 
 
 def certain(network: dict[str, Any]) -> str:
@@ -51,7 +48,7 @@ def digits_of_turkey(network: dict[str, Any]) -> str:
 
 
 def digits_of_spain(network: dict[str, Any]) -> str:
-    return points(network["strangers_read_right"][CHARACTERS], 1_180)
+    return accuracy_text(network["strangers_read_right"][CHARACTERS], 1_180)
 
 
 # What a row of the README begins with, and what stands beside it.
@@ -73,11 +70,11 @@ FIGURES = {
     "to measure a network": (
         f"{min(SPEED['evaluation_seconds'].values())} to {max(SPEED['evaluation_seconds'].values())} s"
     ),
-    "`drawings-39706`, seed 0, 15 epochs": points(TABLES["drawings-39706"]["mean_test_accuracy"], 10_000),
+    "`drawings-39706`, seed 0, 15 epochs": accuracy_text(TABLES["drawings-39706"]["mean_test_accuracy"], 10_000),
     "the same: 1,180 digits": f"reads {'; '.join(digits_of_spain(network) for network in (DRAWN, ASSIGNMENT))}",
     "the same: 3,498 digits": f"reads {'; '.join(digits_of_turkey(network) for network in (DRAWN, ASSIGNMENT))}",
     "the same: shapes of 2,000": (
-        f"reads {points(DRAWN['read_right']['as MNIST was made'], 2_000)} "
+        f"reads {accuracy_text(DRAWN['read_right']['as MNIST was made'], 2_000)} "
         f"(shrunk {100 * DRAWN['read_right']['the canvas shrunk']:.1f} %, "
         f"box in the middle {100 * DRAWN['read_right']['the box in the middle']:.1f} %)"
     ),

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"lib/layers.py", "lib/formatting.py", "lib/recipe.py", "lib/atomic_file.py", "lib/untrusted_text.py"},
     {"lib/operations.py", "lib/regular_file.py"},
-    {"lib/notation.py", "lib/operation_specs.py", "lib/presets.py"},
+    {"lib/notation.py", "lib/operation_specs.py", "lib/presets.py", "lib/proportion.py"},
     {
         "lib/receptive_field.py",
         "lib/edits.py",

@@ -16,7 +16,6 @@ from lib.analysis import analyze, per_layer
 from lib.dataset import MEAN, STD, Dataset, normalise
 from lib.insight import (
     Evaluation,
-    Proportion,
     activations,
     affordable,
     dead_channels,
@@ -33,6 +32,7 @@ from lib.memory import BATCH
 from lib.network import Network, build
 from lib.notation import parse
 from lib.operations import operations
+from lib.proportion import Proportion
 from tests.architectures import architectures
 from tests.measure import evaluate
 
@@ -282,25 +282,6 @@ def test_a_table_made_by_hand() -> None:
     # Bins: 0.55 right; 0.75 half right; 0.95 right. (1 · 0.45 + 2 · 0.25 + 2 · 0.05) / 5.
     assert found.calibration_error == pytest.approx(0.21)
     assert [b.accuracy.count for b in found.calibration] == [0, 0, 0, 0, 0, 1, 0, 2, 0, 2]
-
-
-@given(st.integers(0, 500), st.integers(1, 500))
-def test_wilsons_interval_holds_the_proportions_that_a_score_test_keeps(correct: int, count: int) -> None:
-    """Its ends are where |p - share| is 1.96 deviations of p (Wilson's definition), or 0 and 1."""
-    correct = min(correct, count)
-    found = Proportion(correct, count)
-    low, high = found.interval
-    assert -1e-12 < low <= found.share <= high < 1 + 1e-12
-    for end in (low, high):
-        if 1e-9 < end < 1 - 1e-9:
-            assert abs(end - found.share) / math.sqrt(end * (1 - end) / count) == pytest.approx(1.959964, rel=1e-5)
-
-
-def test_wilsons_interval_of_nothing_and_of_a_known_case() -> None:
-    assert Proportion(0, 0).interval == (0.0, 1.0)
-    assert math.isnan(Proportion(0, 0).share)
-    # 8 of 10, as textbooks have it.
-    assert Proportion(8, 10).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
 def test_a_network_is_measured_as_training_measures_it(shipped: tuple[Network, Architecture], mnist: Dataset) -> None:

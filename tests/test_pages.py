@@ -19,7 +19,6 @@ from streamlit.testing.v1 import AppTest
 
 from lib import checkpoints, dataset, digit_sets, handwriting, photos, resources, run_files
 from lib.address import PARTS
-from lib.analysis import interval95
 from lib.dataset import Dataset
 from lib.layers import ArchitectureError
 from lib.notation import parse
@@ -512,7 +511,7 @@ def test_a_run_is_paused_stepped_forked_and_goes_on() -> None:
         "Training accuracy",
         "Best epoch: 2",
     ]
-    assert all("±" in metric.value for metric in at.metric[:3])
+    assert all(re.fullmatch(r"95 % CI \d+\.\d\d–\d+\.\d\d %", metric.delta) for metric in at.metric[:3])
     assert "Chosen by the test images" in str(at.metric[2].help)
 
 
@@ -1057,8 +1056,9 @@ def test_a_set_is_filled_with_photos_and_a_drawing_and_a_network_is_tested_on_it
     assert torch.equal(digits.images[18], mnist.test_images[0])
     assert "19 digits" in words(at)
     press(at, "Test the network on it")
-    half = 100 * interval95(18 / 19, 19)
-    assert (at.metric[0].label, at.metric[0].value) == ("Accuracy on My class", f"94.7 % ± {half:.1f}")
+    assert (at.metric[0].label, at.metric[0].value) == ("Accuracy on My class", "94.7 %")
+    # Wilson's interval of 18 of 19.
+    assert at.metric[0].delta == "95 % CI 75.4–99.1 %"
     assert "18 of 19 are read as their labels say." in words(at)
     assert "Where it is wrong" in words(at)
     # Another network, another answer.
