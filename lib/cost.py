@@ -122,7 +122,12 @@ def _measured(trainings: Sequence[tuple[str, int, Augmentation]]) -> Prices:
         architecture = parse(text)
         needs.append(_needs(architecture, batch_size, augmentation, batch_size))
         times.append(_batch_seconds(architecture, batch_size, augmentation))
-    return Prices(*_prices(np.array(needs), np.array(times)))
+    # Imported here: the first page does not wait for it.
+    from scipy.optimize import nnls
+
+    # Non-negative least squares of the relative errors (Lawson and Hanson, "Solving Least Squares Problems", 1974).
+    prices, _ = nnls(np.array(needs) / np.array(times)[:, None], np.ones(len(times)))
+    return Prices(*prices.tolist())
 
 
 def _needs(architecture: Architecture, batch_size: int, augmentation: Augmentation, images: int) -> tuple[float, ...]:
@@ -136,21 +141,6 @@ def _needs(architecture: Architecture, batch_size: int, augmentation: Augmentati
         images * analysis.activations,
         images * analysis.macs,
     )
-
-
-def _prices(needs: np.ndarray, times: np.ndarray) -> list[float]:
-    """Least squares of the relative errors, no price below zero: the lowest is dropped until none is."""
-    scaled = needs / times[:, None]
-    kept = list(range(needs.shape[1]))
-    while True:
-        found = np.linalg.lstsq(scaled[:, kept], np.ones(len(times)), rcond=None)[0]
-        if found.min() >= 0:
-            break
-        del kept[int(found.argmin())]
-    prices = [0.0] * needs.shape[1]
-    for index, price in zip(kept, found, strict=True):
-        prices[index] = float(price)
-    return prices
 
 
 def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Augmentation) -> float:

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -143,7 +144,7 @@ def thickness(digit: Tensor) -> float:
     if not bool(inside.any()):
         return 1.0
     padded = F.pad(inside, (2, 2, 2, 2))
-    rim = ((padded & (distances(~padded, EDGE) <= EDGE)) | (~padded & (distances(padded, EDGE) <= EDGE))).sum()
+    rim = ((padded & (distances(~padded) <= EDGE)) | (~padded & (distances(padded) <= EDGE))).sum()
     return float(2 * inside.sum() / (rim / (2 * EDGE)))
 
 
@@ -154,25 +155,18 @@ def with_stroke(digit: Tensor, wanted: float) -> Tensor:
     before = thickness(digit)
     grown = min(max((wanted - before) / 2, -MOST_THINNED * before), wanted)
     room = math.ceil(max(grown, 0)) + 1
-    reach = math.ceil(abs(grown)) + 1
     padded = F.pad(digit, (room, room, room, room))
     inside = padded >= 0.5
     # To the nearest pixel of the other kind, whose edge is half a pixel nearer than its middle.
-    depth = torch.where(inside, distances(~inside, reach) - 0.5, 0.5 - distances(inside, reach))
+    depth = torch.where(inside, distances(~inside) - 0.5, 0.5 - distances(inside))
     return (depth + grown + 0.5).clamp(0, 1)
 
 
-def distances(mask: Tensor, reach: int) -> Tensor:
-    """bool (h, w) -> the distance of every pixel from the nearest one that is in the mask, in pixels; infinite where
-    that is more than `reach` rows or columns away.
-
-    Two passes of the minimum of parabolas (Felzenszwalb and Huttenlocher, "Distance Transforms of Sampled Functions",
-    2012, section 2), over all within reach at once.
-    """
-    squares = torch.arange(-reach, reach + 1, dtype=torch.float32) ** 2
-    rows = F.pad(torch.where(mask, 0.0, math.inf), (0, 0, reach, reach), value=math.inf)
-    columns = (rows.unfold(0, 2 * reach + 1, 1) + squares).amin(2)
-    return (F.pad(columns, (reach, reach), value=math.inf).unfold(1, 2 * reach + 1, 1) + squares).amin(2).sqrt()
+def distances(mask: Tensor) -> Tensor:
+    """bool (h, w) -> float (h, w): distance in pixels to the nearest pixel of the mask, infinite if it is empty."""
+    if not bool(mask.any()):
+        return torch.full(mask.shape, math.inf)
+    return torch.from_numpy(ndimage.distance_transform_edt(~mask.numpy())).float()
 
 
 def _cropped(drawing: Tensor) -> Tensor | None:

@@ -18,12 +18,14 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
+from skimage import filters, measure, segmentation
 from torch import Tensor
 
 from lib.digits import Prediction, reduce
@@ -32,7 +34,6 @@ from lib.untrusted_text import csv_text
 # Not torch: work as small as this would wait for its threads, which a training beside it keeps busy.
 Plane: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
-_Value = TypeVar("_Value", np.bool_, np.int64)
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 40_000_000
@@ -115,7 +116,7 @@ def _strokes(grey: Plane) -> Plane:
     difference = grey - _paper(grey)
     if np.square(difference.clip(max=0)).sum() > np.square(difference.clip(min=0)).sum():
         difference = -difference
-    core = difference > _otsu(difference.clip(min=0))
+    core = difference > filters.threshold_otsu(difference.clip(min=0))
     if not core.any() or core.all():
         raise PhotoError(_BLANK)
     paper, full = float(np.median(difference[~core])), float(np.median(difference[core]))
@@ -223,44 +224,19 @@ def _deviation(values: NDArray[np.floating]) -> float:
     return 1.4826 * float(np.median(np.abs(values)))
 
 
-def _otsu(values: Plane) -> float:
-    """The threshold that divides values >= 0 into two classes of the largest variance between them."""
-    counts, edges = np.histogram(values, 256, (0, max(float(values.max()), 1e-6)))
-    below, moment = counts.cumsum()[:-1], (counts * (edges[:-1] + edges[1:]) / 2).cumsum()
-    above = counts.sum() - below
-    apart = moment[:-1] / below.clip(min=1) - (moment[-1] - moment[:-1]) / above.clip(min=1)
-    return float(edges[1 + int((below * above * apart**2).argmax())])
-
-
 def _near_strokes(core: Mask) -> Mask:
     """The strokes among the parts of `core` (H, W), and what is close to them, where their soft edges are."""
     height, width = core.shape
     block = -(-max(core.shape) // _SPECK_SIDE)
     padded = np.pad(core, ((0, -height % block), (0, -width % block)))
     areas = padded.reshape(padded.shape[0] // block, block, padded.shape[1] // block, block).sum((1, 3))
-    labels = _parts(areas > 0)
+    labels = measure.label(areas > 0)
+    # Ink that touches the edge is left out, unless it is most of the ink: a shadow, or a line of the sheet.
+    free = segmentation.clear_border(labels)
+    if areas[free > 0].sum() > _FREE * areas.sum():
+        labels = free
     sizes = np.bincount(labels.ravel(), areas.ravel())
-    edge = np.zeros(len(sizes), dtype=bool)
-    edge[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
-    if sizes[~edge].sum() > _FREE * sizes.sum():
-        sizes[edge] = 0
+    sizes[0] = 0
     kept = (sizes > 0) & (sizes >= _SPECK * sizes.max())
-    return _grown(kept[labels]).repeat(block, 0).repeat(block, 1)[:height, :width]
-
-
-def _parts(mask: Mask) -> NDArray[np.int64]:
-    """(h, w): 0 outside of `mask`, else a number of the connected part, corners counting as connected."""
-    labels = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
-    while True:
-        spread = _grown(labels) * mask
-        if np.array_equal(spread, labels):
-            return labels
-        labels = spread
-
-
-def _grown(values: NDArray[_Value]) -> NDArray[_Value]:
-    """Of each value (h, w) and its eight neighbours the greatest."""
-    across = np.pad(values, ((0, 0), (1, 1)))
-    across = np.maximum(np.maximum(across[:, :-2], across[:, 2:]), values)
-    down = np.pad(across, ((1, 1), (0, 0)))
-    return np.maximum(np.maximum(down[:-2], down[2:]), across)
+    near: Mask = ndimage.binary_dilation(kept[labels], np.ones((3, 3)))
+    return near.repeat(block, 0).repeat(block, 1)[:height, :width]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from pathlib import Path
+
+import psutil
 
 from lib.analysis import NetworkAnalysis, analyze, per_layer
 from lib.calibration import LIVE_IMAGES
@@ -160,40 +161,26 @@ def _free_bytes(folder: Path) -> int | None:
         return None
 
 
-def _available_memory() -> int | None:
-    """Bytes that this process may still take: the least of what the machine, its control groups and its own limit give.
-
-    On Linux the machine's is what the kernel would give, its caches included; else all there is.
-    """
-    limits = [limit for limit in (_machines(), cgroup_room(), _address_room()) if limit is not None]
-    return min(limits) if limits else None
-
-
-def _machines() -> int | None:
-    found = _field(Path("/proc/meminfo"), "MemAvailable:")
-    if found is not None:
-        return 1024 * found
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+def _available_memory() -> int:
+    """Bytes that this process may still allocate: the least of what machine, control groups and process limit leave."""
+    limits = (psutil.virtual_memory().available, cgroup_room(), _address_room())
+    return min(limit for limit in limits if limit is not None)
 
 
 def _address_room() -> int | None:
-    """What `ulimit -v` leaves."""
+    """Bytes that `ulimit -v` leaves; None without a limit."""
     try:
         import resource
     except ImportError:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    taken = _field(Path("/proc/self/status"), "VmSize:")
-    return None if limit == resource.RLIM_INFINITY else limit - 1024 * (taken or 0)
+    return None if limit == resource.RLIM_INFINITY else limit - psutil.Process().memory_info().vms
 
 
 def cgroup_room(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What the control groups of this process leave, version 2 or 1, as a container sets them; None without a limit.
+    """Bytes that the control groups of this process leave (version 2 or 1, as in a container); None without a limit.
 
-    What is cached from files counts as free: the kernel gives it up first.
+    File caches count as free, because the kernel drops them first. psutil does not know control groups.
     """
     try:
         lines = groups.read_text(encoding="utf-8").splitlines()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-import numpy as np
 import pytest
 
 from lib import cost
@@ -37,14 +36,6 @@ def test_an_epoch_is_its_needs_times_their_prices() -> None:
     # Its norm before the activation: what is fast does not know it, and its needs are the same.
     other = epoch_seconds(MachineRate(FREE, prices), parse("4b 10 A"), recipe)
     assert other == pytest.approx(epoch_seconds(MachineRate(prices, FREE), network, recipe))
-
-
-def test_prices_are_found_again_and_never_below_zero() -> None:
-    chance = np.random.default_rng(0)
-    needs = chance.uniform(1, 1000, (8, 6))
-    prices = np.array([3.0, 0.0, 2.0, 1.0, 0.5, 4.0])
-    assert cost._prices(needs, needs @ prices) == pytest.approx(prices, abs=1e-6)
-    assert min(cost._prices(needs, chance.uniform(1, 1000, 8))) >= 0
 
 
 def test_this_machine_has_prices() -> None:
