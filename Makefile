@@ -2,17 +2,23 @@ PYTHON ?= python3
 PORT ?= 8501
 BIN := .venv/bin
 
-.PHONY: run test soak format bench screenshots accuracy drawings checkpoints clean
+.PHONY: run check test lint soak format bench screenshots accuracy drawings checkpoints clean
 
 run: .venv/installed
 	$(BIN)/streamlit run app.py --server.port $(PORT)
 
-# Lint, types and every test, those in a real browser included.
-test: .venv/installed-dev
+# Lint, types, and the tests that need neither a browser nor minutes: for while you work.
+check: lint
+	$(BIN)/python -m pytest -m "not browser and not slow"
+
+# Lint, types and all tests, including those in a real browser.
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
 # Fifty kills, a full disk, thirty tabs, five hundred uploads at once: some twenty minutes.
 soak: .venv/installed-dev

@@ -23,6 +23,15 @@ settings.register_profile("receptive", deadline=None)
 settings.load_profile("receptive")
 
 
+BROWSER_FIXTURES = {"chromium", "page", "url", "served"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if BROWSER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.browser)
+
+
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
     return dataset.load()

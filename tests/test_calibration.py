@@ -16,6 +16,8 @@ from lib.calibration import NONE, Recalibration, calibrate, temperature
 from lib.dataset import Dataset, DatasetError
 from lib.network import Network
 
+pytestmark = pytest.mark.slow
+
 
 def made(seed: int, count: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits whose softmax is the truth: every label is drawn by it."""

@@ -64,6 +64,7 @@ def test_there_are_shipped_networks() -> None:
     assert SHIPPED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_network_scores_what_it_says_on_all_test_images(mnist: Dataset, path: Path) -> None:
     checkpoint = checkpoints.load(path)

@@ -29,6 +29,9 @@ from lib.run_files import RunRecord
 from tests.measure import evaluate
 from tests.photographs import photo
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parent.parent
 # Python would flush by itself where this is set.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -20,6 +20,9 @@ from tests.photographs import photo
 from tests.test_command_line import COMMAND, ENVIRONMENT, ROOT, SECONDS, SMALL
 
 # Ends a title of a terminal's window; turns the rest of the line around; begins a colour.
+
+pytestmark = pytest.mark.slow
+
 CONTROLS = "\x1b]0;owned\x07 \u202e \x9b31m"
 SHOWN = "[U+001B]]0;owned[U+0007] [U+202E] [U+009B]31m"
 BIG = " ".join(["64"] * 60) + " 10 A"

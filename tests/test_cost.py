@@ -38,6 +38,7 @@ def test_an_epoch_is_its_needs_times_their_prices() -> None:
     assert other == pytest.approx(epoch_seconds(MachineRate(prices, FREE), network, recipe))
 
 
+@pytest.mark.slow
 def test_this_machine_has_prices() -> None:
     rate = cost.measure()
     assert all(0 <= price < 1 for price in astuple(rate.fused) + astuple(rate.other))

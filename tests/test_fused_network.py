@@ -112,6 +112,7 @@ def distance(actual: Tensor | None, expected: Tensor | None) -> float:
         return float((actual.double() - expected.double()).norm()) / (float(expected.double().norm()) + 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, LANES, 128, 200])
 def test_the_assignments_network_in_batches_of_any_size(images: int) -> None:
     network = build(parse(PRESETS[0].text), 0)

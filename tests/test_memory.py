@@ -36,6 +36,9 @@ from lib.presets import PRESETS
 from lib.resources import BoundedCache
 from tests.large_networks import large_architectures
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="its limit of memory is Linux's")
 HUGE = "16k1p28 " * 20 + "10 A"

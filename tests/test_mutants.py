@@ -26,6 +26,9 @@ from lib.run_files import RunRecord
 from lib.training import MeasuringProgress, Training
 from tests.mutants import mutant, run_digest, set_digest, write_all
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parent.parent
 RUNS, CHECKPOINTS, SETS = 300, 100, 100
 # Files of each kind that the pages are opened with, of those that were read.

@@ -102,6 +102,7 @@ def assert_same_history(history: History, expected: dict[str, Any]) -> None:
             assert now[name] == (None if then[name] is None else pytest.approx(then[name], rel=1e-2, abs=5e-3)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [run["name"] for run in EXPECTED["runs"].values() if run["status"] == "finished"])
 def test_the_same_recipe_trains_the_same_network(name: str, tmp_path: Path, small: Dataset) -> None:
     """Also from the middle: a run that was paused then is the whole one in the end."""

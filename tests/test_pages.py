@@ -252,6 +252,7 @@ def test_the_cost_is_estimated_before_training() -> None:
     assert "for the 19 that the budget allows" in words(visit("train"))
 
 
+@pytest.mark.slow
 def test_a_hundred_texts_of_junk_give_a_hundred_sentences() -> None:
     chance = random.Random(0)
     letters = "0123456789 kKsSdDpPvVbBnNmMaAfF,.-+*/;:<>{}[]()'\"\\\n\t\0é漢🙂"
@@ -474,6 +475,7 @@ def labels(at: AppTest) -> set[str]:
     return {button.label for button in at.button}
 
 
+@pytest.mark.slow
 def test_a_run_is_paused_stepped_forked_and_goes_on() -> None:
     at = visit("train", net="4 M 8 M 10 A", epochs="2", batch_size="1000")
     press(at, "Start training")
@@ -892,6 +894,7 @@ def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> 
     assert "Nowhere does it fall." in words(at)
 
 
+@pytest.mark.slow
 def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
     """Norm before, dropout, a fully connected head."""
     at, run = learning(net="4b 6s2 D10 A3s2 64v 16f D10 10f", epochs="1", batch_size="500")
@@ -913,6 +916,7 @@ def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
     assert "test images are read wrong" in words(at)
 
 
+@pytest.mark.slow
 def test_a_run_in_training_is_measured_again_when_asked_and_after_an_epoch() -> None:
     at = visit("train", net="4 M 10 A", epochs="90", batch_size="500")
     press(at, "Start training")
@@ -946,6 +950,7 @@ def test_a_run_in_training_is_measured_again_when_asked_and_after_an_epoch() -> 
     assert "In training" not in words(at)
 
 
+@pytest.mark.slow
 def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Dataset) -> None:
     at = visit("errors")
     at.selectbox(key="reader").set_value("assignment-9274").run()

@@ -55,6 +55,7 @@ def seven(mnist: Dataset) -> Image.Image:
     return paper
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_a_photo_is_read_as_well_as_the_original(mnist: Dataset, style: Style) -> None:
     """The shipped network reads 198 of the 200 originals."""
@@ -233,6 +234,7 @@ except photos.PhotoError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("width", "height", "says", "most"),

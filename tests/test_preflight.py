@@ -14,6 +14,9 @@ from lib.notation import parse
 from lib.preflight import cgroup_room, needed, refusal, trained_images
 from lib.recipe import Augmentation, Recipe, to_json
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 CODE = "4 4 8 M 12 12 16 M 20v 10v A"

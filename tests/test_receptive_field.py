@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ def _touched(gradient: Tensor | None) -> list[int]:
     return sorted(set(rows.tolist()))
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(architectures())
 def test_every_output_reads_the_pixels_that_torch_says(architecture: Architecture) -> None:

@@ -256,6 +256,7 @@ def open_path(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @needs_root
 def test_an_ordinary_user_is_told_what_may_not_be_read_or_written_and_trains_all_the_same(open_path: Path) -> None:
     secret = open_path / "runs"
@@ -302,6 +303,7 @@ assert run.snapshot().trouble == snapshot.trouble
     assert list((open_path / "own").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_that_come_and_go_while_they_are_listed_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three threads make, replace and delete files, links and pipes while everything that lists them is called."""
     saved, own = tmp_path / "saved", tmp_path / "own"

@@ -23,6 +23,9 @@ from lib.runs import MAX_WAITING
 from tests.run_process import UNKNOWN, RunProcess
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
+
 EPOCHS, LONG = 4, 100
 STEPS = 10 * EPOCHS
 ELSEWHERE, DELETED, GONE = "another Receptive process", "was deleted", "is no longer there"

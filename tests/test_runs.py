@@ -154,6 +154,7 @@ def test_stop_takes_effect_within_a_second_and_keeps_the_curves(manager: RunMana
     assert checkpoints.load_summary(snapshot.saved).test_accuracy is None or snapshot.epochs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [128, 1024])
 def test_a_large_network_is_stopped_within_its_batch_and_may_go_on(
     mnist: Dataset, tmp_path: Path, batch_size: int
@@ -199,6 +200,7 @@ def test_a_pause_takes_effect_within_a_batch_and_frees_the_slot(manager: RunMana
     ended(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_a_run_that_was_left_again_and_again_is_that_which_never_was(
     small: Dataset, tmp_path: Path, uninterrupted: Snapshot, seed: int

@@ -12,6 +12,9 @@ import pytest
 from tests.browser import LOG, copy_project, serving
 from tests.web_client import first_shown, handshake, path_of, request, session, token, upload
 
+pytestmark = pytest.mark.slow
+
+
 MEGABYTE = 2**20
 
 

@@ -23,6 +23,9 @@ from lib import run_files
 from lib.checkpoints import SUFFIX
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parent.parent
 SMALL = ["2 10 A", "--recipe", '{"batch_size": 1000, "epochs": 50}']
 PATIENCE = 90

@@ -60,6 +60,7 @@ def test_events_count_every_batch_and_every_image(small: Dataset) -> None:
     assert epochs[0].train_accuracy == pytest.approx(sum(s.train_accuracy * s.images for s in first) / 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
 def test_every_preset_trains(preset: Preset, small: Dataset) -> None:
     recipe = Recipe("AdamW", 0.004, "constant", epochs=40, batch_size=16)
@@ -90,6 +91,7 @@ def test_it_learns_and_reports_what_the_network_then_scores(small: Dataset) -> N
     assert last.validation_loss == pytest.approx(float(loss), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", RECIPES, ids=lambda preset: preset.title)
 def test_the_same_seed_gives_the_same_run_bit_by_bit(small: Dataset, preset: RecipePreset) -> None:
     recipe = dataclasses.replace(preset.recipe, epochs=2)
@@ -158,6 +160,7 @@ RESUMED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "recipe"), RESUMED, ids=["fused", "plateau", "marks", "dropout"])
 @pytest.mark.parametrize("leave_at", [1, 7, 15, 16, 17, EPOCH_AND_MORE])
 def test_a_training_that_was_left_goes_on_bit_by_bit(small: Dataset, text: str, recipe: Recipe, leave_at: int) -> None:
@@ -257,10 +260,11 @@ def test_label_smoothing_is_that_of_torch(small: Dataset) -> None:
     logits = build(ARCHITECTURE).train()(normalise(data.train_images))
     assert isinstance(step, StepMetrics)
     assert step.train_loss == pytest.approx(
-        float(F.cross_entropy(logits, data.train_labels, label_smoothing=0.2)), rel=1e-5
+        F.cross_entropy(logits, data.train_labels, label_smoothing=0.2).item(), rel=1e-5
     )
 
 
+@pytest.mark.slow
 def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
     """What is measured is of the digits alone; of marks never seen, the network comes to be less sure."""
     unseen = normalise(
@@ -280,6 +284,7 @@ def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
     assert sureness[0.5] < sureness[0.0] - 0.2
 
 
+@pytest.mark.slow
 def test_digits_in_other_hands_are_learnt_beside_the_batch(small: Dataset) -> None:
     """What is measured is of the batch alone; of digits written anew, more are read."""
     ink, labels = handwriting(400, torch.Generator().manual_seed(99))

@@ -73,6 +73,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["draw", "inspect", "errors", "photos"])
 def test_a_checkpoint_goes_while_a_page_reads_it(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoints.SAVED_FOLDER / f"going{SUFFIX}"
@@ -113,6 +114,7 @@ def test_a_checkpoint_goes_while_the_design_page_offers_it(monkeypatch: pytest.M
         assert "can be taken away as an ONNX file too" in "\n".join(each.value for each in at.caption)
 
 
+@pytest.mark.slow
 def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) -> None:
     """Of one whose curves are in memory, and of an older one that has to be read again."""
     past, training = History(), Training(parse("2 10 A"), Recipe(epochs=2, batch_size=250), small)
