@@ -2,7 +2,7 @@ PYTHON ?= python3
 PORT ?= 8501
 BIN := .venv/bin
 
-.PHONY: run check test lint soak format bench screenshots accuracy drawings checkpoints clean
+.PHONY: run check test lint soak format docs bench screenshots accuracy drawings checkpoints clean
 
 run: .venv/installed
 	$(BIN)/streamlit run app.py --server.port $(PORT)
@@ -33,6 +33,10 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.drawings
 	$(BIN)/python -m benchmarks.report
+
+# The parts of the documentation that are generated: command-line examples.
+docs: .venv/installed
+	$(BIN)/python -m docs.examples
 
 # docs/*.png, from the running app.
 screenshots: .venv/installed-dev

@@ -1,0 +1,59 @@
+"""Refresh the command-line examples in the documentation.
+
+    python -m docs.examples
+
+A block fenced as `console` holds commands, each after a `$`, and the output of each. Only `python -m lib describe` is
+run, which needs no torch.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from lib.__main__ import main as command_line
+
+ROOT = Path(__file__).parent.parent
+PREFIX = ["python", "-m", "lib"]
+_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """The documentation's Markdown files."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def refreshed(page: str) -> str:
+    """The page's text, with the output of every example as it is now."""
+    return _BLOCK.sub(lambda block: f"```console\n{_session(block[1])}```", page)
+
+
+def _session(block: str) -> str:
+    commands = re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+    return "\n".join(f"$ {command}\n{_output(command)}" for command in commands)
+
+
+def _output(command: str) -> str:
+    words = shlex.split(command)
+    if words[:3] != PREFIX or words[3:4] != ["describe"]:
+        raise ValueError(f"an example that is not run here: {command}")
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        command_line(words[3:])
+    return "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
+
+
+def main() -> None:
+    for path in pages():
+        before = path.read_text(encoding="utf-8")
+        after = refreshed(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(f"refreshed {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

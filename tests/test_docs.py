@@ -1,0 +1,82 @@
+"""The documentation says what the code does: examples, options, links."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.examples import ROOT, pages, refreshed
+from lib.__main__ import main
+from lib.notation import parse
+from lib.recipe import Recipe, to_json
+
+PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
+STALE = "run `make docs`"
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The ids that GitHub gives to the headings of a Markdown file."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_show_what_the_command_line_prints(page: str) -> None:
+    assert refreshed(text(page)) == text(page), STALE
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_the_project_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", text(page)):
+        if link.startswith(("https://", "http://", "mailto:")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def cells(page: str, heading: str) -> list[str]:
+    """The code in the first column of the tables under a heading."""
+    section = re.split(r"^## ", text(page), flags=re.MULTILINE)
+    (found,) = (part for part in section if part.startswith(f"{heading}\n"))
+    return re.findall(r"^\| `([^`]+)` \|", found, re.MULTILINE)
+
+
+@pytest.mark.parametrize("network", cells("docs/notation.md", "Examples"))
+def test_a_network_of_the_notation_page_can_be_built(network: str) -> None:
+    assert parse(network)
+
+
+@pytest.mark.parametrize("token", cells("docs/notation.md", "Tokens"))
+def test_a_token_of_the_notation_page_is_read(token: str) -> None:
+    layer = "16" + token if token[0] in "ksdpvnb" else token
+    assert parse(f"{layer} 10f" if token.endswith("f") else f"{layer} 10 A")
+
+
+@pytest.mark.parametrize("command", ["describe", "train", "predict"])
+def test_the_command_line_page_has_all_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    options = set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
+    section = text("docs/cli.md").partition(f"## {command}\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `(--\w+)|, `(--\w+)", section, re.MULTILINE))
+    assert {option for pair in documented for option in pair if option} == options
+
+
+def test_the_command_line_page_has_every_key_of_a_recipe_with_its_default() -> None:
+    section = text("docs/cli.md").partition("### The recipe as JSON\n")[2].partition("\n#")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", section, re.MULTILINE))
+    defaults = json.loads(to_json(Recipe()))
+    assert rows.pop("augmentation") == "all 0"
+    assert not any(defaults.pop("augmentation").values())
+    assert {key: value.strip("`") for key, value in rows.items()} == {
+        key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in defaults.items()
+    }
