@@ -64,7 +64,7 @@ from lib.notation import notation, parse
 from lib.presets import PRESETS
 from lib.proportion import accuracy_text, wilson_interval
 from lib.recipe import RECIPES, Recipe, to_json
-from lib.training import EpochMetrics, Training, threads
+from lib.trainer import EpochMetrics, Training, threads
 
 RESULT = Path(__file__).parent / "accuracy.json"
 SEEDS = (0, 1, 2)

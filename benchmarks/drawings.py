@@ -26,9 +26,8 @@ benchmarks/accuracy.json. The writers in Spain chose nothing of that. But among 
 slash, which lib/handwriting.py then learnt to write: before, 98.64 % of their digits were read right, and since as
 many.
 
-The marks are capital letters of a printed face that look like no digit, most of which
-lib/marks.py teaches as bare strokes, and random walks of a pen, which it does not; those of one stroke often look like
-a 1, 2, 5 or 7.
+The outliers are printed capital letters that look like no digit, most of which lib/outliers.py teaches as bare strokes,
+and random walks of a pen, which it does not teach; those of one stroke often look like a 1, 2, 5 or 7.
 """
 
 from __future__ import annotations
@@ -46,8 +45,9 @@ from torch.nn import functional as F
 from lib import checkpoints
 from lib.calibration import calibrate
 from lib.dataset import FOLDER, load, pen_digits_of
-from lib.digits import boxed, predict_all, reduce, shrunk, thickness, with_stroke
 from lib.handwriting import PEOPLES_WIDTH, lift, smooth, strokes
+from lib.predict import predict_all
+from lib.preprocess import center_bounding_box, preprocess, resize_whole, set_stroke_width, stroke_width
 from lib.proportion import accuracy_text
 
 RESULT = Path(__file__).parent / "drawings.json"
@@ -62,11 +62,15 @@ def main() -> None:
     data, chance = load(), np.random.default_rng(SEED)
     drawings = [_redrawn(image.float() / 255, chance) for image in data.test_images[:DIGITS]]
     labels = data.test_labels[:DIGITS].tolist()
-    ways = {"as MNIST was made": reduce, "the canvas shrunk": shrunk, "the box in the middle": boxed}
+    ways = {
+        "as MNIST was made": preprocess,
+        "the canvas shrunk": resize_whole,
+        "the box in the middle": center_bounding_box,
+    }
     reduced = {way: torch.stack([_known(made(drawing)) for drawing in drawings]) for way, made in ways.items()}
     marks = {"letters": _letters(chance)}
     marks |= {f"scribbles of {n} stroke{'s' * (n > 1)}": _scribbles(n, chance) for n in (1, 2, 3)}
-    unknown = {kind: torch.stack([_known(reduce(mark)) for mark in some]) for kind, some in marks.items()}
+    unknown = {kind: torch.stack([_known(preprocess(mark)) for mark in some]) for kind, some in marks.items()}
     strangers = {
         f"pen digits, {'lifts put back' if lifted else 'as they are'}": _pen_digits(lifted, chance)
         for lifted in (False, True)
@@ -83,10 +87,10 @@ def main() -> None:
             read = predict_all(network, images, found.temperature)
             right[way] = float(np.mean([p.digit == label for p, label in zip(read, labels, strict=True)]))
         read = predict_all(network, reduced["as MNIST was made"], found.temperature, found.known)
-        certain = float(np.mean([p.certain for p in read]))
+        certain = float(np.mean([p.is_confident for p in read]))
         taken, by_probability = (
             {
-                kind: float(np.mean([p.certain for p in predict_all(network, images, found.temperature, known)]))
+                kind: float(np.mean([p.is_confident for p in predict_all(network, images, found.temperature, known)]))
                 for kind, images in unknown.items()
             }
             for known in (found.known, None)
@@ -95,7 +99,7 @@ def main() -> None:
         for kind, (images, names) in strangers.items():
             read = predict_all(network, images, found.temperature, found.known)
             of_strangers[kind] = float(np.mean([p.digit == name for p, name in zip(read, names, strict=True)]))
-            sure[kind] = float(np.mean([p.certain for p in read]))
+            sure[kind] = float(np.mean([p.is_confident for p in read]))
         result[path.stem] = {
             "drawings": DIGITS,
             "strangers_read_right": of_strangers,
@@ -138,7 +142,7 @@ def _redrawn(digit: Tensor, chance: np.random.Generator) -> Tensor:
     size, pen = int(chance.integers(70, 230)), float(chance.choice(PENS))
     large = F.interpolate(digit[None, None], size=(size, size), mode="bicubic")[0, 0].clamp(0, 1)
     # Wider than a fifth of what it draws, nobody could read it; thinner than half of its ink, it would break.
-    drawn = with_stroke(large, max(min(pen, size / 5), thickness(large) / 2))
+    drawn = set_stroke_width(large, max(min(pen, size / 5), stroke_width(large) / 2))
     canvas = torch.zeros(CANVAS, CANVAS)
     height, width = (min(side, CANVAS) for side in drawn.shape)
     top, left = (int(chance.integers(0, CANVAS - side + 1)) for side in (height, width))
@@ -202,7 +206,7 @@ def _reduced(ways: list[NDArray[np.float64]], chance: np.random.Generator) -> Te
     page = Image.new("L", (CANVAS, CANVAS))
     for way in ways:
         _draw(page, (way - every.min(0)) * scale + corner, pen)
-    return _known(reduce(torch.from_numpy(np.array(page)).float() / 255))
+    return _known(preprocess(torch.from_numpy(np.array(page)).float() / 255))
 
 
 def _draw(page: Image.Image, way: NDArray[np.float64], pen: float) -> None:

@@ -24,7 +24,7 @@ from lib.dataset import Dataset, load
 from lib.layers import Architecture, ArchitectureError
 from lib.notation import parse
 from lib.recipe import Recipe, RecipeError
-from lib.training import EpochMetrics, Training, threads
+from lib.trainer import EpochMetrics, Training, threads
 
 FOLDS = 6
 

@@ -2,7 +2,7 @@
 
     make bench
 
-- `throughput_ratio`: the assignment's network trained by `lib.training.Training` and by the loop of the assignment's
+- `throughput_ratio`: the assignment's network trained by `lib.trainer.Training` and by the loop of the assignment's
   notebook (DataLoader, ToTensor, Normalize, batch 128, torch's own layers), in turns in one process, medians; each with
   the number of torch threads that is its best: the notebook's all cores, ours one beside its own helpers.
 - `stop_max_ms`: from the press of Stop to the word of it on the screen.
@@ -17,8 +17,8 @@
   closed, in turns in one run, medians; `inside_slowdown` and `draw_slowdown` with those pages, which follow it too.
 - `parse_and_analyse_30_layers_ms`: text to analysis of a network of 30 layers, median; `menus_30_layers_ms`: the
   available actions of all its layers, which the Design page needs too.
-- `estimate_off_percent`: how much more or less time a batch took than `lib.cost` had said, for networks that it did not
-  measure itself.
+- `estimate_off_percent`: how much more or less time a batch took than `lib.time_estimate` had estimated, for networks
+  that it does not measure itself.
 - `design_p95_ms`: from a slider's release to the new table on the screen, in Chromium, 95th percentile.
 - `other_tab_delay_ms`: how much later than the median the slowest of these answers comes while another tab opens a
   large network, for each of three; and, as "none", while no other tab does anything.
@@ -48,7 +48,7 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from benchmarks import accuracy
-from lib import checkpoints, cost, run_files
+from lib import checkpoints, run_store, time_estimate
 from lib.analysis import analyze
 from lib.dataset import FOLDER, MEAN, STD, load
 from lib.edits import available_actions
@@ -57,7 +57,7 @@ from lib.network import build
 from lib.notation import parse
 from lib.presets import PRESETS
 from lib.recipe import Recipe
-from lib.training import StepMetrics, Training, threads
+from lib.trainer import StepMetrics, Training, threads
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.chromium import LAUNCH_ARGUMENTS, install
 
@@ -127,7 +127,7 @@ def _median_milliseconds(call: Callable[[], object]) -> float:
 
 def _estimates() -> dict[str, int]:
     """By notation; the measured batches are the engine's own, with its own number of threads."""
-    rate = cost.measure()
+    rate = time_estimate.measure()
     recipe = Recipe(epochs=1, batch_size=BATCH_SIZE, seed=SEED)
     off = {}
     for text in ESTIMATED:
@@ -139,7 +139,7 @@ def _estimates() -> dict[str, int]:
             if len(ends) == STEPS:
                 break
         measured = statistics.median(after - before for before, after in itertools.pairwise(ends[2:]))
-        off[text] = round(100 * (measured / cost.epoch_seconds(rate, architecture, recipe, BATCH_SIZE) - 1))
+        off[text] = round(100 * (measured / time_estimate.epoch_seconds(rate, architecture, recipe, BATCH_SIZE) - 1))
     return off
 
 
@@ -349,8 +349,8 @@ def _slowdown(page: Page, url: str, saved: Path) -> dict[str, float]:
                 visit(page, followed[name])
             if name == "draw":
                 draw(page, [(80, 60), (200, 60), (120, 220)])
-            seen = len(run_files.load(path).history.epochs)
-            while len(epochs := run_files.load(path).history.epochs) < seen + 1 + SPAN_EPOCHS:
+            seen = len(run_store.load(path).history.epochs)
+            while len(epochs := run_store.load(path).history.epochs) < seen + 1 + SPAN_EPOCHS:
                 page.wait_for_timeout(250)
             # The first of them began while another page was shown.
             rates[name] += [epoch.images_per_second for epoch in epochs[seen + 1 : seen + 1 + SPAN_EPOCHS]]

@@ -42,8 +42,8 @@ from lib.untrusted_text import name as accepted_name
 
 if TYPE_CHECKING:
     from lib.checkpoints import Checkpoint
-    from lib.digits import Prediction
-    from lib.runs import Run, RunManager, Snapshot
+    from lib.predict import Prediction
+    from lib.runs import Run, RunManager, RunStatus
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
 POLL_SECONDS = 0.1
@@ -302,18 +302,18 @@ def _words(title: str) -> list[str]:
 
 def _found(options: argparse.Namespace, folder: Path) -> tuple[Path, str, Architecture, Recipe]:
     """The run that --resume means: its folder, identity, network and recipe. Raises RecipeError and UnusableError."""
-    from lib import run_files
+    from lib import run_store
     from lib.checkpoints import SUFFIX, CheckpointError
 
     identity: str = options.resume
     if identity.endswith(SUFFIX):
         path = Path(identity).absolute()
         folder, identity = path.parent, path.stem
-    path = run_files.path_of(identity, folder)
+    path = run_store.path_of(identity, folder)
     if not os.path.lexists(path):
         raise UnusableError(f"There is no run {identity} in {folder}: name it as the file there, or another --folder.")
     try:
-        record = run_files.load(path)
+        record = run_store.load(path)
     except CheckpointError as error:
         raise UnusableError(str(error)) from error
     if options.network is not None and parse(options.network) != record.architecture:
@@ -329,9 +329,9 @@ def _found(options: argparse.Namespace, folder: Path) -> tuple[Path, str, Archit
 
 def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
     """Make the folder. Raises UnusableError where the run cannot be trained, or not be kept there."""
-    from lib import checkpoints, run_files
+    from lib import checkpoints, run_store
     from lib.checkpoints import SAVED_FOLDER, SUFFIX, CheckpointError
-    from lib.preflight import refusal, trained_images
+    from lib.preflight import preflight_error, trained_images
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -344,14 +344,14 @@ def _refuse(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
         for path, _ in regular_file.listing(folder, SUFFIX).files:
             try:
                 if "identity" in checkpoints.load(path).details:
-                    run_files.load(path)
+                    run_store.load(path)
             except CheckpointError as error:
                 if not os.path.lexists(path):
                     continue
                 raise UnusableError(
                     f"The folder {folder} holds {path.name}, which cannot be read as a run. Name another folder."
                 ) from error
-    problem = refusal(architecture, recipe, folder, trained_images(recipe))
+    problem = preflight_error(architecture, recipe, folder, trained_images(recipe))
     if problem:
         raise UnusableError(problem)
 
@@ -402,7 +402,7 @@ def _follow(run: Run, steps: int, epochs: int, signals: _Signals, as_json: bool)
             trouble = f"The training was stopped. {error.sentence}"
     signals.settle()
     snapshot = run.snapshot()
-    sentences = [sentence for sentence in (trouble, snapshot.message, snapshot.trouble) if sentence]
+    sentences = [sentence for sentence in (trouble, snapshot.message, snapshot.save_error) if sentence]
     for sentence in sentences:
         _complain(sentence)
     if snapshot.status == "failed" or sentences:
@@ -440,7 +440,7 @@ def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
         "event": "end",
         "run": run.identity,
         "status": snapshot.status,
-        "message": snapshot.message or snapshot.trouble,
+        "message": snapshot.message or snapshot.save_error,
         "checkpoint": str(snapshot.saved) if snapshot.saved else None,
         # One measured before the last step is not that of the network in the checkpoint.
         "test_accuracy": last.test_accuracy if last and last.step == snapshot.step else None,
@@ -448,7 +448,7 @@ def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
     }
 
 
-def _steps(run: Run, snapshot: Snapshot) -> Iterator[Event]:
+def _steps(run: Run, snapshot: RunStatus) -> Iterator[Event]:
     curves, per_epoch = snapshot.curves, max(1, snapshot.steps_total // run.recipe.epochs)
     columns = (curves.train_loss, curves.train_accuracy, curves.learning_rate)
     rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -463,7 +463,7 @@ def _steps(run: Run, snapshot: Snapshot) -> Iterator[Event]:
         }
 
 
-def _epochs(snapshot: Snapshot) -> Iterator[Event]:
+def _epochs(snapshot: RunStatus) -> Iterator[Event]:
     for metrics in snapshot.epochs:
         yield {"event": "epoch", **asdict(metrics)}
 
@@ -607,7 +607,7 @@ def predict(options: argparse.Namespace) -> int:
     """Print what the network reads in each image; returns 0, or 1 where some could not be read. Raises UnusableError
     and OutputError.
     """
-    from lib import calibration, checkpoints, dataset, digits, photos
+    from lib import calibration, checkpoints, dataset, photos, predict
 
     try:
         network = checkpoints.network(_checkpoint(options.checkpoint))
@@ -619,7 +619,7 @@ def predict(options: argparse.Namespace) -> int:
         try:
             with regular_file.opened(name) as file:
                 content = file.read(photos.MAX_BYTES + 1) or b""
-            prediction = digits.predict(network, photos.digit(content), found.temperature, found.known)
+            prediction = predict.predict(network, photos.photo_to_image(content), found.temperature, found.known)
         except (photos.PhotoError, OSError) as error:
             status = 1
             problem = (
@@ -636,7 +636,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def _prediction_line(name: str, prediction: Prediction, as_json: bool) -> str:
     if not as_json:
-        doubt = "" if prediction.certain else ", uncertain"
+        doubt = "" if prediction.is_confident else ", uncertain"
         return (
             f"{visible(name)}: reads {prediction.digit} with a probability of {percent(prediction.confidence)}{doubt}"
         )
@@ -644,9 +644,9 @@ def _prediction_line(name: str, prediction: Prediction, as_json: bool) -> str:
         {
             "file": name,
             "digit": prediction.digit,
-            "certain": prediction.certain,
+            "certain": prediction.is_confident,
             "confidence": prediction.confidence,
-            "novelty": prediction.novelty,
+            "novelty": prediction.ood_percentile,
             "entropy": prediction.entropy,
             "probabilities": prediction.probabilities,
         }

@@ -2,7 +2,7 @@
 
 C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On Calibration of Modern Neural Networks", 2017: the logits are divided by
 one number, the temperature, that makes the loss on images kept for it the lowest (section 4.2). It never changes which
-digit is read. What is like no digit is told by `lib/novelty.py`, to which the same images show what digits are.
+digit is read. What is like no digit is told by `lib/ood.py`, to which the same images show what digits are.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from lib.handwriting import handwriting
 from lib.insight import Evaluation
 from lib.memory import TooLargeError, require_readable, work
 from lib.network import Network, torch_threads, unfolds
-from lib.novelty import Known, features, learn
+from lib.ood import ClassGaussians, features, fit
 from lib.recipe import Augmentation
-from lib.training import held_out_places
+from lib.trainer import held_out_indices
 
 LEAST, MOST = 0.05, 20.0
 SEARCH_STEPS = 40
 # Drawings are slanted, small and thick as MNIST's digits are not: the images are moved about as much.
-AS_DRAWN = Augmentation(10, 0.04, 0.1, 10, 0.3)
+CALIBRATION_AUGMENTATION = Augmentation(10, 0.04, 0.1, 10, 0.3)
 # What digits look like is told by half as many more as they are in MNIST, and as many as a pen writes in other hands.
 IMAGES, WRITTEN = 5_000, 2_500
 # Of a network in training: on how many, how seldom in seconds, and of how many such networks the last is kept.
@@ -48,15 +48,15 @@ FEWEST, FEWEST_TO_LEARN = 300, 2_000
 @dataclass(frozen=True)
 class Calibration:
     """`error` is the expected calibration error on the same images, a fraction, before and after. `known` is what
-    digits look like to the network, where it knows them. `trouble` says why there is no calibration.
+    digits look like to the network, where it knows them. `problem` says why there is no calibration.
     """
 
     temperature: float
     images: int
     error_before: float
     error_after: float
-    known: Known | None = None
-    trouble: str | None = None
+    known: ClassGaussians | None = None
+    problem: str | None = None
 
 
 NONE = Calibration(1.0, 0, math.nan, math.nan)
@@ -67,29 +67,31 @@ def calibrate(network: Network, data: Dataset, count: int = IMAGES, learns: bool
     and, where it `learns`, tell from them and others what digits look like. Raises DatasetError.
 
     A large network gets fewer images, as many as take some ten seconds; where those are too few to say anything, and
-    where not even one can be read, it is not calibrated, and `trouble` says so. `network` must be in eval mode. Where
+    where not even one can be read, it is not calibrated, and `problem` says so. `network` must be in eval mode. Where
     it was trained on these images too it has not seen them moved like this; a network this small does not know them by
     heart.
     """
     try:
         require_readable(network.architecture, unfolds())
     except TooLargeError as error:
-        return replace(NONE, trouble=str(error))
+        return replace(NONE, problem=str(error))
     affordable = MOST_WORK // work(network.architecture)
     if affordable < min(count, FEWEST):
         return replace(
             NONE,
-            trouble=f"The network is too large to be calibrated here: in the time for it only {affordable:,} images "
+            problem=f"The network is too large to be calibrated here: in the time for it only {affordable:,} images "
             f"can be read, and it takes {FEWEST} to say anything.",
         )
     # To learn takes twice the images.
     if learns and affordable < 2 * count:
         count, learns = (affordable // 2, True) if affordable >= 2 * FEWEST_TO_LEARN else (count, False)
     count = min(count, affordable)
-    places = held_out_places(len(data.train_images))[0][:count]
+    places = held_out_indices(len(data.train_images))[0][:count]
     images, labels = data.train_images[places], data.train_labels[places]
     chance = torch.Generator().manual_seed(0)
-    moved = torch.cat([augment(normalise(some), AS_DRAWN, chance) for some in torch.split(images, BATCH)])
+    moved = torch.cat(
+        [augment(normalise(some), CALIBRATION_AUGMENTATION, chance) for some in torch.split(images, BATCH)]
+    )
     logits, answers = features(network, moved)
     best = temperature(logits, labels)
     before, after = (Evaluation(scaled.softmax(1), labels).calibration_error for scaled in (logits, logits / best))
@@ -99,11 +101,11 @@ def calibrate(network: Network, data: Dataset, count: int = IMAGES, learns: bool
     written, digits = (some[:half] for some in _written())
     more_logits, more = features(network, torch.cat([normalise(images[:half]), normalise(written)]))
     shown = torch.cat([labels, labels[:half], digits])
-    known = learn(torch.cat([logits, more_logits]), torch.cat([answers, more]), shown)
+    known = fit(torch.cat([logits, more_logits]), torch.cat([answers, more]), shown)
     return Calibration(best, len(labels), before, after, known)
 
 
-class Recalibration:
+class LiveCalibrator:
     """Of networks in training: whoever asks gets the last calibration, and never waits for another.
 
     That is made in a thread of its own, for one network at a time, and of each at most once in LIVE_SECONDS. It is a

@@ -20,11 +20,11 @@ from lib.proportion import wilson_interval
 from lib.untrusted_text import html_escaped
 
 if TYPE_CHECKING:
-    from lib.digits import Prediction
     from lib.history import Curves
     from lib.insight import Bin
+    from lib.predict import Prediction
     from lib.proportion import Proportion
-    from lib.training import EpochMetrics
+    from lib.trainer import EpochMetrics
 
 PALETTE = ("#3B5BDB", "#D9480F", "#087F5B", "#862E9C", "#C2255C", "#0B7285", "#5C940D", "#868E96")
 # What is empty; the page puts its own in.

@@ -16,7 +16,7 @@ import streamlit as st
 from streamlit import net_util
 from streamlit.navigation.page import Page as StreamlitPage
 
-from lib import address
+from lib import url_state
 from lib.network_view import default_view, views
 from lib.untrusted_text import escaped
 
@@ -89,7 +89,7 @@ def enter(page: str) -> None:
     if NAVIGATED not in st.session_state:
         navigation()
         st.rerun()
-    for sentence in address.follow(page):
+    for sentence in url_state.follow(page):
         st.warning(escaped(sentence), icon=":material/link_off:")
 
 
@@ -131,9 +131,9 @@ def _accept(token: object) -> None:
 
 def network_input(help_text: str) -> str:
     """The network's text, in the address as `net`; hidden, it still counts."""
-    if address.hidden("network"):
+    if url_state.hidden("network"):
         return str(st.session_state.net)
-    return st.text_input("The network in one line", key="net", max_chars=address.MAX_LENGTH, help=help_text)
+    return st.text_input("The network in one line", key="net", max_chars=url_state.MAX_LENGTH, help=help_text)
 
 
 def preset_pills(label: str, titles: Sequence[str], *, key: str, on_change: Callable[[], None]) -> None:
@@ -169,7 +169,7 @@ def live_figure(
             case [str(x), str(y)] if on_pick:
                 on_pick(x, y)
 
-    from lib.resources import STATIC_FOLDER, plotly_js_url
+    from lib.cache import STATIC_FOLDER, plotly_js_url
 
     try:
         script = plotly_js_url()
@@ -209,7 +209,7 @@ def network_view(architecture: Architecture, digits: Sequence[bytes], *, guessin
 
     layers = views(architecture)
     chosen = st.session_state.layer
-    if chosen == address.AUTOMATIC:
+    if chosen == url_state.AUTO_LAYER:
         chosen = default_view(layers)
     _NETWORK_VIEW(
         data={
@@ -238,7 +238,7 @@ def drawing_canvas(*, key: str) -> Tensor | None:
     from PIL import Image
     from streamlit_drawable_canvas import st_canvas
 
-    from lib.digits import ink
+    from lib.preprocess import to_grayscale
 
     with st.container(gap=None):
         result = st_canvas(
@@ -259,4 +259,4 @@ def drawing_canvas(*, key: str) -> Tensor | None:
         return None
     if not strokes or pixels is None or pixels.ndim != 3 or max(pixels.shape) > MAX_CANVAS_PIXELS:
         return None
-    return ink(torch.from_numpy(pixels.copy()))
+    return to_grayscale(torch.from_numpy(pixels.copy()))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lib import atomic_file, checkpoints, dataset, regular_file, untrusted_text
 from lib.checkpoints import SUFFIX
-from lib.digits import SIZE
+from lib.preprocess import SIZE
 from lib.untrusted_text import NameRefusedError
 
 FOLDER = dataset.FOLDER / "own"

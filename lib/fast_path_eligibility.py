@@ -1,4 +1,4 @@
-"""Which networks have a fast training path (`lib.fused_network`); no torch is needed to ask."""
+"""Which networks have a fast training path (`lib.fast_path`); no torch is needed to ask."""
 
 from __future__ import annotations
 

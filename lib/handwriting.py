@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.dataset import PEN_POINTS, pen_digits
-from lib.marks import PEN, POINTS, drawn
+from lib.outliers import PEN, POINTS, drawn
 
 Stroke: TypeAlias = tuple[tuple[float, float], ...]
 

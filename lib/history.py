@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.recipe import MAX_EPOCHS
-from lib.training import EpochMetrics, StepMetrics
+from lib.trainer import EpochMetrics, StepMetrics
 
 # What an epoch can be: MNIST has no more images, and no epoch takes three years.
 MAX_IMAGES, MAX_SECONDS, MAX_RATE = 60_000, 1e8, 1e9

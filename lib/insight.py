@@ -34,7 +34,7 @@ from lib.network import forward_batch, torch_threads, unfolds
 from lib.operations import Operation, operations
 from lib.proportion import Proportion
 from lib.receptive_field import input_masks, set_bits
-from lib.training import threads
+from lib.trainer import threads
 
 SIDE = INPUT_SHAPE[1]
 PATCH = 5

@@ -19,7 +19,7 @@ from lib.memory import batch_size
 from lib.operation_specs import SPECS
 from lib.operations import Operation, OperationKind, operations
 
-# Weights of fewer bytes are copied.
+# WeightsCopy of fewer bytes are copied.
 COPIED_BYTES = 2**20
 
 

@@ -1,4 +1,4 @@
-"""A photo of one digit, PNG or JPEG -> its ink as `lib.digits.reduce` takes it. Bytes are decoded, never executed.
+"""Turn a photo of one digit, PNG or JPEG, into ink for `lib.preprocess`. Bytes are decoded, never executed.
 
 1. The header alone says format and size; what is too large is refused before a pixel of it is decoded.
 2. Paper under uneven light: a surface of second degree is fitted to the brightness by least squares, reweighted so that
@@ -28,7 +28,8 @@ from scipy import ndimage
 from skimage import filters, measure, segmentation
 from torch import Tensor
 
-from lib.digits import Prediction, reduce
+from lib.predict import Prediction
+from lib.preprocess import preprocess
 from lib.untrusted_text import csv_text
 
 # Not torch: work as small as this would wait for its threads, which a training beside it keeps busy.
@@ -67,15 +68,15 @@ class PhotoError(ValueError):
     """A file in which no digit can be read, in one sentence with the remedy."""
 
 
-def digit(content: bytes) -> Tensor:
+def photo_to_image(content: bytes) -> Tensor:
     """The bytes of a PNG or JPEG -> uint8 (28, 28), as MNIST's. Raises PhotoError."""
-    image = reduce(ink(content))
+    image = preprocess(photo_to_grayscale(content))
     if image is None:
         raise PhotoError(_BLANK)
     return image
 
 
-def ink(content: bytes) -> Tensor:
+def photo_to_grayscale(content: bytes) -> Tensor:
     """The bytes of a PNG or JPEG -> float (H, W), 0 to 1, strokes light, at most 512 a side. Raises PhotoError."""
     grey = _brightness(content)
     found = _strokes(grey)
@@ -95,7 +96,7 @@ def table_csv(read: Sequence[tuple[str, Prediction | str]]) -> str:
             rows.append([name, *[""] * 12, found])
         else:
             numbers = [Decimal(f"{p:.6f}") for p in (found.confidence, *found.probabilities)]
-            rows.append([name, found.digit, *numbers, "" if found.certain else "uncertain"])
+            rows.append([name, found.digit, *numbers, "" if found.is_confident else "uncertain"])
     return csv_text(rows)
 
 

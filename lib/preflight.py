@@ -11,18 +11,18 @@ import psutil
 from lib.analysis import NetworkAnalysis, analyze, per_layer
 from lib.calibration import LIVE_IMAGES
 from lib.checkpoints import MAX_BYTES
-from lib.cost import TRAIN_IMAGES
 from lib.fast_path_eligibility import has_fast_path
 from lib.formatting import gigabytes
 from lib.insight import affordable
 from lib.kernels import LANES
 from lib.layers import INPUT_SHAPE, Architecture, MaxPool
-from lib.marks import DRAWN_AT_ONCE
 from lib.memory import batch_size, forward_bytes, workspace
 from lib.network import unfolds
 from lib.operations import operations
+from lib.outliers import DRAWN_AT_ONCE
 from lib.recipe import Recipe
-from lib.training import held_out
+from lib.time_estimate import TRAIN_IMAGES
+from lib.trainer import held_out
 
 # Copies of an image of float32 that are made at once, measured: by the maps and strokes that move it, by a digit that
 # is written or a mark, and while it is drawn.
@@ -39,7 +39,7 @@ def trained_images(recipe: Recipe) -> int:
     return TRAIN_IMAGES - (held_out(TRAIN_IMAGES) if recipe.validation == "held-out" else 0)
 
 
-def refusal(architecture: Architecture, recipe: Recipe, folder: Path, images: int = 60_000) -> str | None:
+def preflight_error(architecture: Architecture, recipe: Recipe, folder: Path, images: int = 60_000) -> str | None:
     """Why the network cannot be trained here and now, in words; None where it can, or where the system does not say.
 
     `folder` is where its checkpoint will be written, `images` the number it is trained on.
@@ -79,7 +79,7 @@ def refusal(architecture: Architecture, recipe: Recipe, folder: Path, images: in
 def needed(architecture: Architecture, recipe: Recipe) -> dict[str, int]:
     """What a training takes at its peak, in bytes above what a process with MNIST in it has, part by part.
 
-    Weights; a step; what comes beside it: the making of its batch, or the measuring after an epoch, whichever takes
+    WeightsCopy; a step; what comes beside it: the making of its batch, or the measuring after an epoch, whichever takes
     more; calibrating, which goes on while it trains; and what any training takes.
     """
     weights = 4 * analyze(architecture).num_params
@@ -114,7 +114,7 @@ def _drawing(count: int) -> int:
 
 
 def _fused_bytes(architecture: Architecture, images: int) -> int:
-    """The room of `lib.fused_network`, which takes images in blocks of LANES."""
+    """The room of `lib.fast_path`, which takes images in blocks of LANES."""
     rows, blocks = per_layer(analyze(architecture), architecture).rows, -(-images // LANES)
     sizes = [math.prod(row.output_shape) for row in rows]
     chosen = sum(size for size, layer in zip(sizes, architecture.layers, strict=True) if isinstance(layer, MaxPool))
@@ -147,7 +147,7 @@ def _module_bytes(architecture: Architecture, images: int) -> int:
 
 
 def _checkpoint_bytes(analysis: NetworkAnalysis, recipe: Recipe, images: int) -> int:
-    """Weights and two moments, three curves, and room for the rest."""
+    """WeightsCopy and two moments, three curves, and room for the rest."""
     steps = recipe.epochs * math.ceil(images / recipe.batch_size)
     return 4 * 3 * analysis.num_params + 8 * 3 * steps + 100_000
 

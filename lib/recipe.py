@@ -85,7 +85,7 @@ class Recipe:
     than `patience` epochs. `validation` names the images that every epoch is measured on: the 10,000 of the test set,
     or 5,000 of the training set, which are then not trained on. In the last `clean_epochs` the images are not
     augmented. For each image of a batch, `written` digits in other hands than MNIST's (lib/handwriting.py) are shown
-    too, and `marks` marks that are no digit (lib/marks.py), to be given all ten probabilities alike.
+    too, and `marks` marks that are no digit (lib/outliers.py), to be given all ten probabilities alike.
     """
 
     optimiser: Optimiser = "AdamW"

@@ -25,20 +25,20 @@ from uuid import uuid4
 import torch
 from torch import Tensor, nn
 
-from lib import run_files, untrusted_text
+from lib import run_store, untrusted_text
 from lib.analysis import analyze
 from lib.checkpoints import MAX_TITLE, CheckpointError
 from lib.dataset import Dataset, DatasetError
 from lib.history import Curves, History
 from lib.layers import Architecture
 from lib.memory import is_out_of_memory
+from lib.process_lock import WAIT_SECONDS, RunLock
 from lib.recipe import Recipe
-from lib.run_files import ACTIVE, RunRecord, Status
-from lib.run_lock import WAIT_SECONDS, RunLock
-from lib.training import (
+from lib.run_store import ACTIVE, RunRecord, Status
+from lib.trainer import (
     DivergenceError,
     EpochMetrics,
-    MeasuringProgress,
+    EvaluationProgress,
     StepMetrics,
     Training,
     TrainingState,
@@ -49,7 +49,7 @@ from lib.training import (
 PUBLISH_SECONDS = 0.25
 # The trail: a copy of the weights at the first batch and whenever a fifth more have been made, as long as all copies
 # together are no more than so many bytes; then every second one goes.
-TRAIL_FACTOR, TRAIL_BYTES = 1.2, 32 * 2**20
+WEIGHT_HISTORY_FACTOR, WEIGHT_HISTORY_BYTES = 1.2, 32 * 2**20
 # Between two savings lies at least this, and so many times what the last one took.
 SAVE_SECONDS, SAVE_FACTOR = 5.0, 50
 RATE_WINDOW = 50
@@ -57,10 +57,10 @@ LARGE_BATCH_MACS = 1_000_000_000
 # Waiting runs of one owner, and of all together: an owner is a browser, and anybody may use several.
 MAX_WAITING, MAX_WAITING_IN_ALL = 3, 60
 # Ended runs whose curves and weights stay in memory; those of older ones are read from their files again.
-KEPT, KEPT_BYTES = 8, 256 * 2**20
+MAX_LOADED_RUNS, KEPT_BYTES = 8, 256 * 2**20
 MAX_NAME = MAX_TITLE
-MIN_FACTOR, MAX_FACTOR = run_files.MIN_FACTOR, run_files.MAX_FACTOR
-END_SECONDS = 10.0
+MIN_FACTOR, MAX_FACTOR = run_store.MIN_FACTOR, run_store.MAX_FACTOR
+SHUTDOWN_TIMEOUT = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ class RunError(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
+class RunStatus:
     """What is new in a run since `since` steps and epochs, and how it stands.
 
     `steps_total` counts all the recipe's batches, 0 until it is known; `measuring` is the fraction measured just now,
     None while training; `images_per_second` is that of the last `RATE_WINDOW` batches; `message` is the reason of a
-    failure; `trouble` says that and why it could not be saved lately.
+    failure; `save_error` says that and why it could not be saved lately.
     """
 
     status: Status
@@ -89,12 +89,12 @@ class Snapshot:
     seconds_left: float | None
     factor: float
     message: str | None
-    trouble: str | None
+    save_error: str | None
     saved: Path | None
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class WeightsCopy:
     """A copy of a network's weights after `step` batches; nobody writes to it."""
 
     step: int
@@ -102,14 +102,14 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Leg:
+class StopAt:
     """How far a run goes before it pauses: to this batch, to the end of this epoch, or, with neither, to its end."""
 
     step: int | None = None
     epoch: int | None = None
 
 
-class _LeftInBatch(Exception):  # noqa: N818
+class _CancelBatchError(Exception):
     """Thrown out of a batch that is not worth its end; its update has not been made."""
 
 
@@ -124,7 +124,7 @@ class Run:
         self.identity, self.owner, self.parent = record.identity, record.owner, record.parent
         self.architecture, self.recipe, self.created = record.architecture, record.recipe, record.created
         self._folder = folder
-        self._path = run_files.path_of(self.identity, folder)
+        self._path = run_store.path_of(self.identity, folder)
         self._lock = threading.Lock()
         self._writing = threading.RLock()
         self._file_lock = RunLock(self.identity, folder)
@@ -140,12 +140,12 @@ class Run:
         # Whether the state has been left in the file, to be read when it is needed.
         self._state_in_file: bool
         self._resumable: bool
-        self._weights: Weights | None
-        self._trail: tuple[Weights, ...]
-        self._leg = Leg()
+        self._weights: WeightsCopy | None
+        self._weight_history: tuple[WeightsCopy, ...]
+        self._leg = StopAt()
         self._measuring: float | None = None
         self._times: list[float] = []
-        self._trouble: str | None = None
+        self._save_error: str | None = None
         self._deleted = False
         self._save_due = 0.0
         self._stamp = _stamp(self._path)
@@ -174,26 +174,27 @@ class Run:
             return self._status in ("paused", "stopped", "interrupted", "failed") and self._resumable
 
     @property
-    def weights(self) -> Weights | None:
+    def weights(self) -> WeightsCopy | None:
         """The last published copy; None before the first batch."""
         with self._lock:
             return self._weights
 
     @property
-    def trail(self) -> tuple[Weights, ...]:
+    def weight_history(self) -> tuple[WeightsCopy, ...]:
         """Copies from the way so far, oldest first, closer together at its beginning; the last published one ends it.
 
         Of what was trained in this process: a run that was read from its file has left none behind it.
         """
         with self._lock:
             last = self._weights
-            return self._trail + ((last,) if last and (not self._trail or last.step > self._trail[-1].step) else ())
+            earlier = self._weight_history
+            return (*earlier, last) if last and (not earlier or last.step > earlier[-1].step) else earlier
 
     @property
     def bytes_kept(self) -> int:
         """Memory that its weights, their copies and the state to go on from take."""
         with self._lock:
-            copies = (*self._trail, self._weights) if self._weights else self._trail
+            copies = (*self._weight_history, self._weights) if self._weights else self._weight_history
             tensors = [tensor for copy in copies for tensor in copy.tensors.values()]
             if self._state:
                 tensors += [*self._state.network.values(), *self._state.optimiser.values()]
@@ -256,7 +257,7 @@ class Run:
             if not self._file_lock.acquire(WAIT_SECONDS):
                 raise RunError(_elsewhere(self.name))
             try:
-                run_files.delete(self.identity, self._folder)
+                run_store.delete(self.identity, self._folder)
             except OSError as error:
                 raise RunError(f"{self.name} could not be deleted ({error.strerror}).") from error
             finally:
@@ -268,9 +269,9 @@ class Run:
         """Wait until it neither waits for a slot nor trains nor is saved, for so long at most; says whether so."""
         return self._idle.wait(seconds)
 
-    def snapshot(self, since_step: int = 0, since_epoch: int = 0) -> Snapshot:
+    def snapshot(self, since_step: int = 0, since_epoch: int = 0) -> RunStatus:
         """The steps and epochs after the given counts. Readers never consume."""
-        self._read_again()
+        self._reload()
         with self._lock:
             history = self._history or History()
             done, rate = history.steps, self._rate(history)
@@ -278,7 +279,7 @@ class Run:
             if rate and done and self._status in ("running", "stopping", "pausing"):
                 left = (self._steps_total - done) * self.recipe.batch_size / rate
             per_epoch = max(1, self._steps_total // self.recipe.epochs)
-            return Snapshot(
+            return RunStatus(
                 status=self._status,
                 curves=history.curves(since_step),
                 epochs=tuple(history.epochs[since_epoch:]),
@@ -290,21 +291,21 @@ class Run:
                 seconds_left=left,
                 factor=self._factor,
                 message=self._message,
-                trouble=self._trouble,
+                save_error=self._save_error,
                 saved=self._saved,
             )
 
-    def queue(self, *, steps: int = 0, epochs: int = 0, leg: Leg | None = None) -> None:
+    def queue(self, *, steps: int = 0, epochs: int = 0, leg: StopAt | None = None) -> None:
         """Make it wait for a slot, to go on for so many batches or epochs, or as far as `leg` says.
 
         The manager's part of `resume`; raises RunError where the run cannot go on. From then on until it pauses or
         ends, this process is the only one that may write its file.
         """
         with self._changing(keep=True):
-            self._read_again(with_state=True)
+            self._reload(with_state=True)
             with self._lock:
                 if self._history is None or self._state_in_file:
-                    raise RunError(f"{self._name} cannot go on. {self._trouble}")
+                    raise RunError(f"{self._name} cannot go on. {self._save_error}")
                 if self._status in ACTIVE or not self._resumable or self._status == "finished":
                     raise RunError(f"{self._name} cannot go on: it is {self._status}. Start a new run.")
                 self._leg = leg or self._next_leg(self._history, steps, epochs)
@@ -313,10 +314,10 @@ class Run:
                 self._idle.clear()
 
     @staticmethod
-    def _next_leg(history: History, steps: int, epochs: int) -> Leg:
+    def _next_leg(history: History, steps: int, epochs: int) -> StopAt:
         if steps:
-            return Leg(step=history.steps + steps)
-        return Leg(epoch=len(history.epochs) + epochs) if epochs else Leg()
+            return StopAt(step=history.steps + steps)
+        return StopAt(epoch=len(history.epochs) + epochs) if epochs else StopAt()
 
     def execute(self, load_data: Callable[[], Dataset]) -> None:
         """Train in the calling thread to the end of the leg. Raises nothing: a failure becomes status and message."""
@@ -359,17 +360,17 @@ class Run:
             return
         try:
             with self._lock:
-                if self._saved and self._trouble is None and self._status not in ACTIVE:
+                if self._saved and self._save_error is None and self._status not in ACTIVE:
                     self._state_in_file = self._state_in_file or self._state is not None
                     self._state = self._weights = None
-                    self._trail = ()
+                    self._weight_history = ()
                     if with_history:
                         self._history = None
         finally:
             self._writing.release()
 
     def save(self) -> None:
-        """Write the file of a run that waits or trains, as it stands; trouble becomes a part of the snapshot."""
+        """Write the file of a run that waits or trains, as it stands; save_error becomes a part of the snapshot."""
         with self._writing:
             if self.active:
                 self._write()
@@ -445,12 +446,12 @@ class Run:
                 f"{self._path.name} back, or delete the run here too."
             )
         try:
-            record = run_files.load(self._path)
+            record = run_store.load(self._path)
         except CheckpointError as error:
             raise RunError(str(error)) from error
-        self._take(run_files.as_left(record))
+        self._take(run_store.as_left(record))
         with self._lock:
-            self._stamp, self._saved, self._trouble = now, self._path, None
+            self._stamp, self._saved, self._save_error = now, self._path, None
 
     def _take(self, record: RunRecord) -> None:
         """Be as the record says."""
@@ -459,7 +460,7 @@ class Run:
             self._steps_total, self._factor = record.steps_total, record.factor
             self._history, self._state, self._state_in_file = record.history, record.state, False
             self._resumable = record.state is not None or record.history.steps == 0
-            self._weights, self._trail = None, ()
+            self._weights, self._weight_history = None, ()
 
     def _train(self, data: Dataset) -> Status:
         # torch's thread count belongs to the calling thread and must be set before its first operation.
@@ -479,13 +480,13 @@ class Run:
                     training.learning_rate_factor = self._factor
                 try:
                     event = next(training, None)
-                except _LeftInBatch:
+                except _CancelBatchError:
                     break
                 if event is None:
                     break
                 self._record(event)
                 now = time.monotonic()
-                due = isinstance(event, StepMetrics) and event.step >= self._next_of_trail()
+                due = isinstance(event, StepMetrics) and event.step >= self._next_weight_history()
                 if due or now - published >= PUBLISH_SECONDS:
                     self._publish(training, of_trail=due)
                     published = now
@@ -496,7 +497,7 @@ class Run:
             training.close()
         finally:
             self._keep(training.state(), write=False)
-        if not run_files.is_sound(training.state()):
+        if not run_store.is_finite(training.state()):
             raise DivergenceError(
                 f"The weights were no longer numbers after step {training.step}. The learning rate is too high for "
                 "this network: try a tenth of it."
@@ -507,7 +508,7 @@ class Run:
                 return "finished"
             return {"stopping": "stopped", "interrupted": "interrupted"}.get(self._status, "paused")  # type: ignore[return-value]
 
-    def _record(self, event: StepMetrics | MeasuringProgress | EpochMetrics) -> None:
+    def _record(self, event: StepMetrics | EvaluationProgress | EpochMetrics) -> None:
         with self._lock:
             assert self._history is not None
             self._measuring = None
@@ -516,7 +517,7 @@ class Run:
                     self._history.add(event)
                     self._times.append(time.monotonic())
                     del self._times[:-RATE_WINDOW]
-                case MeasuringProgress(_, seen, total):
+                case EvaluationProgress(_, seen, total):
                     self._measuring = seen / total
                     # The pause between two epochs is no training time.
                     self._times.clear()
@@ -529,20 +530,20 @@ class Run:
             return (len(self._times) - 1) * self.recipe.batch_size / (self._times[-1] - self._times[0])
         return history.epochs[-1].images_per_second if history.epochs else None
 
-    def _next_of_trail(self) -> float:
-        return self._trail[-1].step * TRAIL_FACTOR if self._trail else 0
+    def _next_weight_history(self) -> float:
+        return self._weight_history[-1].step * WEIGHT_HISTORY_FACTOR if self._weight_history else 0
 
     def _publish(self, training: Training, of_trail: bool = False) -> None:
-        weights = Weights(training.step, training.weights())
+        weights = WeightsCopy(training.step, training.weights())
         with self._lock:
             self._weights = weights
             if of_trail:
-                copies = (*self._trail, weights)
+                copies = (*self._weight_history, weights)
                 size = sum(tensor.nbytes for tensor in weights.tensors.values())
-                self._trail = copies[1::2] if len(copies) * size > TRAIL_BYTES else copies
+                self._weight_history = copies[1::2] if len(copies) * size > WEIGHT_HISTORY_BYTES else copies
 
     def _keep(self, state: TrainingState, write: bool = True) -> None:
-        if not run_files.is_sound(state):
+        if not run_store.is_finite(state):
             # The next batch ends the run; what is in the file is the last that it could have gone on from.
             return
         with self._lock:
@@ -584,7 +585,7 @@ class Run:
         """Of a run that cannot go on: what made the loss no number is in the weights."""
         with self._lock:
             self._state, self._resumable, self._weights = None, False, None
-            self._trail = ()
+            self._weight_history = ()
 
     def record(self) -> RunRecord:
         """The run as it stands; while it trains, as it stood when its state was kept: curves and weights are those of
@@ -613,29 +614,29 @@ class Run:
             )
 
     def _write(self) -> None:
-        """Write the file; trouble becomes a part of the snapshot. To be called with `_writing` held."""
-        self._read_again(with_state=True)
+        """Write the file; save_error becomes a part of the snapshot. To be called with `_writing` held."""
+        self._reload(with_state=True)
         with self._lock:
             if self._history is None or self._state_in_file:
                 # The file cannot be read just now; what is in it is worth more than what is here.
                 return
         now = _stamp(self._path)
-        saved, trouble = self._saved, None
+        saved, save_error = self._saved, None
         if self._stamp is not None and now is not None and now != self._stamp:
-            trouble = _TAKEN_UP
+            save_error = _TAKEN_UP
         else:
             try:
-                saved = run_files.save(self.record(), self._folder)
+                saved = run_store.save(self.record(), self._folder)
                 self._stamp = _stamp(self._path)
             except CheckpointError as error:
-                trouble = str(error)
+                save_error = str(error)
             except (MemoryError, RuntimeError) as error:
                 log.exception("Run %s could not be saved", self.identity)
-                trouble = f"The run could not be saved ({type(error).__name__}). The log has the rest."
+                save_error = f"The run could not be saved ({type(error).__name__}). The log has the rest."
         with self._lock:
-            self._saved, self._trouble = saved, trouble
+            self._saved, self._save_error = saved, save_error
 
-    def _read_again(self, with_state: bool = False) -> None:
+    def _reload(self, with_state: bool = False) -> None:
         """The curves of a run that was unloaded, and the state, larger, where it is needed."""
         with self._lock:
             wanted = self._history is None or (with_state and self._state_in_file)
@@ -643,11 +644,11 @@ class Run:
                 return
             path = self._saved
         try:
-            record, trouble = run_files.load(path), None
+            record, save_error = run_store.load(path), None
         except CheckpointError as error:
-            record, trouble = None, str(error)
+            record, save_error = None, str(error)
         with self._lock:
-            self._trouble = trouble
+            self._save_error = save_error
             if record and self._history is None:
                 self._history = record.history
             if record and with_state and self._state_in_file:
@@ -666,7 +667,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def _done(leg: Leg, event: StepMetrics | MeasuringProgress | EpochMetrics) -> bool:
+def _done(leg: StopAt, event: StepMetrics | EvaluationProgress | EpochMetrics) -> bool:
     match event:
         case StepMetrics():
             return leg.step is not None and event.step >= leg.step
@@ -693,11 +694,11 @@ class RunManager:
         # The last that was started, which may have ended.
         self._thread: threading.Thread | None = None
         self._closed = False
-        run_files.remove_unfinished(folder)
+        run_store.remove_unfinished(folder)
         self._runs: dict[str, Run] = {}
         self._ended: list[Run] = []
         sentences = []
-        for found in run_files.scan(folder):
+        for found in run_store.scan(folder):
             if isinstance(found, str):
                 sentences.append(found)
                 continue
@@ -705,7 +706,7 @@ class RunManager:
             run.unload_state()
             self._runs[run.identity] = run
             self._ended.append(run)
-            self._forget()
+            self._evict()
         self.set_aside = tuple(sentences)
 
     def start(
@@ -714,7 +715,7 @@ class RunManager:
         recipe: Recipe,
         owner: str = "",
         parent: str | None = None,
-        leg: Leg | None = None,
+        leg: StopAt | None = None,
     ) -> Run:
         """A new run, training at once where no other does, else queued.
 
@@ -740,7 +741,7 @@ class RunManager:
                 state=None,
             )
             run = Run(record, self._folder)
-            run.queue(leg=leg or Leg())
+            run.queue(leg=leg or StopAt())
             with self._lock:
                 self._runs[identity] = run
                 self._queue.append(run)
@@ -770,7 +771,7 @@ class RunManager:
         with self._lock:
             return sorted(self._runs.values(), key=lambda run: run.created, reverse=True)
 
-    def ahead_of(self, run: Run) -> list[Run]:
+    def runs_before(self, run: Run) -> list[Run]:
         """The runs that train or wait before a queued one."""
         with self._lock:
             training = [other for other in self._runs.values() if other.status in ACTIVE - {"queued"}]
@@ -793,7 +794,7 @@ class RunManager:
             if back:
                 return back
             try:
-                record = run_files.undelete(identity, self._folder)
+                record = run_store.undelete(identity, self._folder)
             except CheckpointError as error:
                 raise RunError(f"{identity} could not be brought back. {error}") from error
             except OSError as error:
@@ -802,7 +803,7 @@ class RunManager:
             with self._lock:
                 self._runs[identity] = run
                 self._ended.append(run)
-        self._forget()
+        self._evict()
         return run
 
     def close(self) -> None:
@@ -816,12 +817,12 @@ class RunManager:
             run.interrupt()
         # One that has just ended is still being saved.
         for run in runs:
-            run.wait(END_SECONDS)
+            run.wait(SHUTDOWN_TIMEOUT)
         with self._lock:
             thread = self._thread
         # A thread that still frees torch's memory aborts the interpreter when that ends.
         if thread and thread.ident:
-            thread.join(END_SECONDS)
+            thread.join(SHUTDOWN_TIMEOUT)
 
     def _refuse_more(self, owner: str) -> None:
         """Raises RunError where no more runs may wait. To be called with `_admission` held."""
@@ -869,16 +870,16 @@ class RunManager:
                 self._training = None
                 if run.identity in self._runs:
                     self._ended = [*(other for other in self._ended if other is not run), run]
-            self._forget()
+            self._evict()
             self._train_next()
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         """Unload all but the last runs that have ended; the very last one stays, whatever its size."""
         with self._lock:
             ended, size, kept = self._ended, 0, 0
             for run in reversed(ended):
                 size += run.bytes_kept
-                if kept and (kept >= KEPT or size > KEPT_BYTES):
+                if kept and (kept >= MAX_LOADED_RUNS or size > KEPT_BYTES):
                     break
                 kept += 1
             old, self._ended = ended[: len(ended) - kept], ended[len(ended) - kept :]
@@ -904,7 +905,7 @@ def _leave_within_a_batch(network: nn.Module, leave: threading.Event) -> None:
 
     def check(*_: object) -> None:
         if leave.is_set():
-            raise _LeftInBatch
+            raise _CancelBatchError
 
     for module in network.children():
         module.register_forward_pre_hook(check)

@@ -12,13 +12,12 @@ from pandas import DataFrame
 from pandas.io.formats.style import Styler
 
 from lib import edits, guard
-from lib.address import MAX_LENGTH, PARTS, hidden, recipe
 from lib.analysis import LayerAnalysis, NetworkAnalysis, activation_bytes, analyze, per_layer
+from lib.cache import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
 from lib.charts import layer_costs
-from lib.comparison import Pair, pairs
 from lib.components import enter, live_figure, network_input, network_view, preset_pills
-from lib.cost import estimate_text
 from lib.dataset import DatasetError
+from lib.diff import LayerDiff, diff_layers
 from lib.exercise import COMMENTED_FIELDS, PARAMS_REQUIREMENT, Requirement, requirements
 from lib.formatting import megabytes, shape_text
 from lib.layers import INPUT_SHAPE, Architecture, ArchitectureError, Convolution, FullyConnected, logits_layer
@@ -26,9 +25,10 @@ from lib.notation import notation, parse
 from lib.presets import PRESETS
 from lib.pytorch_source import pytorch_source
 from lib.recipe import RecipeError
-from lib.resources import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
 from lib.tables import COLUMNS, layers_csv, layers_markdown
+from lib.time_estimate import estimate_text
 from lib.untrusted_text import escaped, visible
+from lib.url_state import MAX_LENGTH, PARTS, hidden, recipe
 
 enter("design")
 
@@ -150,7 +150,7 @@ def corrected(analysis: NetworkAnalysis) -> DataFrame:
     )
 
 
-def compared(found: tuple[Pair, ...]) -> Styler:
+def compared(found: tuple[LayerDiff, ...]) -> Styler:
     """Both designs layer by layer; rows in which they differ have their difference."""
 
     def side(row: LayerAnalysis | None) -> tuple[str, str]:
@@ -217,7 +217,7 @@ def comparison(architecture: Architecture, other: Architecture) -> None:
             if row.unused_note:
                 st.caption(f"{name}, layer {row.label}: {row.unused_note} by the logits; the others are not.")
     st.table(
-        compared(pairs(architecture, other)),
+        compared(diff_layers(architecture, other)),
         border="horizontal",
         hide_index=True,
         alt="Both designs layer by layer: outputs, parameters, MACs and receptive fields, and their differences",

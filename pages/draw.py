@@ -7,29 +7,30 @@ from collections.abc import Sequence
 import streamlit as st
 from torch import Tensor
 
-from lib import guard, pictures
+from lib import guard, rendering
+from lib.cache import run_manager
 from lib.charts import probability_bars, probability_curves
 from lib.checkpoints import CheckpointError
 from lib.components import drawing_canvas, enter, live_figure
 from lib.dataset import DatasetError
-from lib.digits import BOX, CERTAIN, SIZE, STRANGE, Prediction, Reduction, boxed, predict, reduction, shrunk
 from lib.formatting import percent
 from lib.insight import affordable
-from lib.network import assembled
-from lib.readers import (
+from lib.model_picker import (
     DRAWING,
     Reader,
-    choose_reader,
+    choose_model,
     choose_source,
     choose_test_image,
-    learning_run,
+    poll_model,
     reader,
     reasons,
-    ticking_reader,
+    run_in_training,
     verdict,
 )
-from lib.resources import run_manager
-from lib.runs import Run, Weights
+from lib.network import assembled
+from lib.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD, Prediction, predict
+from lib.preprocess import BOX, SIZE, PreprocessingSteps, center_bounding_box, preprocess_steps, resize_whole
+from lib.runs import Run, WeightsCopy
 from lib.untrusted_text import escaped
 
 enter("draw")
@@ -59,11 +60,11 @@ def trust(now: Reader) -> None:
     """How far the numbers can be trusted, and how that was found."""
     found = now.calibration
     if now.run:
-        when = f"Calibrated after step {now.calibrated:,}." if found.images else found.trouble or "Not calibrated yet."
+        when = f"Calibrated after step {now.calibrated:,}." if found.images else found.problem or "Not calibrated yet."
         st.caption(escaped(f"Still learning: weights after {now.step:,} steps. {when}"))
     elif not found.images:
         st.caption(
-            escaped(found.trouble) if found.trouble else "Not calibrated: the digits that this needs could not be read."
+            escaped(found.problem) if found.problem else "Not calibrated: the digits that this needs could not be read."
         )
     if not found.images:
         return
@@ -72,14 +73,14 @@ def trust(now: Reader) -> None:
             f"**Probability.** Calibrated: the logits are divided by a temperature of {found.temperature:.2f}, which "
             f"makes {found.images:,} images of the training set, moved about a little, as likely as possible. There "
             f"the probabilities were off by {percent(found.error_before)} on average before, and are by "
-            f"{percent(found.error_after)} since. Below {percent(CERTAIN, 0)} the answer is uncertain."
+            f"{percent(found.error_after)} since. Below {percent(CONFIDENCE_THRESHOLD, 0)} the answer is uncertain."
         )
         if found.known:
             st.markdown(
                 "**Stranger than.** Probabilities only weigh ten digits against each other, of a scribble too. So the "
                 "means of all feature maps are compared with those of the digit that is read: "
                 f"{len(found.known.distances):,} digits tell how far from them a digit may lie. Stranger than "
-                f"{percent(STRANGE, 0)} of these, the answer is uncertain."
+                f"{percent(OOD_THRESHOLD, 0)} of these, the answer is uncertain."
             )
         st.markdown(
             f"**Entropy.** 0 bits where one digit has all the probability, {MOST_BITS} where all ten have the same."
@@ -88,7 +89,7 @@ def trust(now: Reader) -> None:
 
 def read(name: str, image: Tensor | None, ticking: bool) -> None:
     """What the chosen network says of the image; ticks while that network is in training."""
-    now = ticking_reader(name, ticking)
+    now = poll_model(name, ticking)
     if now is None:
         return
     prediction = None
@@ -115,7 +116,7 @@ def as_it_learned(run: Run, image: Tensor) -> dict[int, Prediction]:
     if st.session_state.get("learned_of") != key:
         st.session_state.learned_of, st.session_state.learned = key, {}
     known: dict[int, Prediction] = st.session_state.learned
-    trail = some_of(run.trail, affordable(run.architecture, len(run.trail)))
+    trail = some_of(run.weight_history, affordable(run.architecture, len(run.weight_history)))
     for weights in trail:
         if weights.step not in known:
             known[weights.step] = predict(assembled(run.architecture, weights.tensors), image)
@@ -123,7 +124,7 @@ def as_it_learned(run: Run, image: Tensor) -> dict[int, Prediction]:
     return dict(st.session_state.learned)
 
 
-def some_of(trail: Sequence[Weights], count: int) -> list[Weights]:
+def some_of(trail: Sequence[WeightsCopy], count: int) -> list[WeightsCopy]:
     """So many of the copies, evenly spaced, the last of them always: a large network takes its time for each."""
     if count >= len(trail):
         return list(trail)
@@ -133,7 +134,7 @@ def some_of(trail: Sequence[Weights], count: int) -> list[Weights]:
 def learning(name: str, image: Tensor | None) -> None:
     """The ten probabilities of the image over the steps of the training; ticks while it goes on."""
     run = run_manager().get(name)
-    if run is None or not run.trail:
+    if run is None or not run.weight_history:
         return
     st.subheader("As it learned")
     if image is None:
@@ -143,7 +144,7 @@ def learning(name: str, image: Tensor | None) -> None:
     if len(predictions) < 2:
         st.caption(
             "The curves begin with the second batch."
-            if len(run.trail) < 2
+            if len(run.weight_history) < 2
             else "This network is too large for that: it would be read once for every copy of its weights."
         )
         return
@@ -164,21 +165,21 @@ def learning(name: str, image: Tensor | None) -> None:
     )
 
 
-def steps_of(steps: Reduction) -> None:
+def steps_of(steps: PreprocessingSteps) -> None:
     """The way from the drawing to 28x28, in pictures."""
     with st.grid(4, min_column_width=150):
         with st.container():
             st.markdown("**1. Cut out**")
-            st.image(pictures.fitted(steps.box, DIGIT), alt="The part of the drawing that holds ink")
+            st.image(rendering.fitted(steps.box, DIGIT), alt="The part of the drawing that holds ink")
             height, width = steps.box.shape
             st.caption(f"The smallest box around the ink: {width} by {height} of the drawing's pixels.")
         with st.container():
             st.markdown(f"**2. Fit into {BOX}×{BOX}**")
-            st.image(pictures.in_square(steps.fitted, SIZE, DIGIT), alt="The box made small")
+            st.image(rendering.in_square(steps.fitted, SIZE, DIGIT), alt="The box made small")
             st.caption("Height and width keep their ratio, and every small pixel is the mean of what it covers.")
         with st.container():
             st.markdown("**3. Adapt the stroke**")
-            st.image(pictures.in_square(steps.stroked, SIZE, DIGIT), alt="The box with its stroke adapted")
+            st.image(rendering.in_square(steps.stroked, SIZE, DIGIT), alt="The box with its stroke adapted")
             st.caption(
                 f"The stroke is {steps.before:.1f} pixels thick, as MNIST's are: left as it is."
                 if steps.before == steps.after
@@ -186,7 +187,7 @@ def steps_of(steps: Reduction) -> None:
             )
         with st.container():
             st.markdown("**4. Centre the mass**")
-            st.image(pictures.digit(steps.image, DIGIT), alt="The image that the network gets")
+            st.image(rendering.digit(steps.image, DIGIT), alt="The image that the network gets")
             st.caption("The ink's centre of mass goes to the middle of 28×28. This is what the network gets.")
 
 
@@ -197,25 +198,25 @@ def other_ways(drawing: Tensor, name: str) -> None:
     except (CheckpointError, OSError):
         return
     ways = {
-        "As MNIST was made": reduction(drawing),
-        "The canvas shrunk": shrunk(drawing),
-        "The box in the middle": boxed(drawing),
+        "As MNIST was made": preprocess_steps(drawing),
+        "The canvas shrunk": resize_whole(drawing),
+        "The box in the middle": center_bounding_box(drawing),
     }
     with st.grid(3, min_column_width=150):
         for title, made in ways.items():
-            image = made.image if isinstance(made, Reduction) else made
+            image = made.image if isinstance(made, PreprocessingSteps) else made
             if image is None:
                 continue
             with st.container():
                 st.markdown(f"**{title}**")
-                st.image(pictures.digit(image, DIGIT), alt=title)
+                st.image(rendering.digit(image, DIGIT), alt=title)
                 if now.network is not None:
                     [prediction] = now.read(image[None])
                     st.caption(f"Read as {prediction.digit}, with a probability of {percent(prediction.confidence)}.")
 
 
 st.title("Draw a digit")
-name = choose_reader()
+name = choose_model()
 st.session_state.setdefault("source", DRAWING)
 source = choose_source()
 
@@ -228,7 +229,7 @@ with canvas:
         st.markdown("**Your drawing**")
         drawing = drawing_canvas(key="canvas")
         st.caption("Point at the square, or tap it, for the buttons that undo a stroke or clear it.")
-        steps = None if drawing is None else reduction(drawing)
+        steps = None if drawing is None else preprocess_steps(drawing)
         image = None if steps is None else steps.image
         st.session_state.drawn = image
     else:
@@ -238,7 +239,7 @@ with canvas:
             st.error(escaped(str(error)), icon=":material/error:")
             st.stop()
         st.caption(f"One of MNIST's 10,000 test images, for whoever cannot draw. Its writer meant {label}.")
-ticking = learning_run(name) is not None
+ticking = run_in_training(name) is not None
 with answer:
     guard.fragment(read, TICK_SECONDS if ticking else None)(name, image, ticking)
 with seen:
@@ -246,7 +247,7 @@ with seen:
     if image is None:
         st.caption("28×28 pixels, made from the drawing as MNIST's were.")
     else:
-        st.image(pictures.digit(image, DIGIT), alt="The digit in 28 by 28 pixels")
+        st.image(rendering.digit(image, DIGIT), alt="The digit in 28 by 28 pixels")
 guard.fragment(learning, CURVES_SECONDS if ticking else None)(name, image)
 if steps is not None and drawing is not None:
     st.subheader("From the drawing to 28×28")

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, cast
 import streamlit as st
 from torch import nn
 
-from lib import dataset, guard, pictures
-from lib.address import TEST_IMAGES
+from lib import dataset, guard, rendering
 from lib.charts import class_accuracy, confusion_matrix, reliability
 from lib.checkpoints import CheckpointError
 from lib.components import enter, live_figure
@@ -18,9 +17,10 @@ from lib.dataset import DatasetError
 from lib.formatting import percent
 from lib.insight import Bin, Evaluation, evaluation, measurable
 from lib.layers import Architecture
+from lib.model_picker import TEST, Reader, choose_model, reader, run_in_training
 from lib.proportion import accuracy_text, interval_text
-from lib.readers import TEST, Reader, choose_reader, learning_run, reader
 from lib.untrusted_text import escaped
+from lib.url_state import TEST_IMAGES
 
 enter("errors")
 
@@ -106,7 +106,7 @@ def gallery(found: Evaluation, numbers: Sequence[int], key: str) -> None:
         for number in numbers[:limit]:
             label, read = int(found.labels[number]), int(found.read[number])
             with st.container(gap="xxsmall"):
-                st.image(pictures.digit(dataset.load().test_images[number], 84), alt=f"Test image {number}, a {label}")
+                st.image(rendering.digit(dataset.load().test_images[number], 84), alt=f"Test image {number}, a {label}")
                 what = f"a {label}" if label == read else f"{label}, read as {read}"
                 st.caption(f"{what}  \ntruth: {percent(float(found.truth[number]))}")
                 if st.button(
@@ -256,7 +256,7 @@ def show(found: Evaluation) -> None:
 
 
 st.title("Where it fails")
-name = choose_reader()
+name = choose_model()
 try:
     now = reader(name)
     # Before the fragment, which says how old it is.
@@ -266,7 +266,7 @@ try:
 except (CheckpointError, DatasetError, OSError) as error:
     st.error(escaped(str(error)), icon=":material/error:")
     st.stop()
-if learning_run(name):
+if run_in_training(name):
     guard.fragment(watch, TICK_SECONDS)(name)
 last = held()
 if now.network is None or last is None:

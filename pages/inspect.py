@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 from torch import Tensor, nn
 
-from lib import dataset, guard, pictures
+from lib import dataset, guard, rendering
 from lib.analysis import LayerAnalysis, analyze, per_layer
 from lib.components import enter
 from lib.dataset import DatasetError
@@ -28,16 +28,16 @@ from lib.insight import (
     theoretical_fields,
 )
 from lib.layers import Architecture, FullyConnected
-from lib.readers import (
+from lib.model_picker import (
     DRAWING,
     TEST,
     Reader,
-    choose_reader,
+    choose_model,
     choose_source,
     choose_test_image,
-    learning_run,
+    poll_model,
     reasons,
-    ticking_reader,
+    run_in_training,
     verdict,
 )
 from lib.untrusted_text import escaped
@@ -112,7 +112,7 @@ def feature_maps(network: nn.Module, now: Reader, image: Tensor) -> None:
         "this image alone."
     )
     dead_ones = dead(now.version, images, network, now.architecture)
-    found_maps = activations(network, now.architecture, image, largest=pictures.tile_side)
+    found_maps = activations(network, now.architecture, image, largest=rendering.tile_side)
     if any(found.maps.shape[-1] < found.side for found in found_maps):
         st.caption("Maps wider than their tile are shown smaller: each pixel is the mean of an area.")
     for row, found in zip(layers(now), found_maps, strict=True):
@@ -131,7 +131,7 @@ def feature_maps(network: nn.Module, now: Reader, image: Tensor) -> None:
                 lines.append(f"silent: {numbered(silent)}")
             st.markdown("  \n".join(lines))
         picture.image(
-            pictures.feature_maps(found.maps, off, silent),
+            rendering.feature_maps(found.maps, off, silent),
             alt=f"The {len(found.maps)} feature maps of layer {row.label}",
         )
 
@@ -153,10 +153,10 @@ def all_filters(network: nn.Module, now: Reader) -> None:
             st.markdown(heading(now, row))
             largest = float(found.abs().max())
             lines = [f"{outputs}\u00a0×\u00a0{inputs} filters of {height}\u00a0×\u00a0{width}", f"±{largest:.2f}"]
-            if max(outputs, inputs) > pictures.MAX_FILTERS:
-                lines.append(f"drawn: the first {pictures.MAX_FILTERS} of a side")
+            if max(outputs, inputs) > rendering.MAX_FILTERS:
+                lines.append(f"drawn: the first {rendering.MAX_FILTERS} of a side")
             st.markdown("  \n".join(lines))
-        picture.image(pictures.filters(found), alt=f"The {outputs} by {inputs} filters of layer {row.label}")
+        picture.image(rendering.filters(found), alt=f"The {outputs} by {inputs} filters of layer {row.label}")
     if any(isinstance(layer, FullyConnected) for layer in now.architecture.layers):
         st.caption("A fully connected layer has a weight for every value below it and no filters.")
 
@@ -168,18 +168,18 @@ def what_decides(network: nn.Module, now: Reader, image: Tensor, digit: int, con
     with st.grid(3, min_column_width=224):
         with st.container():
             st.markdown("**The image**")
-            st.image(pictures.digit(image), alt="The image as the network gets it")
+            st.image(rendering.digit(image), alt="The image as the network gets it")
             st.caption(f"28 × 28 pixels, read as {digit} with {percent(confidence)}.")
         with st.container():
             st.markdown("**Saliency**")
-            st.image(pictures.heat(image, slope), alt=f"Saliency: which pixels move the score of the {digit}")
+            st.image(rendering.heat(image, slope), alt=f"Saliency: which pixels move the score of the {digit}")
             st.caption(
                 f"The brighter the orange, the more a small change of that pixel moves the score of the {digit}: the "
                 "gradient of its logit, without its sign."
             )
         with st.container():
             st.markdown("**Occlusion**")
-            st.image(pictures.heat(image, drop), alt=f"Occlusion: where the {digit} cannot be covered")
+            st.image(rendering.heat(image, drop), alt=f"Occlusion: where the {digit} cannot be covered")
             if float(drop.max()) > 0:
                 fall = (
                     f"Worst at row {row + 1}, column {column + 1}, full orange: from {percent(confidence)} to "
@@ -208,7 +208,7 @@ def receptive_fields(network: nn.Module, now: Reader) -> None:
             with st.container():
                 st.markdown(heading(now, row))
                 st.image(
-                    pictures.fields(theory, effect),
+                    rendering.fields(theory, effect),
                     alt=f"Theoretical and effective receptive field of layer {row.label}",
                 )
                 st.caption(f"in theory {row.receptive_field} px, in effect {field_size(effect):.1f} px")
@@ -216,7 +216,7 @@ def receptive_fields(network: nn.Module, now: Reader) -> None:
 
 def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) -> None:
     """What the chosen network makes of the image; ticks while that network is in training."""
-    now = ticking_reader(name, ticking)
+    now = poll_model(name, ticking)
     if now is None:
         return
     network = now.network
@@ -226,7 +226,7 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
         return
     [prediction] = now.read(image[None])
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.image(pictures.digit(image, 84), alt=f"The image: {subject}")
+        st.image(rendering.digit(image, 84), alt=f"The image: {subject}")
         with st.container(width="stretch"):
             st.markdown(f"## {verdict(prediction)}")
             st.caption(
@@ -245,7 +245,7 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
 
 
 st.title("Look inside")
-name = choose_reader()
+name = choose_model()
 try:
     image, subject = choose_image()
 except DatasetError as error:
@@ -260,7 +260,7 @@ section = st.segmented_control(
     persist_state="session",
     format_func=":gray[{}]".format,
 )
-run = learning_run(name)
+run = run_in_training(name)
 seconds = None
 if run:
     seconds = TICK_SECONDS[section] if analyze(run.architecture).macs <= FAST_PATH_MACS else WIDE_TICK_SECONDS

@@ -13,15 +13,16 @@ from PIL import Image
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 from torch import Tensor
 
-from lib import digit_sets, guard, photos, pictures
+from lib import digit_sets, guard, photos, rendering
 from lib.checkpoints import CheckpointError
 from lib.components import enter
 from lib.digit_sets import DigitSet, DigitSetError
-from lib.digits import CERTAIN, SIZE, STRANGE
 from lib.formatting import percent
+from lib.model_picker import Reader, choose_model, reader
 from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
+from lib.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD
+from lib.preprocess import SIZE
 from lib.proportion import interval_text
-from lib.readers import Reader, choose_reader, reader
 from lib.untrusted_text import escaped, isolated, spreadsheet_cell
 
 enter("photos")
@@ -42,7 +43,7 @@ def look(files: list[UploadedFile]) -> list[Tensor | str]:
     for number, file in enumerate(new):
         progress.progress(number / len(new), text=f"Reading photo {number + 1} of {len(new)}…")
         try:
-            known[file.file_id] = photos.digit(file.getvalue())
+            known[file.file_id] = photos.photo_to_image(file.getvalue())
         except PhotoError as error:
             known[file.file_id] = str(error)
     progress.empty()
@@ -59,7 +60,7 @@ def short(name: str) -> str:
 def picture(image: Tensor) -> str:
     """A uint8 (28, 28) digit as an address that holds its PNG, for a cell of a table."""
     buffer = io.BytesIO()
-    Image.fromarray(pictures.digit(image, TILE)).save(buffer, "PNG")
+    Image.fromarray(rendering.digit(image, TILE)).save(buffer, "PNG")
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
@@ -88,7 +89,7 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
                 "Label": prediction.digit,
                 "It reads": prediction.digit,
                 "Probability": 100 * prediction.confidence,
-                "Certainty": "" if prediction.certain else "uncertain",
+                "Certainty": "" if prediction.is_confident else "uncertain",
                 "File": spreadsheet_cell(isolated(short(file.name))),
             }
             for (file, image), prediction in zip(readable, predictions, strict=True)
@@ -103,8 +104,8 @@ def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[in
                 "Photo": st.column_config.ImageColumn("Reduced", help="28×28 pixels: what the network gets."),
                 "Probability": st.column_config.NumberColumn(format="%.1f %%"),
                 "Certainty": st.column_config.TextColumn(
-                    help=f"Uncertain: a probability under {percent(CERTAIN, 0)}, or stranger to the network than "
-                    f"{percent(STRANGE, 0)} of digits."
+                    help=f"Uncertain: a probability below {percent(CONFIDENCE_THRESHOLD, 0)}, or further from the "
+                    f"predicted class than {percent(OOD_THRESHOLD, 0)} of digits."
                 ),
                 "Label": st.column_config.SelectboxColumn(
                     options=list(range(10)),
@@ -219,7 +220,7 @@ def add_controls(name: str, from_photos: tuple[Tensor, list[int]] | None) -> Non
             st.caption("Nothing is drawn at present. Draw a digit first, then come back to put it into the set.")
             st.page_link("pages/draw.py", label="Draw a digit", icon=":material/draw:")
         else:
-            st.image(pictures.digit(drawn, TILE), alt="The present drawing, reduced to 28 by 28")
+            st.image(rendering.digit(drawn, TILE), alt="The present drawing, reduced to 28 by 28")
             label = st.pills("Its label", range(10), key="drawn_label", format_func=":gray[{}]".format)
             st.button(
                 "Add the drawing",
@@ -269,7 +270,7 @@ def show_set(digits: DigitSet) -> None:
             if len(images):
                 with st.container(gap="xsmall"):
                     st.markdown(f"Label **{label}**: {len(images)}")
-                    st.image(pictures.gallery(images, ACROSS, TILE), alt=f"All with the label {label}: {len(images)}")
+                    st.image(rendering.gallery(images, ACROSS, TILE), alt=f"All with the label {label}: {len(images)}")
 
 
 def test_on(digits: DigitSet, now: Reader) -> None:
@@ -303,11 +304,11 @@ def test_on(digits: DigitSet, now: Reader) -> None:
         with st.container(horizontal=True):
             for place in shown:
                 words = f"{labels[place]}, read as {answers[place]}"
-                st.image(pictures.digit(digits.images[place], 2 * TILE), caption=words, alt=f"A digit: {words}")
+                st.image(rendering.digit(digits.images[place], 2 * TILE), caption=words, alt=f"A digit: {words}")
 
 
 st.title("Your digits")
-name = choose_reader()
+name = choose_model()
 try:
     now = reader(name)
 except (CheckpointError, OSError) as error:

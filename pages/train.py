@@ -11,28 +11,28 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from lib import address, guard
-from lib.address import hidden, recipe_values
+from lib import guard, url_state
 from lib.analysis import analyze
 from lib.augmentation import preview
+from lib.cache import example_digits, machine_rate, run_manager
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER, passed_over
 from lib.components import browser, browser_cookie, enter, live_figure, network_input, preset_pills
-from lib.cost import duration, epoch_seconds, estimate_text, hindsight_text
 from lib.dataset import DatasetError
 from lib.formatting import percent
 from lib.handwriting import handwriting
 from lib.layers import ArchitectureError
-from lib.marks import marks
 from lib.notation import notation, parse
-from lib.preflight import refusal, trained_images
+from lib.outliers import marks
+from lib.preflight import preflight_error, trained_images
 from lib.proportion import accuracy_text, interval_text
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
-from lib.resources import example_digits, machine_rate, run_manager
-from lib.run_files import ACTIVE
-from lib.runs import Run, RunError, Snapshot
-from lib.training import EpochMetrics
+from lib.run_store import ACTIVE
+from lib.runs import Run, RunError, RunStatus
+from lib.time_estimate import duration, epoch_seconds, estimate_error_text, estimate_text
+from lib.trainer import EpochMetrics
 from lib.untrusted_text import escaped, isolated
+from lib.url_state import hidden, recipe_values
 
 enter("train")
 
@@ -288,7 +288,7 @@ def undelete(identity: str, name: str) -> None:
 def seconds_before(run: Run) -> float | None:
     """Estimated seconds until a queued run begins; None where one before it has no rate of its own, nor the machine."""
     rate, seconds = machine_rate(), 0.0
-    for other in run_manager().ahead_of(run):
+    for other in run_manager().runs_before(run):
         snapshot = other.snapshot(since_step=sys.maxsize)
         if snapshot.seconds_left is not None:
             seconds += snapshot.seconds_left
@@ -300,10 +300,10 @@ def seconds_before(run: Run) -> float | None:
     return seconds
 
 
-def progress_text(run: Run, snapshot: Snapshot) -> str:
+def progress_text(run: Run, snapshot: RunStatus) -> str:
     """Where the run is, in one line."""
     if snapshot.status == "queued":
-        ahead, seconds = len(run_manager().ahead_of(run)), seconds_before(run)
+        ahead, seconds = len(run_manager().runs_before(run)), seconds_before(run)
         about = f", about {duration(seconds)}" if seconds else ""
         return f"Waiting for {ahead} run{'s' * (ahead != 1)} to end{about}. It starts by itself."
     if not snapshot.step:
@@ -341,7 +341,7 @@ def accuracy_metric(label: str, accuracy: float, images: int, *, help: str) -> N
     )
 
 
-def outcome(run: Run, snapshot: Snapshot) -> None:
+def outcome(run: Run, snapshot: RunStatus) -> None:
     """How the run ended or stands still, in a sentence."""
     match snapshot.status:
         case "failed":
@@ -376,10 +376,10 @@ def outcome(run: Run, snapshot: Snapshot) -> None:
             rate = machine_rate()
             if rate and not hidden("estimate"):
                 estimated = epoch_seconds(rate, run.architecture, run.recipe)
-                st.caption(hindsight_text(estimated, seconds / len(snapshot.epochs)))
+                st.caption(estimate_error_text(estimated, seconds / len(snapshot.epochs)))
 
 
-def figures(run: Run, snapshot: Snapshot) -> None:
+def figures(run: Run, snapshot: RunStatus) -> None:
     """The numbers of the last epoch, and the best one marked as chosen."""
     if not snapshot.epochs:
         st.caption("The first accuracy appears at the end of the first epoch.")
@@ -410,7 +410,7 @@ def figures(run: Run, snapshot: Snapshot) -> None:
         st.metric("Images a second", f"{last.images_per_second:,.0f}", border=True)
 
 
-def controls(run: Run, snapshot: Snapshot) -> None:
+def controls(run: Run, snapshot: RunStatus) -> None:
     """What can be done with the run now."""
     active, waiting = snapshot.status in ACTIVE, snapshot.status == "queued"
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -458,8 +458,8 @@ def watch(run: Run, ticking: bool, asking: bool) -> None:
     if snapshot.status not in ACTIVE:
         outcome(run, snapshot)
     controls(run, snapshot)
-    if snapshot.trouble:
-        st.warning(escaped(snapshot.trouble), icon=":material/save:")
+    if snapshot.save_error:
+        st.warning(escaped(snapshot.save_error), icon=":material/save:")
     figures(run, snapshot)
 
 
@@ -548,11 +548,11 @@ if panel:
     with panel:
         recipe_inputs()
 try:
-    recipe = address.recipe()
+    recipe = url_state.recipe()
 except RecipeError as error:
     problem = f"{error} Open Recipe to set it, or choose a way to train above."
 if architecture and recipe:
-    problem = problem or refusal(architecture, recipe, SAVED_FOLDER, trained_images(recipe))
+    problem = problem or preflight_error(architecture, recipe, SAVED_FOLDER, trained_images(recipe))
 if panel:
     if recipe:
         with panel:

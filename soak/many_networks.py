@@ -12,10 +12,10 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 from lib import checkpoints
+from lib.cache import run_manager
 from lib.notation import parse
 from lib.recipe import Recipe
-from lib.resources import run_manager
-from lib.runs import Leg
+from lib.runs import StopAt
 
 ROOT = Path(__file__).parent.parent
 # Of the compiled training pass and of torch's; narrow, wide, deep, with and without a fully connected head.
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     checkpoints.SAVED_FOLDER = folder
     used = []
     for network in NETWORKS:
-        run = run_manager().start(parse(network), Recipe(batch_size=256), leg=Leg(step=STEPS))
+        run = run_manager().start(parse(network), Recipe(batch_size=256), leg=StopAt(step=STEPS))
         assert run.wait(SECONDS)
         assert run.status == "paused", run.snapshot()
         for page in ("draw", "inspect", "errors"):

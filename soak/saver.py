@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
-from lib import checkpoints, digit_sets, run_files
+from lib import checkpoints, digit_sets, run_store
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.dataset import Dataset
 from lib.history import History
 from lib.notation import parse
+from lib.process_lock import RunLock
 from lib.recipe import Recipe
-from lib.run_files import RunRecord
-from lib.run_lock import RunLock
-from lib.training import MeasuringProgress, Training
+from lib.run_store import RunRecord
+from lib.trainer import EvaluationProgress, Training
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=1, batch_size=1)
 IDENTITY, SET, OTHER = "run-1-slow", "mine", "checkpoint"
@@ -36,7 +36,7 @@ def records() -> list[RunRecord]:
     past, training, found = History(), Training(ARCHITECTURE, RECIPE, data), []
     while training.step < STEPS - 1:
         event = next(training)
-        if isinstance(event, MeasuringProgress):
+        if isinstance(event, EvaluationProgress):
             continue
         past.add(event)
         found.append(
@@ -56,12 +56,12 @@ def save_for_ever(known: list[RunRecord], folder: Path) -> None:
 
     lock = RunLock(IDENTITY, folder)
     assert lock.acquire()
-    path = run_files.path_of(IDENTITY, folder)
-    done = run_files.load(path).history.steps if path.exists() else 0
+    path = run_store.path_of(IDENTITY, folder)
+    done = run_store.load(path).history.steps if path.exists() else 0
     if SET not in digit_sets.names():
         digit_sets.create(SET)
     for record in known[done:]:
-        run_files.save(record, folder)
+        run_store.save(record, folder)
         say("run", record.history.steps)
         image = torch.full((1, 28, 28), len(digit_sets.load(SET)) % 256, dtype=torch.uint8)
         say("set", len(digit_sets.add(SET, image, torch.tensor([3]))))

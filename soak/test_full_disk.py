@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lib import run_files, runs
+from lib import run_store, runs
 from lib.dataset import Dataset
 from lib.notation import parse
-from lib.preflight import refusal
+from lib.preflight import preflight_error
 from lib.recipe import Recipe
-from lib.runs import Leg, RunManager
+from lib.runs import RunManager, StopAt
 from tests.waiting import until
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=2, batch_size=512)
@@ -50,30 +50,30 @@ def fill(disk: Path) -> Path:
 
 def test_a_run_ends_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, mnist: Dataset) -> None:
     manager = RunManager(lambda: mnist, disk)
-    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=50))
+    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=50))
     until(lambda: not run.active)
     assert run.wait(30)
     snapshot = run.snapshot()
-    assert (snapshot.status, snapshot.step, snapshot.trouble) == ("paused", 50, None)
+    assert (snapshot.status, snapshot.step, snapshot.save_error) == ("paused", 50, None)
     assert snapshot.saved is not None
     before = snapshot.saved.read_bytes()
     filler = fill(disk)
-    assert "are free where runs are kept" in str(refusal(ARCHITECTURE, RECIPE, disk))
+    assert "are free where runs are kept" in str(preflight_error(ARCHITECTURE, RECIPE, disk))
     manager.resume(run)
     until(lambda: not run.active)
     assert run.wait(30)
     snapshot = run.snapshot()
     assert (snapshot.status, snapshot.step, len(snapshot.epochs)) == ("finished", 236, 2)
-    assert "could not be saved (No space left on device). Free some disk space" in str(snapshot.trouble)
+    assert "could not be saved (No space left on device). Free some disk space" in str(snapshot.save_error)
     assert snapshot.saved is not None
     assert snapshot.saved.read_bytes() == before
-    assert run_files.load(snapshot.saved).history.steps == 50
+    assert run_store.load(snapshot.saved).history.steps == 50
     files = [path.name for path in disk.iterdir() if path.is_file() and path.name != "filler"]
     assert files == [snapshot.saved.name]
     filler.unlink()
     run.rename("saved at last")
-    assert run.snapshot().trouble is None
-    record = run_files.load(snapshot.saved)
+    assert run.snapshot().save_error is None
+    record = run_store.load(snapshot.saved)
     assert (record.status, record.history.steps, record.name) == ("finished", 236, "saved at last")
 
 
@@ -82,21 +82,21 @@ def test_the_next_save_in_training_succeeds(disk: Path, mnist: Dataset, monkeypa
     monkeypatch.setattr(runs, "SAVE_FACTOR", 0)
     manager = RunManager(lambda: mnist, disk)
     run = manager.start(ARCHITECTURE, Recipe(epochs=100, batch_size=512))
-    path = run_files.path_of(run.identity, disk)
-    until(lambda: run_files.load(path).history.steps > 20)
+    path = run_store.path_of(run.identity, disk)
+    until(lambda: run_store.load(path).history.steps > 20)
     filler = fill(disk)
-    until(lambda: "could not be saved" in str(run.snapshot().trouble))
-    old = run_files.load(path).history.steps
+    until(lambda: "could not be saved" in str(run.snapshot().save_error))
+    old = run_store.load(path).history.steps
     step = run.snapshot().step
     until(lambda: run.snapshot().step > step + 20)
-    assert run_files.load(path).history.steps == old
+    assert run_store.load(path).history.steps == old
     assert run.status == "running"
     filler.unlink()
-    until(lambda: run.snapshot().trouble is None)
-    assert run_files.load(path).history.steps > old
+    until(lambda: run.snapshot().save_error is None)
+    assert run_store.load(path).history.steps > old
     run.stop()
     assert run.wait(30)
-    assert run_files.load(path).history.steps == run.snapshot().step
+    assert run_store.load(path).history.steps == run.snapshot().step
 
 
 def test_nothing_can_be_written_from_the_start(disk: Path, mnist: Dataset) -> None:
@@ -106,7 +106,7 @@ def test_nothing_can_be_written_from_the_start(disk: Path, mnist: Dataset) -> No
     assert run.wait(30)
     snapshot = run.snapshot()
     assert (snapshot.status, snapshot.saved) == ("finished", None)
-    assert "could not be saved" in str(snapshot.trouble)
+    assert "could not be saved" in str(snapshot.save_error)
     filler.unlink()
     run.rename("")
-    assert run_files.load(run_files.path_of(run.identity, disk)).history.steps == 236
+    assert run_store.load(run_store.path_of(run.identity, disk)).history.steps == 236

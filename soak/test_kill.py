@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from playwright.sync_api import Browser, Page, expect
 
-from lib import run_files
+from lib import run_store
 from lib.dataset import Dataset
-from lib.run_files import RunRecord
+from lib.run_store import RunRecord
 from lib.runs import Run, RunManager
 from soak.server import Server
 from tests.browser import ROOT, copy_project, settled, visit
@@ -29,7 +29,7 @@ START = "net=4+M+8+M+10+A&batch_size=128&epochs=6"
 
 def read(folder: Path) -> dict[str, RunRecord]:
     """All runs as their files have them, each whole; raises CheckpointError where one is not."""
-    return {path.stem: run_files.load(path) for path in folder.glob("*.safetensors")}
+    return {path.stem: run_store.load(path) for path in folder.glob("*.safetensors")}
 
 
 def unfinished(folder: Path) -> list[str]:
@@ -60,7 +60,7 @@ def assert_as_if_never_interrupted(record: RunRecord, data: Dataset, folder: Pat
     to_its_end(whole)
     saved = whole.snapshot().saved
     assert saved is not None
-    expected = run_files.load(saved)
+    expected = run_store.load(saved)
     assert record.status == expected.status == "finished"
     for name in ("train_loss", "train_accuracy", "learning_rate"):
         np.testing.assert_array_equal(getattr(record.history.curves(), name), getattr(expected.history.curves(), name))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import checkpoints, dataset, digit_sets, run_files
+from lib import checkpoints, dataset, digit_sets, run_store
 from lib.checkpoints import SUFFIX
 from lib.runs import RunManager
 from soak.saver import IDENTITY, OTHER, SET
@@ -82,7 +82,7 @@ def test_nothing_that_was_saved_is_lost_and_nothing_half_saved_is_left(
             steps = 0
             for run in manager.runs():
                 assert run.status == "interrupted"
-                steps = run_files.load(saved / f"{IDENTITY}{SUFFIX}").history.steps
+                steps = run_store.load(saved / f"{IDENTITY}{SUFFIX}").history.steps
                 assert run.snapshot().step == steps
             # What had been said, or the save that was in its last call.
             assert steps - said["run"] in (0, 1)

@@ -16,7 +16,7 @@ PAGES = """
 import json, shutil
 import streamlit as st
 from streamlit.testing.v1 import AppTest
-from lib.resources import run_manager
+from lib.cache import run_manager
 folder, writable = map(Path, sys.argv[1:])
 names = ("design", "train", "draw", "inspect", "errors", "photos")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from lib import run_files
+from lib import run_store
 from soak.server import Server
 from tests.browser import copy_project, visit
 
@@ -16,7 +16,7 @@ TABS = 30
 ADDRESS = "train?net=2+10+A&batch_size=4096&epochs=1"
 STEPS = 15
 # The first round takes what torch, the images and thirty sessions take, about 1.2 GB; the second gave back 110 MB when
-# this was last run, with threads that share their pools of memory (lib/resources.py), and took 103 MB without that. Two
+# this was last run, with threads that share their pools of memory (lib/cache.py), and took 103 MB without that. Two
 # megabytes a tab kept for good, as a run's network with its work space would be, are found.
 GROWTH_BYTES = 60 * 2**20
 
@@ -32,7 +32,7 @@ def round_of_runs(chromium: Browser, server: Server, folder: Path, ended: int) -
         expect(page).to_have_url(re.compile(r"run=run-"), timeout=120_000)
     end = time.monotonic() + 600
     while time.monotonic() < end:
-        records = [run_files.load(path) for path in folder.glob("*.safetensors")]
+        records = [run_store.load(path) for path in folder.glob("*.safetensors")]
         if len(records) == ended + TABS and all(record.status == "finished" for record in records):
             break
         time.sleep(0.5)

@@ -18,18 +18,18 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
-from lib import dataset, insight, pictures
+from lib import dataset, insight, rendering
 from lib.analysis import analyze, per_layer
 from lib.calibration import calibrate
 from lib.checkpoints import MAX_BYTES
 from lib.dataset import normalise
-from lib.digits import predict, predict_all
 from lib.layers import Architecture, AveragePool, Convolution, FullyConnected, GlobalAveragePool, Layer, MaxPool
 from lib.memory import BATCH, TooLargeError, forward_bytes, require_readable, work
 from lib.network import build, forward_batch, unfolds
 from lib.network_view import views
 from lib.notation import notation, parse
 from lib.onnx_file import onnx_bytes
+from lib.predict import predict, predict_all
 from tests.architectures import buildable
 
 # Above what the process has when it begins.
@@ -99,12 +99,12 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
     dot[14, 14] = 255
 
     def maps() -> None:
-        for found in insight.activations(network, architecture, image, largest=pictures.tile_side):
-            assert pictures.feature_maps(found.maps).nbytes < 16 * 10**6
+        for found in insight.activations(network, architecture, image, largest=rendering.tile_side):
+            assert rendering.feature_maps(found.maps).nbytes < 16 * 10**6
 
     def all_filters() -> None:
         for weights in insight.filters(network, architecture).values():
-            assert pictures.filters(weights).nbytes < 16 * 10**6
+            assert rendering.filters(weights).nbytes < 16 * 10**6
 
     with suppress(TooLargeError):
         require_readable(architecture, unfolds())

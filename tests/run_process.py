@@ -18,8 +18,8 @@ from lib import runs
 from lib.dataset import Dataset
 from lib.notation import parse
 from lib.recipe import Recipe
-from lib.run_files import ACTIVE
-from lib.runs import Leg, Run, RunError, RunManager
+from lib.run_store import ACTIVE
+from lib.runs import Run, RunError, RunManager, StopAt
 
 # No network of the compiled path: a new process would have to load it.
 ARCHITECTURE = parse("2b M M 10 A")
@@ -111,7 +111,7 @@ def _answer(manager: RunManager, stale: dict[str, Run], command: str, identity: 
             return manager.set_aside
         case "start":
             step, epochs = arguments
-            return manager.start(ARCHITECTURE, replace(RECIPE, epochs=epochs), identity, leg=Leg(step)).identity
+            return manager.start(ARCHITECTURE, replace(RECIPE, epochs=epochs), identity, leg=StopAt(step)).identity
         case "undelete":
             return manager.undelete(identity).identity
         case "wait":

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lib import calibration, checkpoints
-from lib.calibration import NONE, Recalibration, calibrate, temperature
+from lib.calibration import NONE, LiveCalibrator, calibrate, temperature
 from lib.dataset import Dataset, DatasetError
 from lib.network import Network
 
@@ -54,7 +54,7 @@ def shipped(name: str) -> Network:
 
 def test_a_network_in_training_is_calibrated_beside_who_asks(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "LIVE_SECONDS", 1e9)
-    network, live = shipped("assignment-9274"), Recalibration(lambda: mnist)
+    network, live = shipped("assignment-9274"), LiveCalibrator(lambda: mnist)
     assert live.of("one", 7, network) == (0, NONE)
     live.wait()
     step, found = live.of("one", 8, network)
@@ -79,7 +79,7 @@ def test_a_network_in_training_is_calibrated_beside_who_asks(mnist: Dataset, mon
 def test_only_the_last_networks_in_training_are_kept(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "LIVE_KEPT", 2)
     monkeypatch.setattr(calibration, "LIVE_IMAGES", 20)
-    network, live = shipped("small-4468"), Recalibration(lambda: mnist)
+    network, live = shipped("small-4468"), LiveCalibrator(lambda: mnist)
     for name in ("one", "two", "three"):
         live.of(name, 1, network)
         live.wait()
@@ -91,7 +91,7 @@ def test_without_mnist_a_network_in_training_is_not_calibrated() -> None:
     def damaged() -> Dataset:
         raise DatasetError("damaged")
 
-    live = Recalibration(damaged)
+    live = LiveCalibrator(damaged)
     for _ in range(2):
         assert live.of("one", 7, shipped("small-4468")) == (0, NONE)
         live.wait()
@@ -99,9 +99,9 @@ def test_without_mnist_a_network_in_training_is_not_calibrated() -> None:
 
 def test_a_process_may_end_while_a_network_is_calibrated() -> None:
     program = (
-        "from lib import checkpoints, dataset; from lib.calibration import Recalibration;"
+        "from lib import checkpoints, dataset; from lib.calibration import LiveCalibrator;"
         "network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / 'assignment-9274.safetensors'));"
-        "data = dataset.load(); Recalibration(lambda: data).of('one', 1, network)"
+        "data = dataset.load(); LiveCalibrator(lambda: data).of('one', 1, network)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=checkpoints.FOLDER.parent, capture_output=True, text=True, timeout=120

@@ -29,12 +29,12 @@ from lib.charts import (
     thin,
     training_curves,
 )
-from lib.digits import Prediction
 from lib.history import Curves
 from lib.insight import Bin
 from lib.layers import Architecture
+from lib.predict import Prediction
 from lib.proportion import Proportion
-from lib.training import EpochMetrics
+from lib.trainer import EpochMetrics
 from tests.architectures import architectures
 
 CONFIG = tomllib.loads((Path(__file__).parent.parent / ".streamlit" / "config.toml").read_text())

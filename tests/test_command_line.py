@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib import checkpoints, run_files
+from lib import checkpoints, run_store
 from lib.__main__ import main, read_recipe
 from lib.analysis import analyze
 from lib.checkpoints import SUFFIX
@@ -25,7 +25,7 @@ from lib.notation import parse
 from lib.presets import PRESETS
 from lib.proportion import accuracy_text
 from lib.recipe import RECIPES, Recipe
-from lib.run_files import RunRecord
+from lib.run_store import RunRecord
 from tests.measure import evaluate
 from tests.photographs import photo
 
@@ -145,7 +145,7 @@ class Training:
 
 def only_run(folder: Path) -> RunRecord:
     (path,) = folder.glob(f"*{SUFFIX}")
-    return run_files.load(path)
+    return run_store.load(path)
 
 
 def without_times(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -247,7 +247,7 @@ def test_a_closed_pipe_stops_it_and_the_run_goes_on_from_its_file(tmp_path: Path
     assert stopped.status == "stopped"
     assert 3 <= stopped.history.steps < 1200
 
-    path = run_files.path_of(stopped.identity, tmp_path)
+    path = run_store.path_of(stopped.identity, tmp_path)
     second = Training("2 10 A", "--epochs", "20", "--resume", str(path))
     second.read_until(step=stopped.history.steps + 1)
     second.process.send_signal(signal.SIGINT)
@@ -291,7 +291,7 @@ def test_in_words_it_is_a_line_an_epoch_and_the_final_accuracy(tmp_path: Path) -
     assert last.test_accuracy is not None
     accuracy = accuracy_text(last.test_accuracy, 10_000)
     assert f", test accuracy {accuracy}, " in second
-    path = run_files.path_of(record.identity, tmp_path / "new" / "runs")
+    path = run_store.path_of(record.identity, tmp_path / "new" / "runs")
     assert end == f"{accuracy} on the test images after the final epoch, 2. Checkpoint: {path}"
 
 
@@ -342,7 +342,7 @@ def test_a_run_keeps_its_network_and_its_recipe(
         status, output, errors = typed("train", *arguments, "--resume", path)
         assert (status, output) == (2, "")
         assert errors.startswith(sentence)
-    assert run_files.load(Path(path)).status == record.status
+    assert run_store.load(Path(path)).status == record.status
 
 
 def test_a_file_that_is_no_run_stays_where_it_is(tmp_path: Path, typed: Callable[..., tuple[int, str, str]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import checkpoints, run_files
+from lib import checkpoints, run_store
 from lib.__main__ import main
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.dataset import Dataset
@@ -105,7 +105,7 @@ def test_a_training_whose_output_is_full_is_stopped_and_kept(tmp_path: Path) -> 
     status, _, errors = redirected("> /dev/full", "train", *SMALL, "--json", "--folder", str(tmp_path))
     assert (status, errors) == (1, f"The training was stopped. {FULL}")
     [path] = tmp_path.glob(f"*{SUFFIX}")
-    assert run_files.load(path).status == "stopped"
+    assert run_store.load(path).status == "stopped"
 
 
 @needs_a_full_disk

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def test_mnist_is_whole(mnist: Dataset) -> None:
     assert mnist.train_images.shape == (60_000, 28, 28)
     assert mnist.test_images.shape == (10_000, 28, 28)
-    # Known counts of the digits in LeCun's files.
+    # ClassGaussians counts of the digits in LeCun's files.
     assert mnist.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert mnist.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 

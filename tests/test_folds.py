@@ -11,7 +11,7 @@ from benchmarks.folds import advantage, final_accuracy, folds, main
 from lib.dataset import Dataset
 from lib.notation import parse
 from lib.recipe import Recipe
-from lib.training import Training
+from lib.trainer import Training
 from tests.measure import evaluate
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lib import checkpoints, handwriting
-from lib.digits import predict_all
 from lib.handwriting import STYLES, Style, lift
-from lib.marks import BOX, PEN, POINTS
+from lib.outliers import BOX, PEN, POINTS
+from lib.predict import predict_all
 
 
 def written(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

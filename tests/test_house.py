@@ -21,36 +21,37 @@ FLOORS = [
         "lib/dataset.py",
         "lib/kernels.py",
         "lib/augmentation.py",
-        "lib/marks.py",
-        "lib/run_lock.py",
+        "lib/outliers.py",
+        "lib/process_lock.py",
     },
     {"lib/handwriting.py"},
     {"lib/analysis.py"},
     {"lib/exercise.py", "lib/fast_path_eligibility.py", "lib/memory.py", "lib/tables.py"},
     {"lib/network.py"},
-    {"lib/novelty.py", "lib/fused_network.py"},
+    {"lib/ood.py", "lib/fast_path.py"},
     {
-        "lib/training.py",
-        "lib/digits.py",
+        "lib/trainer.py",
+        "lib/predict.py",
+        "lib/preprocess.py",
         "lib/pytorch_source.py",
         "lib/formulas.py",
-        "lib/comparison.py",
+        "lib/diff.py",
         "lib/onnx_file.py",
     },
-    {"lib/checkpoints.py", "lib/cost.py", "lib/history.py", "lib/insight.py", "lib/photos.py"},
-    {"lib/run_files.py", "lib/digit_sets.py", "lib/calibration.py"},
+    {"lib/checkpoints.py", "lib/time_estimate.py", "lib/history.py", "lib/insight.py", "lib/photos.py"},
+    {"lib/run_store.py", "lib/digit_sets.py", "lib/calibration.py"},
     {"lib/runs.py", "lib/preflight.py"},
-    {"lib/charts.py", "lib/address.py", "lib/network_view.py", "lib/pictures.py", "lib/__main__.py"},
-    {"lib/resources.py"},
-    {"lib/components.py", "lib/readers.py", "lib/guard.py"},
+    {"lib/charts.py", "lib/url_state.py", "lib/network_view.py", "lib/rendering.py", "lib/__main__.py"},
+    {"lib/cache.py"},
+    {"lib/components.py", "lib/model_picker.py", "lib/guard.py"},
     {"pages/design.py", "pages/train.py", "pages/draw.py", "pages/inspect.py", "pages/errors.py", "pages/photos.py"},
     {"app.py"},
 ]
 KNOW_A_SCREEN = {
-    "lib/address.py",
-    "lib/resources.py",
+    "lib/url_state.py",
+    "lib/cache.py",
     "lib/components.py",
-    "lib/readers.py",
+    "lib/model_picker.py",
     "lib/guard.py",
     "pages/design.py",
     "pages/train.py",
@@ -106,7 +107,7 @@ def test_the_ground_floor_needs_the_standard_library_alone(file: str) -> None:
 
 def test_a_design_needs_no_torch() -> None:
     """What the design page imports; torch takes seconds."""
-    code = "import sys, lib.analysis, lib.edits, lib.components, lib.resources; print('torch' in sys.modules)"
+    code = "import sys, lib.analysis, lib.edits, lib.components, lib.cache; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -119,7 +120,7 @@ def test_the_threads_never_call_streamlit() -> None:
 
 # What makes text from outside safe for the place where it stands, and questions about it.
 SAFE = {"escaped", "isolated", "visible", "html_escaped", "spreadsheet_cell", "table_csv", "quote", "len"}
-FROM_OUTSIDE = {"name", "title", "message", "trouble"}
+FROM_OUTSIDE = {"name", "title", "message", "save_error", "problem"}
 # What variables are called that hold such a text.
 SENTENCES = {"refused", "told", "problem", "sentence", "chosen_before"}
 # The titles of a preset and of a page are the project's own.

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from lib import insight, pictures
+from lib import insight, rendering
+from lib.cache import BoundedCache
 from lib.calibration import calibrate
 from lib.dataset import Dataset
-from lib.digits import predict
 from lib.layers import Architecture
 from lib.memory import (
     BATCH,
@@ -32,8 +32,8 @@ from lib.memory import (
 )
 from lib.network import build
 from lib.notation import parse
+from lib.predict import predict
 from lib.presets import PRESETS
-from lib.resources import BoundedCache
 from tests.large_networks import large_architectures
 
 pytestmark = pytest.mark.slow
@@ -156,11 +156,11 @@ def test_what_is_too_large_says_what_it_takes_and_what_to_do(mnist: Dataset) -> 
     huge = build(parse("16p28 " * 30 + "10 A")).eval()
     found = calibrate(huge, mnist)
     assert (found.images, found.temperature) == (0, 1.0)
-    assert str(found.trouble).startswith("This network is too large to be read from")
+    assert str(found.problem).startswith("This network is too large to be read from")
     for look in (
         lambda: predict(huge, mnist.test_images[0]),
         lambda: insight.evaluation(huge, huge.architecture, mnist.test_images[:1], mnist.test_labels[:1]),
-        lambda: insight.activations(huge, huge.architecture, mnist.test_images[0], pictures.tile_side),
+        lambda: insight.activations(huge, huge.architecture, mnist.test_images[0], rendering.tile_side),
         lambda: insight.dead_channels(huge, huge.architecture, mnist.test_images[:1]),
         lambda: insight.saliency(huge, huge.architecture, mnist.test_images[0]),
         lambda: insight.occlusion(huge, huge.architecture, mnist.test_images[0]),
@@ -177,7 +177,7 @@ def test_time_bounds_what_is_measured_and_calibrated(mnist: Dataset) -> None:
     wide = parse("256 256 M 256 10 A")
     assert 1_000 < insight.measurable(wide, 10_000) < 5_000
     slow = build(parse("2048k1 2048k1 10 A")).eval()
-    assert "too large to be calibrated here" in str(calibrate(slow, mnist).trouble)
+    assert "too large to be calibrated here" in str(calibrate(slow, mnist).problem)
 
 
 def test_wide_maps_are_shown_by_the_means_of_areas() -> None:
@@ -186,8 +186,8 @@ def test_wide_maps_are_shown_by_the_means_of_areas() -> None:
     torch.testing.assert_close(small, maps.view(2, 84, 2, 84, 2).mean((2, 4)))
     assert insight.area_means(maps, 168) is maps
     for channels, side in ((1, 1148), (64, 500), (256, 100), (2048, 84)):
-        assert pictures.feature_maps(torch.rand(channels, side, side)).shape[0] <= 64 * 22
-        assert pictures.feature_maps(torch.rand(channels, side, side)).shape[1] <= 720
+        assert rendering.feature_maps(torch.rand(channels, side, side)).shape[0] <= 64 * 22
+        assert rendering.feature_maps(torch.rand(channels, side, side)).shape[1] <= 720
 
 
 def test_the_largest_value_of_a_map_is_told_though_it_is_shown_smaller(mnist: Dataset) -> None:

@@ -13,7 +13,8 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, digit_sets, history, run_files, untrusted_text
+from lib import checkpoints, digit_sets, history, run_store, untrusted_text
+from lib.cache import run_manager
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError, Summary
 from lib.dataset import Dataset
 from lib.digit_sets import DigitSet, DigitSetError
@@ -21,9 +22,8 @@ from lib.history import History
 from lib.network import build
 from lib.notation import parse
 from lib.recipe import MAX_EPOCHS, Recipe
-from lib.resources import run_manager
-from lib.run_files import RunRecord
-from lib.training import MeasuringProgress, Training
+from lib.run_store import RunRecord
+from lib.trainer import EvaluationProgress, Training
 from tests.mutants import mutant, run_digest, set_digest, write_all
 
 pytestmark = pytest.mark.slow
@@ -50,10 +50,10 @@ def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folder = tmp_path_factory.mktemp("runs")
     recipe = Recipe(epochs=2, batch_size=250)
 
-    def save(name: str, recipe: Recipe, steps: int, status: run_files.Status, message: str | None = None) -> None:
+    def save(name: str, recipe: Recipe, steps: int, status: run_store.Status, message: str | None = None) -> None:
         past, training = History(), Training(parse(NOTATION), recipe, small)
         for event in training:
-            if not isinstance(event, MeasuringProgress):
+            if not isinstance(event, EvaluationProgress):
                 past.add(event)
             if training.step >= steps and (steps < training.steps_total or training.epochs_done == recipe.epochs):
                 break
@@ -61,7 +61,7 @@ def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         past = past if steps else History()
         total = training.steps_total if steps else 0
         created = datetime(2026, 11, 22, tzinfo=UTC).isoformat(timespec="microseconds")
-        run_files.save(
+        run_store.save(
             RunRecord(
                 name, name, "", None, training.architecture, recipe, status, created, message, total, 1.0, past, state
             ),
@@ -79,13 +79,13 @@ def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def assert_possible(record: RunRecord) -> None:
     """What a page relies on, stated once more."""
     past, recipe = record.history, record.recipe
-    assert run_files.IDENTITY.fullmatch(record.identity)
-    assert record.status in run_files.STATUSES
+    assert run_store.IDENTITY.fullmatch(record.identity)
+    assert record.status in run_store.STATUSES
     assert 1e-3 <= record.factor <= 1e3
     assert 0 <= past.steps <= record.steps_total <= MAX_EPOCHS * 60_000
     assert record.steps_total % recipe.epochs == 0
     assert len(past.epochs) <= recipe.epochs
-    assert record.message is None or len(record.message) <= run_files.MAX_MESSAGE
+    assert record.message is None or len(record.message) <= run_store.MAX_MESSAGE
     assert datetime.fromisoformat(record.created).tzinfo is not None
     curves = past.curves()
     assert bool(((curves.train_accuracy >= 0) & (curves.train_accuracy <= 1)).all())
@@ -98,7 +98,7 @@ def assert_possible(record: RunRecord) -> None:
         assert 0 < epoch.images_per_second < math.inf
         assert 1 <= epoch.validation_images <= history.MAX_IMAGES
     if record.state:
-        assert run_files.is_sound(record.state)
+        assert run_store.is_finite(record.state)
         assert record.state.step == past.steps
     if record.status == "finished":
         assert record.state is not None
@@ -141,7 +141,7 @@ def some_runs(contents: dict[str, bytes], folder: Path) -> tuple[dict[str, bytes
         content = mutant(chance, contents[name], run_digest)
         write_all(folder, {name: content})
         try:
-            record = run_files.load(folder / f"{name}{SUFFIX}")
+            record = run_store.load(folder / f"{name}{SUFFIX}")
         except CheckpointError as error:
             assert_sentence(error, name)
             refused[f"{name}-{number}"] = content

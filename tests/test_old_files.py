@@ -19,12 +19,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from torch import Tensor
 
-from lib import checkpoints, digit_sets, run_files
+from lib import checkpoints, digit_sets, run_store
 from lib.dataset import Dataset
 from lib.history import History
 from lib.notation import notation
 from lib.recipe import to_json
-from lib.run_files import RunRecord
+from lib.run_store import RunRecord
 from lib.runs import RunManager
 from tests.waiting import until
 
@@ -75,7 +75,7 @@ def described(record: RunRecord) -> dict[str, object]:
 @pytest.mark.parametrize("name", EXPECTED["runs"])
 def test_a_run_is_read_as_it_was(name: str) -> None:
     # Text compares NaN with itself.
-    found = json.dumps(described(run_files.load(FOLDER / "runs" / name)), sort_keys=True)
+    found = json.dumps(described(run_store.load(FOLDER / "runs" / name)), sort_keys=True)
     assert found == json.dumps(EXPECTED["runs"][name], sort_keys=True)
 
 
@@ -107,10 +107,10 @@ def assert_same_history(history: History, expected: dict[str, Any]) -> None:
 def test_the_same_recipe_trains_the_same_network(name: str, tmp_path: Path, small: Dataset) -> None:
     """Also from the middle: a run that was paused then is the whole one in the end."""
     (file,) = (file for file, run in EXPECTED["runs"].items() if run["name"] == name)
-    then = run_files.load(FOLDER / "runs" / file)
+    then = run_store.load(FOLDER / "runs" / file)
     run = RunManager(lambda: small, tmp_path).start(then.architecture, then.recipe)
     until(lambda: not run.active and run.wait(0))
-    now = run_files.load(run_files.path_of(run.identity, tmp_path))
+    now = run_store.load(run_store.path_of(run.identity, tmp_path))
     assert_same_history(now.history, EXPECTED["runs"][file])
 
 
@@ -122,7 +122,7 @@ def test_a_paused_run_goes_on_to_the_end_that_it_would_have_had(tmp_path: Path, 
     manager.resume(run)
     until(lambda: not run.active and run.wait(0))
     assert run.status == "finished"
-    now = run_files.load(run_files.path_of(run.identity, tmp_path))
+    now = run_store.load(run_store.path_of(run.identity, tmp_path))
     assert_same_history(now.history, EXPECTED["runs"][names["whole"]])
 
 

@@ -17,15 +17,15 @@ import torch
 from streamlit.runtime.scriptrunner import magic
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, dataset, digit_sets, handwriting, photos, resources, run_files
-from lib.address import PARTS
+from lib import cache, checkpoints, dataset, digit_sets, handwriting, photos, run_store
+from lib.cache import recalibration, run_manager
 from lib.dataset import Dataset
 from lib.layers import ArchitectureError
 from lib.notation import parse
 from lib.presets import PRESETS
 from lib.recipe import RECIPES, Recipe
-from lib.resources import recalibration, run_manager
 from lib.runs import Run
+from lib.url_state import PARTS
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
 from tests.waiting import until
@@ -245,7 +245,7 @@ def test_an_address_that_cannot_be_read_is_named(query: dict[str, str], says: st
 def test_the_cost_is_estimated_before_training() -> None:
     at = visit("design")
     for _ in range(600):
-        if resources.machine_rate():
+        if cache.machine_rate():
             break
         time.sleep(0.1)
     assert "of training an epoch" in words(at.run())
@@ -599,7 +599,7 @@ def test_the_verdict_on_accuracy_is_known_after_training_and_only_for_that_netwo
     next(button for button in at.button if button.label == "Start training").click().run()
     (run,) = run_manager().runs()
     until(lambda: not run.active)
-    until(lambda: resources.machine_rate() is not None)
+    until(lambda: cache.machine_rate() is not None)
     at.run()
     assert "Finished:" in words(at)
     assert "Estimated at" in words(at)
@@ -610,7 +610,7 @@ def test_the_verdict_on_accuracy_is_known_after_training_and_only_for_that_netwo
 
     # A later run has taken its place in memory, and its file has been lost.
     run.unload()
-    path = run_files.path_of(run.identity, checkpoints.SAVED_FOLDER)
+    path = run_store.path_of(run.identity, checkpoints.SAVED_FOLDER)
     path.rename(path.with_suffix(".lost"))
     assert f"## {100 * accuracy:.2f} %" not in words(visit("design", net="4 M 10 A"))
     path.with_suffix(".lost").rename(path)
@@ -725,7 +725,7 @@ def test_the_reader_of_a_run_that_fails_is_the_shipped_network_again() -> None:
 
 def test_the_chart_says_where_its_script_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a-file").write_text("")
-    monkeypatch.setattr(resources, "STATIC_FOLDER", tmp_path / "a-file" / "static")
+    monkeypatch.setattr(cache, "STATIC_FOLDER", tmp_path / "a-file" / "static")
     at = visit("draw")
     assert "Make that folder writable" in at.error[0].value
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from lib import checkpoints, photos
 from lib.dataset import Dataset
-from lib.digits import Prediction
-from lib.photos import PhotoError, digit, ink, table_csv
+from lib.photos import PhotoError, photo_to_grayscale, photo_to_image, table_csv
+from lib.predict import Prediction
 from tests.measure import evaluate
 from tests.photographs import STYLES, Style, encoded, on_a_table, photo
 
@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 def _nearest(content: bytes, original: torch.Tensor) -> float:
     """Mean difference, of 255, from the digit of MNIST; by whole pixels at most one off."""
-    read, other = digit(content).float(), original.float()
+    read, other = photo_to_image(content).float(), original.float()
     moved = [other.roll((y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     return min(float((read - image).abs().mean()) for image in moved)
 
@@ -61,7 +61,7 @@ def test_a_photo_is_read_as_well_as_the_original(mnist: Dataset, style: Style) -
     """The shipped network reads 198 of the 200 originals."""
     network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
     images, labels = mnist.test_images[:COUNT], mnist.test_labels[:COUNT]
-    read = torch.stack([digit(photo(image, style, seed)) for seed, image in enumerate(images)])
+    read = torch.stack([photo_to_image(photo(image, style, seed)) for seed, image in enumerate(images)])
     assert evaluate(network, read, labels) >= evaluate(network, images, labels) - 0.01
 
 
@@ -128,7 +128,7 @@ def test_specks_and_what_comes_in_from_the_edge_are_no_strokes(mnist: Dataset, s
 
 
 def test_ink_is_light_from_0_to_1_and_small(seven: Image.Image) -> None:
-    found = ink(encoded(seven.resize((3000, 2700)), "JPEG"))
+    found = photo_to_grayscale(encoded(seven.resize((3000, 2700)), "JPEG"))
     assert found.shape == (461, 512)
     assert (float(found.min()), float(found.max())) == (0, 1)
     assert found[:40].max() == 0
@@ -179,13 +179,13 @@ REFUSED = {
 def test_what_holds_no_digit_is_refused_in_a_sentence(name: str) -> None:
     content, says = REFUSED[name]
     with pytest.raises(PhotoError, match=says) as caught:
-        digit(content)
+        photo_to_image(content)
     assert str(caught.value).endswith(".")
 
 
 def _sentence_or_digit(content: bytes) -> None:
     try:
-        image = digit(content)
+        image = photo_to_image(content)
         assert (image.shape, image.dtype) == ((28, 28), torch.uint8)
         assert image.any()
     except PhotoError as error:
@@ -195,7 +195,7 @@ def _sentence_or_digit(content: bytes) -> None:
 @given(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"]), st.binary())
 def test_random_bytes_are_refused(start: bytes, rest: bytes) -> None:
     with pytest.raises(PhotoError):
-        digit(start + rest)
+        photo_to_image(start + rest)
 
 
 @settings(max_examples=150)
@@ -228,7 +228,7 @@ memory = lambda field: next(
 open("/proc/self/clear_refs", "w").write("5")
 before = memory("VmRSS")
 try:
-    photos.digit(buffer.getvalue())
+    photos.photo_to_image(buffer.getvalue())
 except photos.PhotoError as error:
     print(memory("VmHWM") - before, error)
 """

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from lib import preflight
 from lib.notation import parse
-from lib.preflight import cgroup_room, needed, refusal, trained_images
+from lib.preflight import cgroup_room, needed, preflight_error, trained_images
 from lib.recipe import Augmentation, Recipe, to_json
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def test_measuring_and_making_batches_count(tmp_path: Path) -> None:
     written = needed(parse(CODE), Recipe(batch_size=4096, written=1.0))
     assert written["making its batches"] > 2e8
     assert "making its batches" not in plain
-    said = str(refusal(parse("16k1p28 " * 20 + "10 A"), Recipe(batch_size=64), tmp_path))
+    said = str(preflight_error(parse("16k1p28 " * 20 + "10 A"), Recipe(batch_size=64), tmp_path))
     assert "GB of them for what a batch puts out, and its gradients" in said
     assert said.endswith("are available. Use fewer channels or a smaller batch.")
 
@@ -98,4 +98,4 @@ def test_the_train_page_counts_the_images_that_are_trained_on() -> None:
     at.run().switch_page("pages/train.py").run()
     assert "a batch of a single image" in at.error[0].value
     assert next(button for button in at.button if button.label == "Start training").disabled
-    assert preflight.refusal(parse("4 M 8k14v 10 A"), Recipe(batch_size=3), ROOT) is None
+    assert preflight.preflight_error(parse("4 M 8k14v 10 A"), Recipe(batch_size=3), ROOT) is None

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import checkpoints, dataset, digit_sets, regular_file, run_files
+from lib import checkpoints, dataset, digit_sets, regular_file, run_store
 from lib.__main__ import UnusableError, read_recipe
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.dataset import DatasetError
@@ -23,7 +23,7 @@ from lib.history import History
 from lib.network import build
 from lib.notation import parse
 from lib.recipe import Recipe
-from lib.run_files import scan
+from lib.run_store import scan
 from lib.runs import RunManager
 from tests.outside import KINDS, entries, put_all, within
 
@@ -59,7 +59,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(kind: str, tmp_path: Pat
             with pytest.raises(OSError, match=r".") as caught:
                 read()
             assert caught.value.strerror == said
-        for load in (checkpoints.load, checkpoints.load_summary, run_files.load):
+        for load in (checkpoints.load, checkpoints.load_summary, run_store.load):
             with pytest.raises(CheckpointError) as refused:
                 load(path)
             assert str(refused.value) == f"The checkpoint x{SUFFIX} cannot be read ({said}). Restore it."
@@ -122,7 +122,7 @@ def test_a_listing_names_what_it_passes_over(odd: tuple[Path, dict[str, str]]) -
 def test_no_kind_stops_a_scan_or_is_moved(odd: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, said = odd
     run = replace(_record(), identity="run-1-aaaaaa")
-    run_files.save(run, folder)
+    run_store.save(run, folder)
     monkeypatch.setattr(checkpoints, "SAVED_FOLDER", folder)
     before = entries(folder)
     with within(20):
@@ -140,8 +140,8 @@ def test_no_kind_stops_a_scan_or_is_moved(odd: tuple[Path, dict[str, str]], monk
     assert entries(folder) == before
 
 
-def _record() -> run_files.RunRecord:
-    return run_files.RunRecord(
+def _record() -> run_store.RunRecord:
+    return run_store.RunRecord(
         identity="run-0-000000",
         name="A run",
         owner="",
@@ -159,7 +159,7 @@ def _record() -> run_files.RunRecord:
 
 
 def test_a_link_to_a_run_elsewhere_is_a_run(tmp_path: Path) -> None:
-    path = run_files.save(_record(), tmp_path / "elsewhere")
+    path = run_store.save(_record(), tmp_path / "elsewhere")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / path.name).symlink_to(path)
     assert [getattr(each, "name", each) for each in scan(tmp_path / "runs")] == ["A run"]
@@ -214,12 +214,12 @@ IMPORTS = """
 import os, sys
 from pathlib import Path
 import torch
-from lib import checkpoints, dataset, digit_sets, run_files
+from lib import checkpoints, dataset, digit_sets, run_store
 from lib.architecture import parse
 from lib.dataset import Dataset
 from lib.recipe import Recipe
 from lib.runs import RunManager
-from lib.training import Training
+from lib.trainer import Training
 images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
 data, recipe = Dataset(images, labels, images, labels), Recipe(epochs=1, batch_size=10)
 # What is imported late: Python itself may lie where others may not read.
@@ -260,7 +260,7 @@ def open_path(tmp_path: Path) -> Path:
 @needs_root
 def test_an_ordinary_user_is_told_what_may_not_be_read_or_written_and_trains_all_the_same(open_path: Path) -> None:
     secret = open_path / "runs"
-    run_files.save(_record(), secret)
+    run_store.save(_record(), secret)
     (secret / f"run-0-000000{SUFFIX}").chmod(0)
     checkpoints.save(SOUND, open_path / "closed" / f"x{SUFFIX}")
     (secret / f"link{SUFFIX}").symlink_to(open_path / "closed" / f"x{SUFFIX}")
@@ -284,9 +284,9 @@ run = manager.start(parse("2 10 A"), recipe)
 assert run.wait(60)
 snapshot = run.snapshot()
 print(snapshot.status, snapshot.step, snapshot.saved)
-print(snapshot.trouble)
+print(snapshot.save_error)
 run.rename("again")
-assert run.snapshot().trouble == snapshot.trouble
+assert run.snapshot().save_error == snapshot.save_error
 """
     lines = as_nobody(code, str(secret), str(open_path / "closed"), str(open_path / "own")).splitlines()
     assert lines[-1].endswith("could not be saved (Permission denied). Free some disk space and try again.")
@@ -313,7 +313,7 @@ def test_files_that_come_and_go_while_they_are_listed_and_read(tmp_path: Path, m
     digit_sets.create("stays")
     digit_sets.add("stays", torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
     saved.mkdir()
-    run = run_files.save(_record(), saved)
+    run = run_store.save(_record(), saved)
     end = threading.Event()
 
     def disturb(number: int) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
-from lib import run_files
+from lib import run_store
 from lib.checkpoints import CheckpointError
 from lib.runs import MAX_WAITING
 from tests.run_process import UNKNOWN, RunProcess
@@ -32,7 +32,7 @@ ELSEWHERE, DELETED, GONE = "another Receptive process", "was deleted", "is no lo
 
 
 def saved_steps(folder: Path, identity: str) -> int:
-    return run_files.load(run_files.path_of(identity, folder)).history.steps
+    return run_store.load(run_store.path_of(identity, folder)).history.steps
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_run_that_another_process_has_left_goes_on_from_there(two: Callable[[]
         assert saved_steps(tmp_path, identity) == step
     assert other.ask("rename", identity, "theirs") == (None, None)
     assert one.ask("stop", identity) == (None, None)
-    record = run_files.load(run_files.path_of(identity, tmp_path))
+    record = run_store.load(run_store.path_of(identity, tmp_path))
     assert (record.name, record.status, record.history.steps) == ("theirs", "stopped", 13)
     assert other.ask("resume", identity, 0) == (None, None)
     comes_to(other, identity, "finished")
@@ -139,7 +139,7 @@ def paused_runs() -> tuple[Path, ...]:
     atexit.register(shutil.rmtree, folder)
     process = RunProcess(folder)
     try:
-        return tuple(run_files.path_of(paused(process, folder), folder) for _ in range(2))
+        return tuple(run_store.path_of(paused(process, folder), folder) for _ in range(2))
     finally:
         process.kill()
 
@@ -178,7 +178,7 @@ class Folder(RuleBasedStateMachine):
         return self.known[some % len(self.known)]
 
     def _is_reason(self, process: int, identity: str, refused: str, busy: bool) -> bool:
-        """Whether a refusal names what any action may fail of, and that is so."""
+        """Whether a preflight_error names what any action may fail of, and that is so."""
         listed = identity in self.processes[process].seen().runs
         return (
             (ELSEWHERE in refused and busy)
@@ -294,7 +294,7 @@ class Folder(RuleBasedStateMachine):
     def _look_at_files(self) -> None:
         for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("deleted/*.safetensors")]:
             try:
-                losses = run_files.load(path).history.curves().train_loss
+                losses = run_store.load(path).history.curves().train_loss
             except CheckpointError:
                 # It has been moved between the two, and is met again.
                 assert not path.exists()
@@ -305,16 +305,16 @@ class Folder(RuleBasedStateMachine):
             self.losses[path.stem] = losses
 
     def _path(self, identity: str) -> Path:
-        return run_files.path_of(identity, self.folder)
+        return run_store.path_of(identity, self.folder)
 
     def _bin(self, identity: str) -> Path:
-        return run_files.path_of(identity, self.folder / "deleted")
+        return run_store.path_of(identity, self.folder / "deleted")
 
     def _deleted(self, identity: str) -> bool:
         return not self._path(identity).exists() and self._bin(identity).exists()
 
     def _status(self, identity: str) -> str:
-        return run_files.load(self._path(identity)).status
+        return run_store.load(self._path(identity)).status
 
     def _waiting(self, process: int) -> int:
         return [status for _, status, _ in self.processes[process].seen().runs.values()].count("queued")

@@ -15,26 +15,26 @@ import numpy as np
 import pytest
 import torch
 
-from lib import atomic_file, checkpoints, preflight, run_files, runs
+from lib import atomic_file, checkpoints, preflight, run_store, runs
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
 from lib.notation import parse
-from lib.preflight import refusal
+from lib.preflight import preflight_error
 from lib.presets import PRESETS
 from lib.recipe import Augmentation, Recipe
 from lib.runs import (
-    KEPT,
+    MAX_LOADED_RUNS,
     MAX_NAME,
     MAX_WAITING,
     MAX_WAITING_IN_ALL,
-    TRAIL_FACTOR,
-    Leg,
+    WEIGHT_HISTORY_FACTOR,
     Run,
     RunError,
     RunManager,
-    Snapshot,
+    RunStatus,
+    StopAt,
 )
-from lib.training import DivergenceError, EpochMetrics, StepMetrics, Training
+from lib.trainer import DivergenceError, EpochMetrics, StepMetrics, Training
 from tests.measure import evaluate
 from tests.waiting import until
 
@@ -53,12 +53,12 @@ def reaches(run: Run, step: int) -> None:
 
 def unloaded(manager: RunManager, run: Run) -> None:
     """Let so many runs end after it that it is forgotten."""
-    for _ in range(KEPT):
+    for _ in range(MAX_LOADED_RUNS):
         ended(manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=500)))
     until(lambda: run._weights is None)
 
 
-def ended(run: Run) -> Snapshot:
+def ended(run: Run) -> RunStatus:
     """Wait until nobody trains it."""
     until(lambda: not run.active)
     assert run.wait(30)
@@ -72,17 +72,17 @@ def found(manager: RunManager, run: Run) -> Run:
     return other
 
 
-def epochs_of(snapshot: Snapshot) -> list[EpochMetrics]:
+def epochs_of(snapshot: RunStatus) -> list[EpochMetrics]:
     """Without what the clock decides."""
     return [replace(epoch, seconds=0.0, images_per_second=0.0) for epoch in snapshot.epochs]
 
 
-def weights_of(snapshot: Snapshot) -> dict[str, torch.Tensor]:
+def weights_of(snapshot: RunStatus) -> dict[str, torch.Tensor]:
     assert snapshot.saved is not None
     return dict(checkpoints.load(snapshot.saved).weights)
 
 
-def assert_same(one: Snapshot, other: Snapshot) -> None:
+def assert_same(one: RunStatus, other: RunStatus) -> None:
     """Bit by bit: curves, epochs and what was saved."""
     for name in COLUMNS:
         np.testing.assert_array_equal(getattr(one.curves, name), getattr(other.curves, name))
@@ -98,7 +98,7 @@ def manager(small: Dataset, tmp_path: Path) -> RunManager:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+def uninterrupted(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunStatus:
     run = RunManager(lambda: small, tmp_path_factory.mktemp("whole")).start(ARCHITECTURE, RECIPE)
     snapshot = ended(run)
     assert snapshot.status == "finished"
@@ -112,7 +112,7 @@ def test_a_run_finishes_saves_and_keeps_its_history(manager: RunManager, small: 
     assert list(snapshot.curves.steps) == list(range(1, 21))
     assert snapshot.step == snapshot.steps_total == 20
     assert len(snapshot.epochs) == snapshot.epoch == 2
-    assert (snapshot.message, snapshot.trouble, snapshot.measuring, snapshot.seconds_left) == (None,) * 4
+    assert (snapshot.message, snapshot.save_error, snapshot.measuring, snapshot.seconds_left) == (None,) * 4
     assert snapshot.saved is not None
     checkpoint = checkpoints.load(snapshot.saved)
     assert checkpoint.summary.epochs_done == 2
@@ -150,7 +150,7 @@ def test_stop_takes_effect_within_a_second_and_keeps_the_curves(manager: RunMana
     assert snapshot.status == "stopped"
     assert snapshot.step == len(snapshot.curves) > 20
     assert snapshot.saved is not None
-    assert run_files.load(snapshot.saved).history.steps == snapshot.step
+    assert run_store.load(snapshot.saved).history.steps == snapshot.step
     assert checkpoints.load_summary(snapshot.saved).test_accuracy is None or snapshot.epochs
 
 
@@ -170,7 +170,7 @@ def test_a_large_network_is_stopped_within_its_batch_and_may_go_on(
     assert snapshot.status == "stopped"
     assert snapshot.step <= step + (batch_size == 128)
     assert snapshot.saved is not None
-    state = run_files.load(snapshot.saved).state
+    state = run_store.load(snapshot.saved).state
     assert state is not None
     assert state.step == snapshot.step
     assert run.resumable
@@ -193,7 +193,7 @@ def test_a_pause_takes_effect_within_a_batch_and_frees_the_slot(manager: RunMana
     reaches(after, 6)
     assert run.snapshot().step == snapshot.step
     manager.resume(run)
-    assert manager.ahead_of(run) == [after]
+    assert manager.runs_before(run) == [after]
     after.stop()
     until(lambda: run.snapshot().step > snapshot.step)
     run.stop()
@@ -203,7 +203,7 @@ def test_a_pause_takes_effect_within_a_batch_and_frees_the_slot(manager: RunMana
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_a_run_that_was_left_again_and_again_is_that_which_never_was(
-    small: Dataset, tmp_path: Path, uninterrupted: Snapshot, seed: int
+    small: Dataset, tmp_path: Path, uninterrupted: RunStatus, seed: int
 ) -> None:
     """At random batches, within an epoch and while it is measured, half of the times in a new manager."""
     chance = random.Random(seed)
@@ -230,8 +230,8 @@ def test_a_run_that_was_left_again_and_again_is_that_which_never_was(
     assert [path.name for path in tmp_path.glob("*.safetensors")] == [f"{run.identity}.safetensors"]
 
 
-def test_a_run_goes_on_by_one_batch_and_by_one_epoch(manager: RunManager, uninterrupted: Snapshot) -> None:
-    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=18))
+def test_a_run_goes_on_by_one_batch_and_by_one_epoch(manager: RunManager, uninterrupted: RunStatus) -> None:
+    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=18))
     assert (ended(run).status, run.snapshot().step) == ("paused", 18)
     for step in (19, 20, 21, 22):
         manager.resume(run, steps=1)
@@ -271,7 +271,7 @@ def test_the_learning_rate_changes_with_the_next_batch_and_stays_changed(
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 1e-4, 1001.0, float("nan"), float("inf")])
 def test_a_factor_out_of_range_is_refused(manager: RunManager, factor: float) -> None:
-    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=1))
+    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=1))
     with pytest.raises(RunError, match=r"0\.001 to 1,000"):
         run.set_learning_rate_factor(factor)
     assert run.snapshot().factor == 1
@@ -279,7 +279,7 @@ def test_a_factor_out_of_range_is_refused(manager: RunManager, factor: float) ->
 
 
 def test_a_name_is_kept_and_has_an_end(manager: RunManager, small: Dataset, tmp_path: Path) -> None:
-    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=3))
+    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=3))
     ended(run)
     assert run.name == run.identity
     run.rename("  wider,\n not  deeper ")
@@ -315,7 +315,7 @@ def test_a_run_is_deleted_and_brought_back(manager: RunManager, small: Dataset, 
 
 
 def test_a_deleted_run_obeys_no_tab_that_still_shows_it(manager: RunManager, tmp_path: Path) -> None:
-    run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=3))
+    run = manager.start(ARCHITECTURE, LONG, leg=StopAt(step=3))
     assert ended(run).status == "paused"
     manager.delete(run)
     actions: list[Callable[[], None]] = [
@@ -349,7 +349,7 @@ def test_a_run_that_goes_on_while_it_is_deleted_is_either_in_training_or_gone(
 ) -> None:
     """Two tabs press Resume and Delete at the same moment."""
     for _ in range(10):
-        run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=1))
+        run = manager.start(ARCHITECTURE, LONG, leg=StopAt(step=1))
         ended(run)
         outcomes: dict[str, str | None] = {}
         barrier = threading.Barrier(2)
@@ -399,7 +399,7 @@ def test_a_resume_waits_for_the_save_of_the_pause_and_is_not_refused(
         sync(folder)
 
     monkeypatch.setattr(atomic_file, "_sync_folder", slow)
-    run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=1))
+    run = manager.start(ARCHITECTURE, LONG, leg=StopAt(step=1))
     for step in range(2, 12):
         until(lambda: run.status == "paused")
         time.sleep(0.012)
@@ -445,7 +445,7 @@ def test_a_run_left_at_the_batch_that_diverges_has_failed_and_can_be_read_again(
     training = Training(*DIVERGING, small)
     with pytest.raises(DivergenceError):
         list(training)
-    run = manager.start(*DIVERGING, leg=Leg(step=training.step))
+    run = manager.start(*DIVERGING, leg=StopAt(step=training.step))
     snapshot = ended(run)
     assert (snapshot.status, snapshot.step) == ("failed", training.step)
     assert "learning rate" in str(snapshot.message)
@@ -475,7 +475,7 @@ def test_an_exception_fails_the_run_in_words_and_frees_the_slot(tmp_path: Path, 
 
 @pytest.mark.parametrize(("error", "says"), ERRORS)
 def test_an_exception_takes_nothing_from_a_run_that_had_learnt(
-    small: Dataset, tmp_path: Path, uninterrupted: Snapshot, error: Exception, says: str
+    small: Dataset, tmp_path: Path, uninterrupted: RunStatus, error: Exception, says: str
 ) -> None:
     trouble: list[Exception] = []
 
@@ -485,7 +485,7 @@ def test_an_exception_takes_nothing_from_a_run_that_had_learnt(
         return small
 
     manager = RunManager(load, tmp_path)
-    run = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=33))
+    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=33))
     before = ended(run)
     trouble.append(error)
     manager.resume(run)
@@ -507,7 +507,7 @@ def test_no_room_to_save_is_said_and_the_run_still_finishes(small: Dataset, tmp_
     run = RunManager(lambda: small, blocked).start(ARCHITECTURE, Recipe(epochs=1))
     snapshot = ended(run)
     assert snapshot.status == "finished"
-    assert "could not be saved" in str(snapshot.trouble)
+    assert "could not be saved" in str(snapshot.save_error)
     assert (snapshot.saved, snapshot.message) == (None, None)
 
 
@@ -517,11 +517,11 @@ def test_runs_queue_for_the_one_slot_and_a_queued_one_can_be_stopped(
     first, second, third = (manager.start(ARCHITECTURE, LONG) for _ in range(3))
     reaches(first, 1)
     assert [run.status for run in (first, second, third)] == ["running", "queued", "queued"]
-    assert [manager.ahead_of(run) for run in (second, third)] == [[first], [first, second]]
+    assert [manager.runs_before(run) for run in (second, third)] == [[first], [first, second]]
     assert manager.runs() == [third, second, first]
     second.stop()
     assert second.status == "stopped"
-    assert manager.ahead_of(third) == [first]
+    assert manager.runs_before(third) == [first]
     assert found(RunManager(lambda: small, tmp_path), second).status == "stopped"
     first.stop()
     reaches(third, 1)
@@ -536,8 +536,8 @@ def test_one_paused_while_it_waits_takes_its_place_at_the_end(manager: RunManage
     second.pause()
     assert second.status == "paused"
     manager.resume(second)
-    assert manager.ahead_of(third) == [first]
-    assert manager.ahead_of(second) == [first, third]
+    assert manager.runs_before(third) == [first]
+    assert manager.runs_before(second) == [first, third]
     for run in (first, third, second):
         reaches(run, 1)
         run.stop()
@@ -603,7 +603,7 @@ def test_a_run_without_a_thread_fails_and_holds_no_slot(manager: RunManager, mon
 
 
 def test_an_owner_has_three_runs_waiting_and_no_more(manager: RunManager) -> None:
-    paused = manager.start(ARCHITECTURE, RECIPE, owner="a", leg=Leg(step=1))
+    paused = manager.start(ARCHITECTURE, RECIPE, owner="a", leg=StopAt(step=1))
     ended(paused)
     trains = manager.start(ARCHITECTURE, LONG, owner="a")
     reaches(trains, 1)
@@ -622,7 +622,7 @@ def test_an_owner_has_three_runs_waiting_and_no_more(manager: RunManager) -> Non
 
 
 def test_old_runs_are_read_from_their_files_again(manager: RunManager) -> None:
-    first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
+    first = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=30))
     before = ended(first)
     unloaded(manager, first)
     assert (first._history, first._state) == (None, None)
@@ -635,7 +635,7 @@ def test_old_runs_are_read_from_their_files_again(manager: RunManager) -> None:
 
 @pytest.mark.parametrize(("more", "step"), [({"steps": 5}, 35), ({"epochs": 2}, 60)])
 def test_an_old_run_goes_on_as_far_as_it_was_asked_to(manager: RunManager, more: dict[str, int], step: int) -> None:
-    first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
+    first = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=30))
     ended(first)
     unloaded(manager, first)
     manager.resume(first, **more)
@@ -646,19 +646,19 @@ def test_the_runs_of_a_folder_leave_their_weights_in_their_files(
     manager: RunManager, small: Dataset, tmp_path: Path
 ) -> None:
     """200 runs of a large network would else take the memory when Receptive starts."""
-    first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
+    first = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=30))
     before = ended(first)
-    path = run_files.path_of(first.identity, tmp_path)
-    record = run_files.load(path)
-    for number in range(KEPT + 2):
-        run_files.save(replace(record, identity=f"run-{number}-copied"), tmp_path)
+    path = run_store.path_of(first.identity, tmp_path)
+    record = run_store.load(path)
+    for number in range(MAX_LOADED_RUNS + 2):
+        run_store.save(replace(record, identity=f"run-{number}-copied"), tmp_path)
     again = RunManager(lambda: small, tmp_path)
-    assert len(again.runs()) == KEPT + 3
-    assert [run.bytes_kept for run in again.runs()] == [0] * (KEPT + 3)
-    assert sum(run._history is not None for run in again.runs()) == KEPT
+    assert len(again.runs()) == MAX_LOADED_RUNS + 3
+    assert [run.bytes_kept for run in again.runs()] == [0] * (MAX_LOADED_RUNS + 3)
+    assert sum(run._history is not None for run in again.runs()) == MAX_LOADED_RUNS
     for run in again.runs():
         assert run.resumable
-        assert_same(run.snapshot(), replace(before, saved=run_files.path_of(run.identity, tmp_path)))
+        assert_same(run.snapshot(), replace(before, saved=run_store.path_of(run.identity, tmp_path)))
         assert run.bytes_kept == 0
     old = again.get("run-0-copied")
     assert old is not None
@@ -667,14 +667,14 @@ def test_the_runs_of_a_folder_leave_their_weights_in_their_files(
 
 
 def test_an_old_run_whose_file_is_away_for_a_while_is_not_overwritten(manager: RunManager) -> None:
-    first = manager.start(ARCHITECTURE, RECIPE, leg=Leg(step=30))
+    first = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=30))
     before = ended(first)
     unloaded(manager, first)
     assert before.saved is not None
     away = before.saved.rename(before.saved.with_suffix(".away"))
     snapshot = first.snapshot()
     assert len(snapshot.curves) == 0
-    assert "cannot be read" in str(snapshot.trouble)
+    assert "cannot be read" in str(snapshot.save_error)
     with pytest.raises(RunError, match="is no longer there"):
         first.rename("nothing to save")
     with pytest.raises(RunError, match="is no longer there"):
@@ -685,27 +685,27 @@ def test_an_old_run_whose_file_is_away_for_a_while_is_not_overwritten(manager: R
     assert first.name == first.identity
     away.rename(before.saved)
     assert_same(first.snapshot(), before)
-    assert first.snapshot().trouble is None
+    assert first.snapshot().save_error is None
 
 
 def test_a_file_written_by_whatever_thread_has_curves_and_weights_of_one_batch(
     manager: RunManager, tmp_path: Path
 ) -> None:
-    run = manager.start(ARCHITECTURE, LONG, leg=Leg(step=40))
+    run = manager.start(ARCHITECTURE, LONG, leg=StopAt(step=40))
     ended(run)
     path = tmp_path / f"{run.identity}.safetensors"
     manager.resume(run)
     while run.snapshot().step < 150:
         run.save()
-        record = run_files.load(path)
+        record = run_store.load(path)
         assert record.state is not None
         assert record.state.step == record.history.steps >= 40
     run.stop()
-    assert run_files.load(path).history.steps <= ended(run).step == run_files.load(path).history.steps
+    assert run_store.load(path).history.steps <= ended(run).step == run_store.load(path).history.steps
 
 
 def test_closing_interrupts_and_saves_and_a_new_process_goes_on(
-    manager: RunManager, small: Dataset, tmp_path: Path, uninterrupted: Snapshot
+    manager: RunManager, small: Dataset, tmp_path: Path, uninterrupted: RunStatus
 ) -> None:
     trains, waits = manager.start(ARCHITECTURE, RECIPE), manager.start(ARCHITECTURE, RECIPE)
     reaches(trains, 8)
@@ -713,7 +713,7 @@ def test_closing_interrupts_and_saves_and_a_new_process_goes_on(
     snapshot = trains.snapshot()
     assert [trains.status, waits.status] == ["interrupted", "interrupted"]
     assert snapshot.saved is not None
-    assert run_files.load(snapshot.saved).history.steps == snapshot.step >= 8
+    assert run_store.load(snapshot.saved).history.steps == snapshot.step >= 8
     again = RunManager(lambda: small, tmp_path)
     assert again.set_aside == ()
     assert {run.identity for run in again.runs()} == {trains.identity, waits.identity}
@@ -739,13 +739,13 @@ def test_the_trail_is_of_weights_on_the_way_closer_together_at_its_beginning(
 ) -> None:
     run = manager.start(ARCHITECTURE, RECIPE, owner="a tab")
     ended(run)
-    trail = run.trail
+    trail = run.weight_history
     steps = [weights.step for weights in trail]
     assert steps[:5] == [1, 2, 3, 4, 5]
     assert steps == sorted(set(steps))
-    assert all(after <= before * TRAIL_FACTOR + 1 for before, after in itertools.pairwise(steps))
+    assert all(after <= before * WEIGHT_HISTORY_FACTOR + 1 for before, after in itertools.pairwise(steps))
     assert steps[-1] == run.snapshot().step
-    assert len(steps) < 5 + 2 * math.log(steps[-1]) / math.log(TRAIL_FACTOR)
+    assert len(steps) < 5 + 2 * math.log(steps[-1]) / math.log(WEIGHT_HISTORY_FACTOR)
     saved = weights_of(run.snapshot())
     assert all(torch.equal(trail[-1].tensors[name], tensor) for name, tensor in saved.items())
     # Training that goes as far makes the same weights.
@@ -757,10 +757,10 @@ def test_the_trail_is_of_weights_on_the_way_closer_together_at_its_beginning(
 
 def test_a_large_network_leaves_few_copies(manager: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(tensor.nbytes for tensor in build(ARCHITECTURE).state_dict().values())
-    monkeypatch.setattr(runs, "TRAIL_BYTES", 4 * size)
+    monkeypatch.setattr(runs, "WEIGHT_HISTORY_BYTES", 4 * size)
     run = manager.start(ARCHITECTURE, RECIPE, owner="a tab")
     ended(run)
-    assert 2 <= len(run.trail) <= 5
+    assert 2 <= len(run.weight_history) <= 5
 
 
 def test_published_weights_are_copies_that_the_training_leaves_alone(manager: RunManager) -> None:
@@ -797,25 +797,25 @@ def test_runs_are_found_by_identity_and_live_on_without_their_starter(manager: R
 def test_what_fits_is_not_refused(tmp_path: Path) -> None:
     """The kernel's own figure counts caches that it would give up; a machine that has run for a day is full of them."""
     for preset in PRESETS:
-        assert refusal(parse(preset.text), Recipe(), tmp_path) is None
+        assert preflight_error(parse(preset.text), Recipe(), tmp_path) is None
 
 
 def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:
-    said = refusal(parse("2048 2048 2048 2048 10 A"), Recipe(batch_size=4096), tmp_path)
+    said = preflight_error(parse("2048 2048 2048 2048 10 A"), Recipe(batch_size=4096), tmp_path)
     assert "Use fewer channels or a smaller batch." in str(said)
 
 
 def test_a_run_whose_file_could_not_be_read_again_is_refused(tmp_path: Path) -> None:
     """37 million parameters and their moments make 450 MB, which a checkpoint's reader refuses."""
-    said = refusal(parse("M M 2048 2048 10 A"), Recipe(), tmp_path)
+    said = preflight_error(parse("M M 2048 2048 10 A"), Recipe(), tmp_path)
     assert "can be read again. Use fewer channels" in str(said)
-    assert refusal(parse("M M 1024 1024 10 A"), Recipe(), tmp_path) is None
+    assert preflight_error(parse("M M 1024 1024 10 A"), Recipe(), tmp_path) is None
 
 
 def test_a_full_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """soak/test_full_disk.py does it on a real one."""
     monkeypatch.setattr(preflight, "_free_bytes", lambda folder: 200_000)
-    said = refusal(ARCHITECTURE, Recipe(), tmp_path / "not" / "there" / "yet")
+    said = preflight_error(ARCHITECTURE, Recipe(), tmp_path / "not" / "there" / "yet")
     assert "0.2 MB are free where runs are kept" in str(said)
 
 
@@ -836,7 +836,7 @@ ONE_PIXEL = parse("4 M 8k14v 10 A")
 def test_a_single_image_that_cannot_be_normalised_is_refused(
     tmp_path: Path, text: str, batch_size: int, images: int, refused: bool
 ) -> None:
-    said = refusal(parse(text), Recipe(batch_size=batch_size), tmp_path, images)
+    said = preflight_error(parse(text), Recipe(batch_size=batch_size), tmp_path, images)
     assert ("a batch of a single image" in str(said)) == refused
 
 

@@ -13,14 +13,14 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, Request, expect
 
-from lib import checkpoints, run_files
+from lib import checkpoints, run_store
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.history import History
 from lib.layers import ArchitectureError
 from lib.network import build
 from lib.notation import parse
 from lib.recipe import Recipe
-from lib.run_files import RunRecord
+from lib.run_store import RunRecord
 from lib.untrusted_text import isolated
 from tests.browser import ROOT, copy_project, serving, settled, visit
 
@@ -173,7 +173,7 @@ def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -
         history=History(),
         state=None,
     )
-    run_files.save(record, folder / "checkpoints" / "saved")
+    run_store.save(record, folder / "checkpoints" / "saved")
     # Larger networks are calibrated for seconds.
     for shipped in (folder / "checkpoints").glob(f"*{SUFFIX}"):
         shipped.unlink()

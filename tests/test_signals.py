@@ -19,7 +19,7 @@ try:
 except ImportError:
     pytest.skip("Windows has other signals", allow_module_level=True)
 
-from lib import run_files
+from lib import run_store
 from lib.checkpoints import SUFFIX
 from tests.waiting import until
 
@@ -124,7 +124,7 @@ def test_a_signal_ends_a_training_within_a_second_whatever_it_waits_for(what: st
         taken, status, errors = interrupted(WAITS[what], folder, number)
         assert status == 128 + number
         assert b"Traceback" not in errors
-        records = [run_files.load(path) for path in folder.glob(f"*{SUFFIX}")]
+        records = [run_store.load(path) for path in folder.glob(f"*{SUFFIX}")]
         if what == "a reader of its output":
             assert [record.status for record in records] == ["stopped"]
             # 436 lines are as many bytes as the pipe holds: nothing was lost that was printed.

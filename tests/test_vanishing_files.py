@@ -12,7 +12,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, digit_sets, regular_file, run_files
+from lib import checkpoints, digit_sets, regular_file, run_store
+from lib.cache import run_manager
 from lib.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.components import BROWSER_TOKEN
 from lib.dataset import Dataset
@@ -20,10 +21,9 @@ from lib.history import History
 from lib.network import build
 from lib.notation import parse
 from lib.recipe import Recipe
-from lib.resources import run_manager
-from lib.run_files import RunRecord
-from lib.runs import KEPT
-from lib.training import MeasuringProgress, Training
+from lib.run_store import RunRecord
+from lib.runs import MAX_LOADED_RUNS
+from lib.trainer import EvaluationProgress, Training
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "0" * 32
@@ -120,25 +120,25 @@ def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) ->
     past, training = History(), Training(parse("2 10 A"), Recipe(epochs=2, batch_size=250), small)
     while training.step < 5:
         event = next(training)
-        if not isinstance(event, MeasuringProgress):
+        if not isinstance(event, EvaluationProgress):
             past.add(event)
     owner = sha256(TOKEN.encode()).hexdigest()[:16]
     record = RunRecord(
         "run-0-going", "Going", owner, None, training.architecture, training.recipe, "paused", SUMMARY.created, None,
         training.steps_total, 1.0, past, training.state(),
     )  # fmt: skip
-    for number in range(KEPT + 1):
-        run_files.save(replace(record, identity=f"run-{number}-going"), checkpoints.SAVED_FOLDER)
+    for number in range(MAX_LOADED_RUNS + 1):
+        run_store.save(replace(record, identity=f"run-{number}-going"), checkpoints.SAVED_FOLDER)
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     # Of a run of another browser it would ask first.
     at.session_state[BROWSER_TOKEN] = TOKEN
     at.switch_page("pages/train.py").run()
     runs = run_manager().runs()
-    assert len(runs) == KEPT + 1
+    assert len(runs) == MAX_LOADED_RUNS + 1
     for path in checkpoints.SAVED_FOLDER.glob(f"*{SUFFIX}"):
         path.unlink()
     at.session_state["all_runs"] = True
-    for identity in ("run-0-going", f"run-{KEPT}-going"):
+    for identity in ("run-0-going", f"run-{MAX_LOADED_RUNS}-going"):
         at.selectbox(key="run").set_value(identity).run()
         assert not at.exception
         for label in ("Resume", "One step", "Stop"):
@@ -152,4 +152,4 @@ def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) ->
     assert list(checkpoints.SAVED_FOLDER.glob(f"*{SUFFIX}")) == []
     next(button for button in at.button if button.label == "Delete").click().run()
     assert not at.exception
-    assert len(run_manager().runs()) == KEPT
+    assert len(run_manager().runs()) == MAX_LOADED_RUNS

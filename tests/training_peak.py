@@ -12,7 +12,7 @@ from pathlib import Path
 from lib import dataset
 from lib.notation import parse
 from lib.recipe import from_json
-from lib.runs import Leg, RunManager
+from lib.runs import RunManager, StopAt
 from tests.large_networks import memory
 
 
@@ -21,7 +21,7 @@ def main(recipe: str, network: str) -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = memory("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
-        run = RunManager(lambda: data, Path(folder)).start(parse(network), from_json(recipe), leg=Leg(step=3))
+        run = RunManager(lambda: data, Path(folder)).start(parse(network), from_json(recipe), leg=StopAt(step=3))
         assert run.wait(300)
         assert run.status == "paused", run.snapshot().message
     print(memory("VmHWM") - before)

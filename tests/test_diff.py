@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 
 from lib.analysis import analyze, per_layer
-from lib.comparison import pairs
+from lib.diff import diff_layers
 from lib.layers import Architecture
 from lib.notation import parse
 from lib.presets import PRESETS
@@ -14,7 +14,7 @@ from tests.architectures import architectures
 
 @given(architectures(), architectures())
 def test_every_layer_of_both_stands_once_and_the_differences_add_up(one: Architecture, other: Architecture) -> None:
-    found = pairs(one, other)
+    found = diff_layers(one, other)
     assert [pair.one for pair in found if pair.one] == list(per_layer(analyze(one), one).rows)
     assert [pair.other for pair in found if pair.other] == list(per_layer(analyze(other), other).rows)
     assert all(pair.one or pair.other for pair in found)
@@ -24,18 +24,18 @@ def test_every_layer_of_both_stands_once_and_the_differences_add_up(one: Archite
 
 @given(architectures())
 def test_a_design_beside_itself_is_the_same_in_every_row(architecture: Architecture) -> None:
-    found = pairs(architecture, architecture)
+    found = diff_layers(architecture, architecture)
     assert found
     assert all(pair.one == pair.other for pair in found)
 
 
 def test_an_added_layer_faces_nothing() -> None:
-    found = pairs(parse("4 4 M 8 10 A"), parse("4 4 6 M 8 10 A"))
+    found = diff_layers(parse("4 4 M 8 10 A"), parse("4 4 6 M 8 10 A"))
     assert [pair.one is None for pair in found] == [False, False, True, False, False, False, False]
 
 
 def test_the_assignments_two_networks_differ_in_three_layers_and_in_no_parameter() -> None:
-    found = pairs(*(parse(preset.text) for preset in PRESETS[:2]))
+    found = diff_layers(*(parse(preset.text) for preset in PRESETS[:2]))
     assert sum(pair.num_params for pair in found) == 0
     assert len(found) == 11
     assert [pair.one.output_shape[1] for pair in found if pair.one][6:10] == [14, 7, 5, 3]

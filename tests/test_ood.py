@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib import checkpoints, novelty
+from lib import checkpoints, ood
 from lib.calibration import calibrate
 from lib.dataset import Dataset, normalise
-from lib.digits import Prediction, predict_all
-from lib.marks import marks
 from lib.network import build
 from lib.notation import parse
+from lib.outliers import marks
+from lib.predict import Prediction, predict_all
 
 
 def spread(width: int) -> tuple[Tensor, Tensor]:
@@ -33,8 +33,8 @@ def normal(seed: int, count: int, width: int = 6) -> tuple[Tensor, Tensor, Tenso
     return torch.eye(10, dtype=torch.float64)[labels], means[labels] + noise @ mixed, labels
 
 
-def known_of(logits: Tensor, features: Tensor, labels: Tensor) -> novelty.Known:
-    known = novelty.learn(logits, features, labels)
+def known_of(logits: Tensor, features: Tensor, labels: Tensor) -> ood.ClassGaussians:
+    known = ood.fit(logits, features, labels)
     assert known is not None
     return known
 
@@ -44,10 +44,10 @@ def known_of(logits: Tensor, features: Tensor, labels: Tensor) -> novelty.Known:
 def test_of_digits_like_those_it_knows_every_share_is_as_often_as_it_says(seed: int) -> None:
     known = known_of(*normal(seed, 8_000))
     _, features, labels = normal(seed + 5_000, 4_000)
-    shares = novelty.novelty(known, features, labels)
+    shares = ood.ood_percentile(known, features, labels)
     for share in (0.1, 0.5, 0.9, 0.98):
         assert float((shares <= share).double().mean()) == pytest.approx(share, abs=0.035)
-    others = novelty.novelty(known, features, (labels + 1) % 10)
+    others = ood.ood_percentile(known, features, (labels + 1) % 10)
     assert float(others.min()) > 0.99
 
 
@@ -57,7 +57,7 @@ def test_the_share_is_that_of_the_chi_squared_distribution() -> None:
     means, mixed = spread(6)
     apart = torch.linalg.solve(mixed.T, (features - means[labels]).T)
     wanted = torch.special.gammainc(torch.tensor(3.0).double(), (apart**2).sum(0) / 2)
-    shares = novelty.novelty(known_of(*normal(0, 20_000)), features, labels)
+    shares = ood.ood_percentile(known_of(*normal(0, 20_000)), features, labels)
     torch.testing.assert_close(shares, wanted, rtol=0, atol=0.08)
 
 
@@ -66,7 +66,10 @@ def test_neither_the_unit_nor_the_axes_of_the_features_matter() -> None:
     turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
     one, other = known_of(logits, features, labels), known_of(logits, 7 * features @ turn, labels)
     torch.testing.assert_close(
-        novelty.novelty(one, features, labels), novelty.novelty(other, 7 * features @ turn, labels), rtol=0, atol=1e-3
+        ood.ood_percentile(one, features, labels),
+        ood.ood_percentile(other, 7 * features @ turn, labels),
+        rtol=0,
+        atol=1e-3,
     )
 
 
@@ -81,9 +84,9 @@ def test_who_reads_a_digit_wrong_does_not_tell_what_it_looks_like() -> None:
 
 def test_with_too_few_digits_or_no_features_it_is_not_known() -> None:
     logits, features, labels = normal(5, 2_000)
-    assert novelty.learn(logits, features[:, :0], labels) is None
+    assert ood.fit(logits, features[:, :0], labels) is None
     kept = (labels != 3) | (torch.arange(2_000) < 100)
-    assert novelty.learn(logits[kept], features[kept], labels[kept]) is None
+    assert ood.fit(logits[kept], features[kept], labels[kept]) is None
 
 
 @pytest.mark.parametrize("text", ["4 M 6n 10v A", "4 2048k1 10 A", "4 M 20f 10f", "10k5 A"])
@@ -100,10 +103,10 @@ def test_features_are_the_roots_of_the_mean_of_what_a_relu_lets_through(text: st
         logits = network(x).double()
     for hook in hooks:
         hook.remove()
-    found, features = novelty.features(network, x)
+    found, features = ood.features(network, x)
     torch.testing.assert_close(found, logits)
     every = torch.cat(seen, 1) if seen else torch.zeros(3, 0)
-    step = 1 if every.shape[1] <= novelty.MOST_FEATURES else 5
+    step = 1 if every.shape[1] <= ood.MOST_FEATURES else 5
     torch.testing.assert_close(features**2, every[:, ::step].double())
 
 
@@ -113,16 +116,16 @@ def test_a_shipped_network_tells_marks_from_digits_that_its_probabilities_do_not
     digits = mnist.train_images[:500].float()[:, None] / 255
     unknown = (marks(digits, 500, torch.Generator().manual_seed(0))[:, 0] * 255).round().to(torch.uint8)
 
-    def certain(images: Tensor, known: novelty.Known | None) -> float:
+    def certain(images: Tensor, known: ood.ClassGaussians | None) -> float:
         read = predict_all(network, images, found.temperature, known)
-        return sum(prediction.certain for prediction in read) / len(read)
+        return sum(prediction.is_confident for prediction in read) / len(read)
 
     assert certain(unknown, None) > 0.4
     assert certain(unknown, found.known) < 0.25
     assert certain(mnist.test_images[:2_000], found.known) > 0.95
     noise = torch.randint(256, (50, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    assert all(prediction.strange for prediction in predict_all(network, noise, 1.0, found.known))
+    assert all(prediction.is_ood for prediction in predict_all(network, noise, 1.0, found.known))
 
 
 def test_what_is_not_known_is_not_called_strange() -> None:
-    assert not Prediction((0.5, 0.5) + (0.0,) * 8).strange
+    assert not Prediction((0.5, 0.5) + (0.0,) * 8).is_ood

@@ -6,13 +6,13 @@ from dataclasses import astuple
 
 import pytest
 
-from lib import cost
-from lib.cost import MachineRate, Prices, duration, epoch_seconds, estimate_text, hindsight_text
+from lib import time_estimate
 from lib.notation import parse
 from lib.presets import PRESETS
 from lib.recipe import Augmentation, Recipe
+from lib.time_estimate import MachineProfile, StepCost, duration, epoch_seconds, estimate_error_text, estimate_text
 
-FREE = Prices(0, 0, 0, 0, 0, 0)
+FREE = StepCost(0, 0, 0, 0, 0, 0)
 
 
 def test_an_epoch_is_its_needs_times_their_prices() -> None:
@@ -30,17 +30,17 @@ def test_an_epoch_is_its_needs_times_their_prices() -> None:
         "mac": 60_000 * macs,
     }
     for price, need in needs.items():
-        prices = Prices(**{**dict.fromkeys(needs, 0.0), price: 1e-9})
-        assert epoch_seconds(MachineRate(prices, FREE), network, recipe) == pytest.approx(1e-9 * need)
-    assert epoch_seconds(MachineRate(FREE, prices), network, recipe) == 0
+        prices = StepCost(**{**dict.fromkeys(needs, 0.0), price: 1e-9})
+        assert epoch_seconds(MachineProfile(prices, FREE), network, recipe) == pytest.approx(1e-9 * need)
+    assert epoch_seconds(MachineProfile(FREE, prices), network, recipe) == 0
     # Its norm before the activation: what is fast does not know it, and its needs are the same.
-    other = epoch_seconds(MachineRate(FREE, prices), parse("4b 10 A"), recipe)
-    assert other == pytest.approx(epoch_seconds(MachineRate(prices, FREE), network, recipe))
+    other = epoch_seconds(MachineProfile(FREE, prices), parse("4b 10 A"), recipe)
+    assert other == pytest.approx(epoch_seconds(MachineProfile(prices, FREE), network, recipe))
 
 
 @pytest.mark.slow
 def test_this_machine_has_prices() -> None:
-    rate = cost.measure()
+    rate = time_estimate.measure()
     assert all(0 <= price < 1 for price in astuple(rate.fused) + astuple(rate.other))
     seconds = [epoch_seconds(rate, parse(PRESETS[index].text), Recipe()) for index in (3, 0, 5)]
     assert seconds == sorted(seconds)
@@ -48,10 +48,10 @@ def test_this_machine_has_prices() -> None:
 
 
 def test_in_words() -> None:
-    rate = MachineRate(Prices(0, 0, 1e-4, 0, 0, 0), FREE)
+    rate = MachineProfile(StepCost(0, 0, 1e-4, 0, 0, 0), FREE)
     text = estimate_text(rate, parse("10 A"), Recipe(epochs=1))
     assert "6.0 s of training an epoch: 6.0 s for the recipe's 1 epoch, 1.9 min for the 19" in text
-    assert hindsight_text(8.0, 10.0) == "Estimated at 8.0 s of training an epoch, it took 10 s: 25 % more."
-    assert hindsight_text(8.0, 6.0).endswith("25 % less.")
-    assert hindsight_text(8.0, 8.01).endswith("as estimated.")
+    assert estimate_error_text(8.0, 10.0) == "Estimated at 8.0 s of training an epoch, it took 10 s: 25 % more."
+    assert estimate_error_text(8.0, 6.0).endswith("25 % less.")
+    assert estimate_error_text(8.0, 8.01).endswith("as estimated.")
     assert [duration(s) for s in (0.84, 24, 210, 7560)] == ["0.8 s", "24 s", "3.5 min", "2.1 h"]

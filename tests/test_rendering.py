@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.pictures import (
+from lib.rendering import (
     DIGIT,
     FRAME_GREY,
     GAP,

@@ -29,7 +29,7 @@ RIDGE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class ClassGaussians:
     """What digits look like to a network of F features, float64: the mean of each digit (10, F), the inverse of their
     covariance (F, F), and the squared distances (N,) at which other digits lie, sorted.
     """
@@ -58,7 +58,7 @@ def features(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(logits), torch.cat(found)
 
 
-def learn(logits: Tensor, features: Tensor, labels: Tensor) -> Known | None:
+def fit(logits: Tensor, features: Tensor, labels: Tensor) -> ClassGaussians | None:
     """Logits (N, 10), features (N, F) and labels, int64 (N,) -> what digits look like, from those that are read right:
     every second one tells where its digit lies, the others how far from there a digit may be. None where too few are
     read right, or there are no features.
@@ -74,10 +74,10 @@ def learn(logits: Tensor, features: Tensor, labels: Tensor) -> Known | None:
     covariance = apart.T @ apart / len(apart)
     ridge = RIDGE * float(covariance.diagonal().mean()) + torch.finfo(torch.float64).tiny
     precision = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), dtype=torch.float64))
-    return Known(means, precision, _distances(means, precision, features[1::2], labels[1::2]).sort().values)
+    return ClassGaussians(means, precision, _distances(means, precision, features[1::2], labels[1::2]).sort().values)
 
 
-def novelty(known: Known, features: Tensor, digits: Tensor) -> Tensor:
+def ood_percentile(known: ClassGaussians, features: Tensor, digits: Tensor) -> Tensor:
     """(N, F) and what is read there, int64 (N,) -> for each the share of real digits that lie nearer to their own:
     float64 (N,), 0 to 1.
     """

@@ -37,7 +37,7 @@ PARTS = {
 }
 TEST_IMAGES = 10_000
 # The layer whose field is drawn, where nobody has chosen one.
-AUTOMATIC = -1
+AUTO_LAYER = -1
 _FOLLOWED = "address"
 
 
@@ -166,7 +166,7 @@ FIELDS = (
     Field("net", PRESETS[0].text, str),
     Field("modules", False, _flag),
     Field("guess", False, _flag),
-    Field("layer", AUTOMATIC, _layer),
+    Field("layer", AUTO_LAYER, _layer),
     Field("image", 0, _image, f"It is the number of a test image, 0 to {TEST_IMAGES - 1}."),
     Field("compare", "", str),
     Field("hide", [], _parts, f"It is a list, with commas, of: {', '.join(PARTS)}."),

@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 from lib.dataset import Dataset, normalise
 from lib.handwriting import handwriting
-from lib.marks import marks
 from lib.network import build
 from lib.notation import parse
+from lib.outliers import marks
 from lib.presets import PRESETS, Preset
 from lib.recipe import RECIPES, Augmentation, Recipe, RecipePreset
-from lib.training import (
+from lib.trainer import (
     DivergenceError,
     EpochMetrics,
+    EvaluationProgress,
     Event,
-    MeasuringProgress,
     StepMetrics,
     Training,
     TrainingState,
@@ -53,7 +53,7 @@ def test_events_count_every_batch_and_every_image(small: Dataset) -> None:
     assert sum(step.images for step in steps) == 2000
     assert [epoch.epoch for epoch in epochs] == [1, 2]
     assert [epoch.step for epoch in epochs] == [16, 32]
-    measured = [event for event in events if isinstance(event, MeasuringProgress)]
+    measured = [event for event in events if isinstance(event, EvaluationProgress)]
     assert [event.seen for event in measured] == [250, 500] * 2
     first = steps[:16]
     assert epochs[0].train_loss == pytest.approx(sum(s.train_loss * s.images for s in first) / 1000)
@@ -186,10 +186,10 @@ def test_a_training_left_while_it_measures_measures_again(small: Dataset) -> Non
     whole, first = Training(ARCHITECTURE, RECIPE, small), Training(ARCHITECTURE, RECIPE, small)
     expected = without_times(list(whole))
     events = [next(first) for _ in range(17)]
-    assert isinstance(events[-1], MeasuringProgress)
+    assert isinstance(events[-1], EvaluationProgress)
     events += list(Training(ARCHITECTURE, RECIPE, small, first.state()))
-    steps = [event for event in without_times(events) if not isinstance(event, MeasuringProgress)]
-    assert steps == [event for event in expected if not isinstance(event, MeasuringProgress)]
+    steps = [event for event in without_times(events) if not isinstance(event, EvaluationProgress)]
+    assert steps == [event for event in expected if not isinstance(event, EvaluationProgress)]
 
 
 def test_who_leaves_within_a_batch_leaves_no_trace(small: Dataset) -> None:

@@ -50,7 +50,7 @@ _OTHERS = (
 
 
 @dataclass(frozen=True)
-class Prices:
+class StepCost:
     """Seconds of training for each: a step, an image, augmenting it, a number put out, a multiply-accumulate.
 
     `parameter` is the price of updating one in a step.
@@ -65,14 +65,16 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class MachineRate:
-    """What training costs on this machine: a network that `lib.fused_network` trains, and any other."""
+class MachineProfile:
+    """What training costs on this machine: a network that `lib.fast_path` trains, and any other."""
 
-    fused: Prices
-    other: Prices
+    fused: StepCost
+    other: StepCost
 
 
-def epoch_seconds(rate: MachineRate, architecture: Architecture, recipe: Recipe, images: int = TRAIN_IMAGES) -> float:
+def epoch_seconds(
+    rate: MachineProfile, architecture: Architecture, recipe: Recipe, images: int = TRAIN_IMAGES
+) -> float:
     """Estimated seconds of training an epoch of `images`, the measuring on the test images left out."""
     prices = astuple(rate.fused if has_fast_path(architecture) else rate.other)
     more = 1 + recipe.marks + recipe.written
@@ -81,7 +83,7 @@ def epoch_seconds(rate: MachineRate, architecture: Architecture, recipe: Recipe,
     return float(sum(price * need for price, need in zip(prices, needs, strict=True)))
 
 
-def estimate_text(rate: MachineRate, architecture: Architecture, recipe: Recipe) -> str:
+def estimate_text(rate: MachineProfile, architecture: Architecture, recipe: Recipe) -> str:
     """Seconds an epoch, of the recipe's epochs, and of all the epochs that the assignment allows."""
     seconds = epoch_seconds(rate, architecture, recipe)
     most = EPOCHS_LIMIT - 1
@@ -92,7 +94,7 @@ def estimate_text(rate: MachineRate, architecture: Architecture, recipe: Recipe)
     )
 
 
-def hindsight_text(estimated: float, measured: float) -> str:
+def estimate_error_text(estimated: float, measured: float) -> str:
     """How far the estimate was off, both in seconds an epoch."""
     off = measured / estimated - 1
     word = "as estimated" if abs(off) < 0.005 else f"{100 * abs(off):.0f} % {'more' if off > 0 else 'less'}"
@@ -108,15 +110,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def measure() -> MachineRate:
+def measure() -> MachineProfile:
     """Train a few networks on noise for about three seconds; the prices that explain their times best."""
     # The first training of a process is slower than all that follow.
     for text in (_FUSED[0][0], _OTHERS[0][0]):
         _batch_seconds(parse(text), 128, _PLAIN)
-    return MachineRate(_measured(_FUSED), _measured(_OTHERS))
+    return MachineProfile(_measured(_FUSED), _measured(_OTHERS))
 
 
-def _measured(trainings: Sequence[tuple[str, int, Augmentation]]) -> Prices:
+def _measured(trainings: Sequence[tuple[str, int, Augmentation]]) -> StepCost:
     needs, times = [], []
     for text, batch_size, augmentation in trainings:
         architecture = parse(text)
@@ -127,7 +129,7 @@ def _measured(trainings: Sequence[tuple[str, int, Augmentation]]) -> Prices:
 
     # Non-negative least squares of the relative errors (Lawson and Hanson, "Solving Least Squares Problems", 1974).
     prices, _ = nnls(np.array(needs) / np.array(times)[:, None], np.ones(len(times)))
-    return Prices(*prices.tolist())
+    return StepCost(*prices.tolist())
 
 
 def _needs(architecture: Architecture, batch_size: int, augmentation: Augmentation, images: int) -> tuple[float, ...]:
@@ -151,7 +153,7 @@ def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Au
     import torch
 
     from lib.dataset import Dataset
-    from lib.training import Training, threads
+    from lib.trainer import Training, threads
 
     torch.set_num_threads(threads(architecture))
     chance = torch.Generator().manual_seed(0)

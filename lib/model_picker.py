@@ -10,34 +10,34 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from lib import checkpoints, dataset
-from lib.address import TEST_IMAGES
-from lib.calibration import LIVE_IMAGES, NONE, Calibration
-from lib.digits import predict, predict_all
-from lib.formatting import percent
-from lib.insight import affordable
-from lib.layers import Architecture
-from lib.network import Network, assembled
-from lib.notation import notation
-from lib.resources import (
+from lib.cache import (
     checkpoint_calibration,
     checkpoint_network,
     checkpoint_summary,
     recalibration,
     run_manager,
 )
+from lib.calibration import LIVE_IMAGES, NONE, Calibration
+from lib.formatting import percent
+from lib.insight import affordable
+from lib.layers import Architecture
+from lib.network import Network, assembled
+from lib.notation import notation
+from lib.predict import predict, predict_all
 from lib.untrusted_text import escaped, isolated
+from lib.url_state import TEST_IMAGES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lib.digits import Prediction
+    from lib.predict import Prediction
     from lib.runs import Run
 
 DRAWING, TEST = "Your drawing", "A test image"
 NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from the project, or train one."
 
 
-TOO_LARGE = replace(NONE, trouble="Too large to be calibrated while it learns.")
+TOO_LARGE = replace(NONE, problem="Too large to be calibrated while it learns.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +102,13 @@ def is_learning(run: Run) -> bool:
     return run.active or (run.weights is not None and not run.wait(0))
 
 
-def learning_run(name: str) -> Run | None:
+def run_in_training(name: str) -> Run | None:
     """The run of that name while it is learning."""
     run = run_manager().get(name)
     return run if run and is_learning(run) else None
 
 
-def ticking_reader(name: str, ticking: bool) -> Reader | None:
+def poll_model(name: str, ticking: bool) -> Reader | None:
     """The network as it is now, for a fragment that ticks while it is learning: the page runs anew once it has ended.
 
     None, with a sentence on the screen, where it cannot be read.
@@ -125,20 +125,24 @@ def ticking_reader(name: str, ticking: bool) -> Reader | None:
 
 def verdict(prediction: Prediction) -> str:
     """What is read, for a heading."""
-    return f"It reads {prediction.digit}" if prediction.certain else "Uncertain"
+    return f"It reads {prediction.digit}" if prediction.is_confident else "Uncertain"
 
 
 def reasons(prediction: Prediction) -> str:
     """What speaks for that and against it, for the line below."""
     words = f"with a probability of {percent(prediction.confidence)}"
-    if prediction.strange:
+    if prediction.is_ood:
         words = f"Like no digit that it knows; nearest to a {prediction.digit}, {words}"
-    elif not prediction.certain:
+    elif not prediction.is_confident:
         words = f"Perhaps a {prediction.digit}, {words}, or no digit at all"
-    return words if prediction.novelty is None else f"{words} · stranger than {percent(prediction.novelty)} of digits"
+    return (
+        words
+        if prediction.ood_percentile is None
+        else f"{words} · stranger than {percent(prediction.ood_percentile)} of digits"
+    )
 
 
-def choose_reader() -> str:
+def choose_model() -> str:
     """The control that chooses one, the same on every page; stops the page with a sentence where there is none."""
     found, damaged = titles()
     if not found:
@@ -197,7 +201,7 @@ def choose_test_image() -> tuple[Tensor, int]:
 
 def reader(name: str) -> Reader:
     """The network of that name as it is now. Raises CheckpointError, also where its file has gone."""
-    run = learning_run(name)
+    run = run_in_training(name)
     if run:
         weights = run.weights
         if weights is None:

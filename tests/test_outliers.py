@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lib.dataset import Dataset
-from lib.marks import BOX, PEN, POINTS, drawn, marks
+from lib.outliers import BOX, PEN, POINTS, drawn, marks
 
 
 def test_marks_fit_mnists_box_and_differ(small: Dataset) -> None:

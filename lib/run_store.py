@@ -23,9 +23,9 @@ from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.history import History, ImpossibleValueError
 from lib.layers import Architecture
 from lib.network import build
+from lib.process_lock import WAIT_SECONDS, RunLock, is_locked
 from lib.recipe import MAX_EPOCHS, Recipe
-from lib.run_lock import WAIT_SECONDS, RunLock, is_locked
-from lib.training import EpochSums, TrainingState
+from lib.trainer import RunningTotals, TrainingState
 from lib.untrusted_text import visible
 
 Status: TypeAlias = Literal[
@@ -193,7 +193,7 @@ def _factor(value: object) -> float:
 
 
 def _state(checkpoint: Checkpoint, values: Mapping[str, Any], per_epoch: int) -> TrainingState:
-    step, optimiser, sums = _whole(values["step"]), _part(checkpoint, "optimiser."), EpochSums(**values["sums"])
+    step, optimiser, sums = _whole(values["step"]), _part(checkpoint, "optimiser."), RunningTotals(**values["sums"])
     expected = _optimiser_shapes(checkpoint) if step else {}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in optimiser.items()} != expected:
         raise ImpossibleValueError("its optimiser's state is not that of its network")
@@ -209,12 +209,12 @@ def _state(checkpoint: Checkpoint, values: Mapping[str, Any], per_epoch: int) ->
         raise ImpossibleValueError("no epoch has such sums")
     factor = _factor(values["factor"])
     state = TrainingState(step, losses, sums, factor, checkpoint.weights, optimiser)
-    if not checkpoint.weights or not is_sound(state):
+    if not checkpoint.weights or not is_finite(state):
         raise ImpossibleValueError("no training goes on from its state")
     return state
 
 
-def is_sound(state: TrainingState) -> bool:
+def is_finite(state: TrainingState) -> bool:
     """Whether a training may go on from it: all its values are numbers; a second moment of Adam may be infinite."""
     return (
         all(bool(torch.isfinite(tensor).all()) for tensor in state.network.values())

@@ -11,7 +11,7 @@ from lib.layers import Architecture
 
 
 @dataclass(frozen=True)
-class Pair:
+class LayerDiff:
     """A layer of each design, None where the other has none like it."""
 
     one: LayerAnalysis | None
@@ -28,7 +28,7 @@ class Pair:
         return (self.other.macs if self.other else 0) - (self.one.macs if self.one else 0)
 
 
-def pairs(one: Architecture, other: Architecture) -> tuple[Pair, ...]:
+def diff_layers(one: Architecture, other: Architecture) -> tuple[LayerDiff, ...]:
     """Every layer of both once, in order: equal layers face each other, then layers of one kind.
 
     Raises ArchitectureError as `operations` does.
@@ -42,7 +42,7 @@ def pairs(one: Architecture, other: Architecture) -> tuple[Pair, ...]:
             longest = max(len(mine), len(theirs))
             for index in range(longest):
                 found.append(
-                    Pair(
+                    LayerDiff(
                         mine[index] if index < len(mine) else None,
                         theirs[index] if index < len(theirs) else None,
                     )

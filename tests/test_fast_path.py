@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lib.fast_path import fused
 from lib.fast_path_eligibility import has_fast_path
-from lib.fused_network import fused
 from lib.kernels import LANES, zeros
 from lib.layers import Architecture, ArchitectureError
 from lib.network import BatchNorm2d, build

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import streamlit as st
 
 if TYPE_CHECKING:
-    from lib.calibration import Calibration, Recalibration
+    from lib.calibration import Calibration, LiveCalibrator
     from lib.checkpoints import Summary
-    from lib.cost import MachineRate
     from lib.layers import Architecture
     from lib.network import Network
     from lib.runs import RunManager
+    from lib.time_estimate import MachineProfile
 
 STATIC_FOLDER = Path(__file__).resolve().parent.parent / "static"
 # By the number in glibc's malloc.h. Every thread else has a pool of memory of its own, up to eight a core, and what it
@@ -33,7 +33,7 @@ NETWORK_BYTES = 256 * 2**20
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 _manager_made = threading.Event()
-_rates: list[MachineRate] = []
+_rates: list[MachineProfile] = []
 _measuring = threading.Lock()
 
 
@@ -113,7 +113,7 @@ def warm_up() -> None:
         import torchvision.datasets  # noqa: F401
 
         import lib.runs  # noqa: F401
-        from lib import cost
+        from lib import time_estimate
 
         with _measuring:
             if _rates:
@@ -121,7 +121,7 @@ def warm_up() -> None:
             # A training beside it would make the machine look slower than it is: measured again when that has ended.
             while threading.main_thread().is_alive():
                 if not _training():
-                    rate = cost.measure()
+                    rate = time_estimate.measure()
                     if not _training():
                         _rates.append(rate)
                         return
@@ -172,19 +172,19 @@ def checkpoint_calibration(path: Path, modified: int) -> Calibration:
 
 
 @st.cache_resource(show_spinner=False)
-def recalibration() -> Recalibration:
+def recalibration() -> LiveCalibrator:
     """The calibrations of the networks in training, for all tabs."""
     from lib import dataset
-    from lib.calibration import Recalibration
+    from lib.calibration import LiveCalibrator
 
-    return Recalibration(dataset.load)
+    return LiveCalibrator(dataset.load)
 
 
 def _training() -> bool:
     return _manager_made.is_set() and any(run.active for run in run_manager().runs())
 
 
-def machine_rate() -> MachineRate | None:
+def machine_rate() -> MachineProfile | None:
     """What a training costs on this machine; None until `warm_up` has measured it, some seconds after the start."""
     return _rates[-1] if _rates else None
 

@@ -25,16 +25,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lib import checkpoints, run_files
+from lib import checkpoints, run_store
 from lib.checkpoints import Checkpoint, CheckpointError
 from lib.dataset import Dataset
 from lib.history import History
 from lib.network import build
 from lib.notation import notation, parse
+from lib.process_lock import RunLock, is_locked
 from lib.recipe import OPTIMISERS, Recipe, to_json
-from lib.run_files import RunRecord, delete, load, path_of, remove_unfinished, save, undelete
-from lib.run_lock import RunLock, is_locked
-from lib.training import MeasuringProgress, Training, TrainingState
+from lib.run_store import RunRecord, delete, load, path_of, remove_unfinished, save, undelete
+from lib.trainer import EvaluationProgress, Training, TrainingState
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,7 +48,7 @@ class Found:
 
 
 def scan(folder: Path) -> Found:
-    found = list(run_files.scan(folder))
+    found = list(run_store.scan(folder))
     return Found(
         tuple(each for each in found if isinstance(each, RunRecord)),
         tuple(each for each in found if isinstance(each, str)),
@@ -63,7 +63,7 @@ def trained(data: Dataset, identity: str, recipe: Recipe, steps: int) -> RunReco
     history, training = History(), Training(parse(TEXT), recipe, data)
     while training.step < steps:
         event = next(training)
-        if not isinstance(event, MeasuringProgress):
+        if not isinstance(event, EvaluationProgress):
             history.add(event)
     return RunRecord(
         identity=identity,
@@ -145,7 +145,7 @@ def test_only_an_accuracy_of_these_weights_is_stated(small: Dataset, tmp_path: P
     history, training = History(), Training(parse(TEXT), recipe, small)
     while training.epochs_done < 1:
         event = next(training)
-        if not isinstance(event, MeasuringProgress):
+        if not isinstance(event, EvaluationProgress):
             history.add(event)
     whole = replace(trained(small, "whole", recipe, 0), history=history, state=training.state())
     assert checkpoints.load_summary(save(whole, tmp_path)).test_accuracy == history.epochs[0].test_accuracy
@@ -451,7 +451,7 @@ def test_what_was_in_training_is_interrupted(record: RunRecord, tmp_path: Path, 
 HOLDER = """
 import sys
 from pathlib import Path
-from lib.run_lock import RunLock
+from lib.process_lock import RunLock
 lock = RunLock(sys.argv[2], Path(sys.argv[1]))
 print(lock.acquire() and lock.held, flush=True)
 sys.stdin.read()
@@ -551,7 +551,7 @@ def test_a_scan_holds_one_run_at_a_time(record: RunRecord, tmp_path: Path) -> No
         os.utime(path, (number, number))
     seen: list[weakref.ref[RunRecord]] = []
     names = []
-    for found in run_files.scan(tmp_path):
+    for found in run_store.scan(tmp_path):
         assert isinstance(found, RunRecord)
         names.append(found.identity)
         seen.append(weakref.ref(found))
@@ -573,7 +573,7 @@ def test_a_folder_that_cannot_be_made_holds_no_runs(tmp_path: Path) -> None:
 def test_a_state_that_is_no_number_is_not_sound(record: RunRecord) -> None:
     state = record.state
     assert state is not None
-    assert run_files.is_sound(state)
+    assert run_store.is_finite(state)
 
     def with_value(tensors: Mapping[str, Tensor], name: str, value: float) -> dict[str, Tensor]:
         return {**tensors, name: torch.full_like(tensors[name], value)}
@@ -584,5 +584,5 @@ def test_a_state_that_is_no_number_is_not_sound(record: RunRecord) -> None:
         replace(state, optimiser=with_value(state.optimiser, "0.exp_avg", torch.nan)),
         replace(state, sums=replace(state.sums, loss=torch.inf)),
     ]
-    assert not any(map(run_files.is_sound, worse))
-    assert run_files.is_sound(replace(state, optimiser=with_value(state.optimiser, "0.exp_avg_sq", torch.inf)))
+    assert not any(map(run_store.is_finite, worse))
+    assert run_store.is_finite(replace(state, optimiser=with_value(state.optimiser, "0.exp_avg_sq", torch.inf)))

@@ -24,12 +24,12 @@ from torch.nn import functional as F
 from lib.analysis import analyze
 from lib.augmentation import augment
 from lib.dataset import MEAN, STD, Dataset, normalise
+from lib.fast_path import fused
 from lib.fast_path_eligibility import FAST_PATH_MACS, has_fast_path
-from lib.fused_network import fused
 from lib.handwriting import handwriting
 from lib.layers import Architecture
-from lib.marks import marks
 from lib.network import Dropout, Network, build, forward_batch
+from lib.outliers import marks
 from lib.recipe import Recipe, learning_rate
 
 MOMENTUM = 0.9
@@ -57,7 +57,7 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
-class MeasuringProgress:
+class EvaluationProgress:
     """`seen` of `total` images measured; lets a caller stop within the measuring too."""
 
     epoch: int
@@ -85,11 +85,11 @@ class EpochMetrics:
     images_per_second: float
 
 
-Event: TypeAlias = StepMetrics | MeasuringProgress | EpochMetrics
+Event: TypeAlias = StepMetrics | EvaluationProgress | EpochMetrics
 
 
 @dataclass(frozen=True)
-class EpochSums:
+class RunningTotals:
     """What an epoch that is not yet over has added up; `correct` counts images."""
 
     loss: float = 0.0
@@ -107,7 +107,7 @@ class TrainingState:
 
     step: int
     losses: tuple[float, ...]
-    sums: EpochSums
+    sums: RunningTotals
     learning_rate_factor: float
     network: Mapping[str, Tensor]
     optimiser: Mapping[str, Tensor]
@@ -137,7 +137,7 @@ class Training(Iterator[Event]):
         self.step = 0
         self.learning_rate_factor = 1.0
         self._losses: list[float] = []
-        self._sums = EpochSums()
+        self._sums = RunningTotals()
         self.network.to(device).to(memory_format=torch.channels_last)
         self._optimiser = _optimiser(self.network, recipe)
         if state:
@@ -228,7 +228,7 @@ class Training(Iterator[Event]):
             self._optimiser.step()
             self.step += 1
             train_loss, hits = loss.item(), int((logits.argmax(1) == y).sum())
-            self._sums = EpochSums(
+            self._sums = RunningTotals(
                 self._sums.loss + train_loss * len(batch),
                 self._sums.correct + hits,
                 self._sums.seconds + time.perf_counter() - started,
@@ -273,7 +273,7 @@ class Training(Iterator[Event]):
         test_accuracy = accuracy if self.recipe.validation == "test" else None
         if test_accuracy is None and epoch == self.recipe.epochs:
             _, test_accuracy = yield from self._measure(data.test_images, data.test_labels, epoch)
-        sums, self._sums = self._sums, EpochSums()
+        sums, self._sums = self._sums, RunningTotals()
         self._losses.append(loss)
         yield EpochMetrics(
             epoch,
@@ -290,7 +290,7 @@ class Training(Iterator[Event]):
 
     def _measure(
         self, images: Tensor, labels: Tensor, epoch: int
-    ) -> Generator[MeasuringProgress, None, tuple[float, float]]:
+    ) -> Generator[EvaluationProgress, None, tuple[float, float]]:
         """Yields progress, returns (mean loss, accuracy)."""
         self.network.eval()
         loss_sum, correct, seen = 0.0, 0, 0
@@ -301,7 +301,7 @@ class Training(Iterator[Event]):
                 loss_sum += F.cross_entropy(logits, truth, reduction="sum").item()
                 correct += int((logits.argmax(1) == truth).sum())
             seen += len(some)
-            yield MeasuringProgress(epoch, seen, len(images))
+            yield EvaluationProgress(epoch, seen, len(images))
         return loss_sum / len(images), correct / len(images)
 
 
@@ -325,11 +325,11 @@ def split(data: Dataset, recipe: Recipe) -> SplitDataset:
     images, labels = data.train_images, data.train_labels
     if recipe.validation == "test":
         return SplitDataset(images, labels, data.test_images, data.test_labels, data.test_images, data.test_labels)
-    out, kept = held_out_places(len(images))
+    out, kept = held_out_indices(len(images))
     return SplitDataset(images[kept], labels[kept], images[out], labels[out], data.test_images, data.test_labels)
 
 
-def held_out_places(images: int) -> tuple[Tensor, Tensor]:
+def held_out_indices(images: int) -> tuple[Tensor, Tensor]:
     """Where those held out of so many training images stand and where the others do, int64, ascending; no seed moves
     them.
     """

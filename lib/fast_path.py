@@ -35,7 +35,7 @@ def fused(network: nn.Sequential, threads: int | None = None) -> Callable[[Tenso
     belongs to the last forward pass before it.
     """
     try:
-        return _FusedNetwork(network, min(threads or os.cpu_count() or 1, MAX_THREADS))
+        return _FastPath(network, min(threads or os.cpu_count() or 1, MAX_THREADS))
     except _UnsupportedError:
         return None
 
@@ -72,7 +72,7 @@ def _on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
-class _FusedNetwork:
+class _FastPath:
     def __init__(self, network: nn.Sequential, threads: int) -> None:
         self._stages: list[dict[str, int]] = []
         self._norms: list[tuple[nn.BatchNorm2d, slice, int]] = []
@@ -244,7 +244,7 @@ class _FusedNetwork:
 
 class _Pass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, network: _FusedNetwork, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, network: _FastPath, *params: Tensor) -> Tensor:
         ctx.network = network
         return network.forward(x)
 

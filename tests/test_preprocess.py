@@ -13,21 +13,20 @@ from torch.nn import functional as F
 
 from lib import checkpoints
 from lib.dataset import Dataset
-from lib.digits import (
-    THICK,
-    THIN,
-    Prediction,
-    boxed,
-    distances,
-    ink,
-    predict,
-    reduce,
-    reduction,
-    shrunk,
-    thickness,
-)
 from lib.network import assembled, build
 from lib.notation import parse
+from lib.predict import Prediction, predict
+from lib.preprocess import (
+    MAX_STROKE,
+    MIN_STROKE,
+    center_bounding_box,
+    distances,
+    preprocess,
+    preprocess_steps,
+    resize_whole,
+    stroke_width,
+    to_grayscale,
+)
 from tests.drawings import SEVEN, drawn
 from tests.measure import evaluate
 
@@ -47,7 +46,7 @@ def test_mnists_own_digits_come_back_from_a_canvas(mnist: Dataset) -> None:
     for image in mnist.test_images[:200]:
         size = int(torch.randint(140, 281, (), generator=generator))
         top, left = (int(torch.randint(0, 281 - size, (), generator=generator)) for _ in range(2))
-        steps = reduction(enlarged(image, size, top, left))
+        steps = preprocess_steps(enlarged(image, size, top, left))
         assert steps is not None
         # One digit in five has a stroke that is brought into the range of the others.
         if steps.before == steps.after:
@@ -60,15 +59,15 @@ def test_mnists_own_digits_come_back_from_a_canvas(mnist: Dataset) -> None:
 def test_the_shipped_network_reads_reduced_digits_as_well_as_the_originals(mnist: Dataset) -> None:
     network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
     images, labels = mnist.test_images[:1000], mnist.test_labels[:1000]
-    reduced = [reduce(enlarged(image, 250, 10, 20)) for image in images]
+    reduced = [preprocess(enlarged(image, 250, 10, 20)) for image in images]
     assert all(image is not None for image in reduced)
     stacked = torch.stack([image for image in reduced if image is not None])
     assert evaluate(network, stacked, labels) >= evaluate(network, images, labels) - 0.005
 
 
 def test_place_and_size_on_the_canvas_do_not_matter() -> None:
-    large = reduce(drawn(SEVEN, scale=1.0, left=40, top=30, width=22))
-    small = reduce(drawn(SEVEN, scale=0.5, left=150, top=140, width=11))
+    large = preprocess(drawn(SEVEN, scale=1.0, left=40, top=30, width=22))
+    small = preprocess(drawn(SEVEN, scale=0.5, left=150, top=140, width=11))
     assert large is not None
     assert small is not None
     assert float((large.float() - small.float()).abs().mean()) < 6
@@ -76,12 +75,12 @@ def test_place_and_size_on_the_canvas_do_not_matter() -> None:
 
 @pytest.mark.parametrize("width", [2, 6, 14, 30])
 def test_a_thin_or_thick_pen_draws_what_mnists_did(width: int) -> None:
-    steps = reduction(drawn(SEVEN, left=60, top=60, width=width))
+    steps = preprocess_steps(drawn(SEVEN, left=60, top=60, width=width))
     assert steps is not None
-    assert THIN <= steps.after <= THICK
-    assert thickness(enlarge(steps.stroked)) / 6 == pytest.approx(steps.after, rel=0.25)
+    assert MIN_STROKE <= steps.after <= MAX_STROKE
+    assert stroke_width(enlarge(steps.stroked)) / 6 == pytest.approx(steps.after, rel=0.25)
     # What a pen of MNIST's own thickness would have left.
-    usual = reduce(drawn(SEVEN, left=60, top=60, width=22))
+    usual = preprocess(drawn(SEVEN, left=60, top=60, width=22))
     assert usual is not None
     assert float((steps.image.float() - usual.float()).abs().mean()) < 14
 
@@ -91,18 +90,18 @@ def enlarge(digit: Tensor) -> Tensor:
 
 
 def test_a_stroke_like_mnists_is_left_alone() -> None:
-    steps = reduction(drawn(SEVEN, width=22))
+    steps = preprocess_steps(drawn(SEVEN, width=22))
     assert steps is not None
     assert steps.before == steps.after
     assert steps.stroked is steps.fitted
 
 
 def test_the_range_of_strokes_is_mnists(mnist: Dataset) -> None:
-    """The source of THIN and THICK: a tenth of the digits lie below the one, a tenth above the other."""
-    strokes = [steps.before for steps in map(reduction, mnist.train_images[:1000].float() / 255) if steps]
+    """The source of MIN_STROKE and MAX_STROKE: a tenth of the digits lie below the one, a tenth above the other."""
+    strokes = [steps.before for steps in map(preprocess_steps, mnist.train_images[:1000].float() / 255) if steps]
     low, high = torch.tensor(strokes).quantile(torch.tensor([0.1, 0.9])).tolist()
-    assert low == pytest.approx(THIN, abs=0.1)
-    assert high == pytest.approx(THICK, abs=0.1)
+    assert low == pytest.approx(MIN_STROKE, abs=0.1)
+    assert high == pytest.approx(MAX_STROKE, abs=0.1)
 
 
 @pytest.mark.parametrize("width", [6, 12, 18])
@@ -111,8 +110,8 @@ def test_thickness_is_that_of_a_bar_and_of_a_ring(width: int) -> None:
     bar[:, 50 : 50 + width] = 1
     y, x = torch.meshgrid(torch.arange(120.0), torch.arange(120.0), indexing="ij")
     ring = (((y - 60) ** 2 + (x - 60) ** 2).sqrt() - 45).abs() <= width / 2
-    assert thickness(bar) == pytest.approx(width, rel=0.15)
-    assert thickness(ring.float()) == pytest.approx(width, rel=0.15)
+    assert stroke_width(bar) == pytest.approx(width, rel=0.15)
+    assert stroke_width(ring.float()) == pytest.approx(width, rel=0.15)
 
 
 @settings(max_examples=30)
@@ -132,13 +131,13 @@ def test_the_other_ways_are_what_they_say() -> None:
     shrunken = torch.zeros(28, 28, dtype=torch.uint8)
     shrunken[0:10, 18:28] = 255
     # But for the edges, which are antialiased.
-    assert float((shrunk(canvas).float() - shrunken.float()).abs().mean()) < 2
+    assert float((resize_whole(canvas).float() - shrunken.float()).abs().mean()) < 2
     middle = torch.zeros(28, 28, dtype=torch.uint8)
     middle[4:24, 4:24] = 255
-    boxes = boxed(canvas)
+    boxes = center_bounding_box(canvas)
     assert boxes is not None
     assert torch.equal(boxes, middle)
-    assert boxed(torch.zeros(280, 280)) is None
+    assert center_bounding_box(torch.zeros(280, 280)) is None
 
 
 @given(st.integers(0, 250), st.integers(0, 250), st.integers(1, 280), st.integers(1, 280), st.floats(0.2, 1.0))
@@ -147,7 +146,7 @@ def test_any_mark_fits_the_box_and_is_centred_as_mnists(
 ) -> None:
     canvas = torch.zeros(280, 280)
     canvas[top : top + height, left : left + width] = level
-    image = reduce(canvas)
+    image = preprocess(canvas)
     assert image is not None
     assert image.shape == (28, 28)
     assert image.dtype == torch.uint8
@@ -172,12 +171,12 @@ def test_mnist_is_centred_where_the_reduction_puts_it(mnist: Dataset) -> None:
 
 @pytest.mark.parametrize("level", [0.0, 0.05])
 def test_an_empty_canvas_is_no_digit(level: float) -> None:
-    assert reduce(torch.full((280, 280), level)) is None
+    assert preprocess(torch.full((280, 280), level)) is None
 
 
 def test_ink_reads_colour_and_transparency() -> None:
     pixels = torch.tensor([[[255, 255, 255, 255], [0, 0, 0, 255], [255, 255, 255, 0], [255, 0, 0, 255]]])
-    torch.testing.assert_close(ink(pixels.to(torch.uint8)), torch.tensor([[1.0, 0.0, 0.0, 1 / 3]]))
+    torch.testing.assert_close(to_grayscale(pixels.to(torch.uint8)), torch.tensor([[1.0, 0.0, 0.0, 1 / 3]]))
 
 
 def test_prediction_is_a_softmax(mnist: Dataset) -> None:
@@ -192,10 +191,10 @@ def test_entropy_runs_from_none_to_that_of_ten_equal_chances() -> None:
     assert Prediction((1.0,) + (0.0,) * 9).entropy == 0
     assert Prediction((0.1,) * 10).entropy == pytest.approx(math.log2(10))
     assert Prediction((0.5, 0.5) + (0.0,) * 8).entropy == pytest.approx(1)
-    assert not Prediction((0.5, 0.5) + (0.0,) * 8).certain
-    assert Prediction((0.9, 0.1) + (0.0,) * 8).certain
-    assert Prediction((0.9, 0.1) + (0.0,) * 8, 0.98).certain
-    assert not Prediction((1.0,) + (0.0,) * 9, 0.99).certain
+    assert not Prediction((0.5, 0.5) + (0.0,) * 8).is_confident
+    assert Prediction((0.9, 0.1) + (0.0,) * 8).is_confident
+    assert Prediction((0.9, 0.1) + (0.0,) * 8, 0.98).is_confident
+    assert not Prediction((1.0,) + (0.0,) * 9, 0.99).is_confident
 
 
 def test_other_weights_read_as_a_network_of_their_own(mnist: Dataset) -> None:
