@@ -34,9 +34,10 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.drawings
 	$(BIN)/python -m benchmarks.report
 
-# The parts of the documentation that are generated: command-line examples.
+# The generated parts of the documentation: command-line examples, and tables of figures from benchmarks/*.json.
 docs: .venv/installed
 	$(BIN)/python -m docs.examples
+	$(BIN)/python -m docs.benchmarks
 
 # docs/*.png, from the running app.
 screenshots: .venv/installed-dev

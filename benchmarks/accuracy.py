@@ -1,46 +1,10 @@
-"""What the shipped recipes reach, and the checkpoints that are shipped. Three seeds each, one of that for drawings.
+"""Train the shipped recipes and write what they reach on the test images to benchmarks/accuracy.json.
 
-    make accuracy       writes benchmarks/accuracy.json
-    make checkpoints    writes the first seed's networks to checkpoints/ too
+    make accuracy       three seeds of each recipe, one of that for drawings
+    make checkpoints    the same, and the first seed's networks into checkpoints/
 
-`python -m benchmarks.accuracy [--ship] [NAME ...]` makes the named tables anew and keeps the others.
-
-Final epoch, on the 10,000 test images, as it comes: no epoch and no seed is chosen by them here. The recipes were
-chosen by trainings on 50,000 of the training images, measured on the other 10,000. With two exceptions. Of two small
-networks tried on the test images, `8 8 8 M 8 8 8 M 8v 10v A` (4,426 parameters) came to 99.39 % on average and the
-other is kept. And Thorough, 99.593 %, stayed where what the held-out images preferred came to less on the test images,
-each the mean of seeds 0, 1, 2:
-
-- 99.563 %: batches of 64, a learning rate of 0.015, a weight decay of 0.02 and a shear of 5 degrees;
-- 99.557 %: a change of stroke of 0.3 pixels;
-- 99.553 %: the optimiser SOAP (Vyas et al. 2024; learning rate 0.01; held out 99.603 %);
-- 99.577 %: a teacher (Hinton et al. 2015; temperature 4, weight 0.7; 39,706 parameters, 99.71 %; held out 99.617 %);
-- 99.577 %: milder maps (7 degrees, 0.04, 0.08; held out, over six seeds, 99.582 %, where Thorough's had 99.547 %).
-
-Nothing was gained on the held-out images by Muon (Jordan et al. 2024; 99.587 %), images resampled by cubic curves
-(99.56, 99.51 %), a quarter of them left as they are (99.55, 99.59 %), other shapes of as many parameters (99.49,
-99.58 %, one seed each) or a smooth random warp of one pixel (98.97 %).
-
-Thorough's seeds 3 to 9 came to 99.61, 99.57, 99.51, 99.54, 99.63, 99.56 and 99.58 %: over ten seeds its mean is
-99.578 % with a standard deviation of 0.037, so the mean of any three is known to about 0.04. What the held-out images
-prefer by 0.03 points is chance.
-
-So recipes are compared on six folds of the training images since (`benchmarks/folds.py`). Thorough has 99.465 % there,
-and beside it, fold by fold with the same seeds, in points with the standard error:
-
-- AdamW's second beta 0.99 with milder maps: +0.017 ± 0.037; with three times its weight decay too: -0.013 ± 0.033;
-- milder maps alone: -0.018 ± 0.030; with 8 degrees, shifts of 0.05, batches of 64 and that beta: +0.010 ± 0.023;
-- a loss that trusts no label wholly (Zhang and Sabuncu 2018; q 0.2 after three tenths of the steps): +0.002 ± 0.027;
-  with that beta and those maps +0.017 ± 0.033.
-
-On fewer folds, milder maps in all: a steeper schedule (3 folds) +0.013, the harder half of each batch (3) +0.017, every
-convolution learnt as a product of three (Guo et al. 2020; 2) +0.00, focal loss (Lin et al. 2017; gamma 1; 2) +0.05,
-maps that become milder as it learns (2) +0.055, labels smoothed by 0.1 (2) -0.035. Milder maps alone have +0.02 on
-these three and +0.065 on these two, so none of them added anything. Weights averaged over the last steps differ from
-the last ones by 0.02 or less in all of these but the steeper schedule (0.06).
-
-Three times as many epochs, 57, with Thorough's own maps give +0.05 (2 folds). Such a gain within 19 epochs is what
-99.60 % asks for.
+`python -m benchmarks.accuracy [--ship] [NAME ...]` measures only the named tables and keeps the others. The accuracy is
+that of the final epoch; no epoch and no seed is chosen. docs/experiments.md tells how the recipes were chosen.
 """
 
 from __future__ import annotations
@@ -55,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.environment import environment
 from lib import checkpoints
 from lib.analysis import analyze
 from lib.dataset import load
@@ -113,6 +78,7 @@ def main() -> None:
             # For 10,000 images: the seeds share one test set, so their predictions are not independent samples.
             "interval95": [round(end, 6) for end in wilson_interval(mean, TEST_IMAGES)],
             "median_seconds": round(statistics.median(run["seconds"] for run in runs), 1),
+            "environment": environment(),
         }
         print(f"{entry.name}: mean {accuracy_text(mean, TEST_IMAGES)} over seeds {entry.seeds}", flush=True)
     quick = tables["quick-9274"]

@@ -1,33 +1,10 @@
-"""How the shipped networks read what is drawn with a pen, and what they say of marks that are no digit.
+"""Measure what the shipped networks read of drawings, and how certain they are of marks that are not digits.
 
     make drawings       writes benchmarks/drawings.json
 
-Three kinds of drawings, all of writers whom no network was trained on. Two of them do not come with the project, lest
-somebody train on them; who lays their files into data/ has them measured. All go the way of a drawing.
-
-The shapes of MNIST's test writers, as a pen of some width would have left them, of any size and at any place on the
-canvas.
-
-ujipenchars2.txt: "UJI Pen Characters (Version 2)" (D. Llorens and others, UCI, 2009), where sixty writers in Spain
-wrote every digit twice on a tablet. It has the strokes as they were, each lift and every width. The figures in the
-README are of 59 of the writers, all their 1,180 digits, whose points had been thinned to the corners of a curve and are
-joined by one again.
-
-pendigits.tes: the 3,498 digits of the fourteen writers whom "Pen-Based Recognition of Handwritten Digits" (E. Alpaydin
-and F. Alimoglu, UCI, 1998) keeps for testing. It has eight points of the pen's way a digit, height and width made equal
-and the lifts of the pen left out: a barred 7 comes with a line from its foot to its bar. The points are joined by a
-curve, two thirds as wide as high; once as they are, once with the lifts put back where `handwriting.lift` still sees
-them.
-
-What it read of the last chose the shipped network among three: with 19,978 parameters and 0.6 written digits for each
-of MNIST's it read 93.4 % of the fourteen writers' digits, lifts put back; with 1.0, 94.0 %; with 39,706 parameters and
-0.8, which is shipped, 95.0 %. So these figures flatter it a little; what it reads of MNIST's test images is in
-benchmarks/accuracy.json. The writers in Spain chose nothing of that. But among what it had misread were zeros with a
-slash, which lib/handwriting.py then learnt to write: before, 98.64 % of their digits were read right, and since as
-many.
-
-The outliers are printed capital letters that look like no digit, most of which lib/outliers.py teaches as bare strokes,
-and random walks of a pen, which it does not teach; those of one stroke often look like a 1, 2, 5 or 7.
+The drawings are MNIST's test images redrawn with other pens, and the digits of two data sets that nobody trains on:
+ujipenchars2.txt and pendigits.tes, if they are in data/. The marks are letters of a printed font and random walks of a
+pen. docs/benchmarks.md describes them all; docs/experiments.md tells what these figures chose.
 """
 
 from __future__ import annotations
@@ -42,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.environment import environment
 from lib import checkpoints
 from lib.calibration import calibrate
 from lib.dataset import FOLDER, load, pen_digits_of
@@ -101,7 +79,10 @@ def main() -> None:
             of_strangers[kind] = float(np.mean([p.digit == name for p, name in zip(read, names, strict=True)]))
             sure[kind] = float(np.mean([p.is_confident for p in read]))
         result[path.stem] = {
+            "environment": environment(),
             "drawings": DIGITS,
+            "strangers": {kind: len(names) for kind, (_, names) in strangers.items()},
+            "marks": {kind: len(some) for kind, some in marks.items()},
             "strangers_read_right": of_strangers,
             "certain_of_strangers": sure,
             "read_right": right,

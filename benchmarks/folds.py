@@ -6,7 +6,7 @@ A recipe is named as for `python -m lib train --recipe`. All are trained on the 
 number of the fold, and measured on the sixth left out, after the final epoch. Printed are all accuracies, their mean,
 and by how much a recipe beats the first one with the standard error of that. Six folds of Thorough take ten minutes
 or more. A single split of three seeds, as many recipes were once compared by, cannot tell 0.05 points from chance: see
-`benchmarks/accuracy.py`.
+docs/experiments.md.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from benchmarks import accuracy
+from benchmarks.environment import environment
 from lib import checkpoints, run_store, time_estimate
 from lib.analysis import analyze
 from lib.dataset import FOLDER, MEAN, STD, load
@@ -87,11 +88,11 @@ def main() -> None:
     cores = os.cpu_count() or 1
     ours, notebook = _in_turns((_our_batches(), threads(parse(PRESETS[0].text))), (_notebook_batches(), cores))
     report = {
+        "environment": environment(),
         "seed": SEED,
         "batch_size": BATCH_SIZE,
         "rounds": ROUNDS,
         "steps_a_round": STEPS,
-        "cores": cores,
         "images_per_second": round(ours),
         "notebook_images_per_second": round(notebook),
         "throughput_ratio": round(ours / notebook, 2),

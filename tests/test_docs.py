@@ -12,6 +12,7 @@ from docs.examples import ROOT, pages, refreshed
 from lib.__main__ import main
 from lib.notation import parse
 from lib.recipe import Recipe, to_json
+from lib.url_state import PARTS
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 STALE = "run `make docs`"
@@ -80,3 +81,20 @@ def test_the_command_line_page_has_every_key_of_a_recipe_with_its_default() -> N
     assert {key: value.strip("`") for key, value in rows.items()} == {
         key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in defaults.items()
     }
+
+
+def test_the_teaching_page_has_every_part_that_can_be_hidden() -> None:
+    assert cells("docs/teaching.md", "The two switches for teachers") == list(PARTS)
+
+
+def test_the_readme_is_short_and_gives_each_dependency_a_reason() -> None:
+    readme = text("README.md")
+    assert len(readme.splitlines()) <= 120
+    table = readme.partition("## Dependencies\n")[2].partition("\n## ")[0]
+    named = [
+        name
+        for cell in re.findall(r"^\| (?!package)([a-z][^|]*) \| \w", table, re.MULTILINE)
+        for name in cell.split(", ")
+    ]
+    required = re.findall(r"^([\w-]+)==", text("requirements.txt") + text("requirements-dev.txt"), re.MULTILINE)
+    assert sorted(named) == sorted(required)

@@ -78,9 +78,9 @@ def test_a_foreign_page_is_refused_and_nobody_outside_is_asked(url: str, served:
 
 
 def test_a_class_is_served_under_the_address_that_it_types(tmp_path: Path) -> None:
-    """As README.md says, with the options of the command line in place of those of config.toml."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    written = re.search(r"streamlit run app.py (--server.address .*)", readme)
+    """As docs/teaching.md says, with the options of the command line in place of those of config.toml."""
+    page = (Path(__file__).parent.parent / "docs" / "teaching.md").read_text(encoding="utf-8")
+    written = re.search(r"streamlit run app.py (--server.address .*)", page)
     assert written
     with serving(copy_project(tmp_path), *written[1].replace("192.168.1.20", "classroom.example").split()) as url:
         name = f"classroom.example:{port(url)}"
