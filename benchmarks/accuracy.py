@@ -29,7 +29,7 @@ from lib.notation import notation, parse
 from lib.presets import PRESETS
 from lib.proportion import accuracy_text, wilson_interval
 from lib.recipe import RECIPES, Recipe, to_json
-from lib.trainer import EpochMetrics, Training, threads
+from lib.trainer import EpochMetrics, Trainer, recommended_threads
 
 RESULT = Path(__file__).parent / "accuracy.json"
 SEEDS = (0, 1, 2)
@@ -92,10 +92,10 @@ def main() -> None:
 
 
 def _train(entry: Entry, architecture: Architecture, recipe: Recipe, ship: bool) -> dict[str, float]:
-    torch.set_num_threads(threads(architecture))
+    torch.set_num_threads(recommended_threads(architecture))
     data, last = load(), None
     started = time.perf_counter()
-    training = Training(architecture, recipe, data)
+    training = Trainer(architecture, recipe, data)
     for event in training:
         if isinstance(event, EpochMetrics):
             last = event

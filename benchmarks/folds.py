@@ -24,7 +24,7 @@ from lib.dataset import Dataset, load
 from lib.layers import Architecture, ArchitectureError
 from lib.notation import parse
 from lib.recipe import Recipe, RecipeError
-from lib.trainer import EpochMetrics, Training, threads
+from lib.trainer import EpochMetrics, Trainer, recommended_threads
 
 FOLDS = 6
 
@@ -42,7 +42,7 @@ def folds(data: Dataset, count: int) -> Iterator[Dataset]:
 
 def final_accuracy(architecture: Architecture, recipe: Recipe, data: Dataset) -> float:
     """A fraction, of the images left out, after the final epoch."""
-    *_, last = (event for event in Training(architecture, recipe, data) if isinstance(event, EpochMetrics))
+    *_, last = (event for event in Trainer(architecture, recipe, data) if isinstance(event, EpochMetrics))
     return last.validation_accuracy
 
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
         recipes = [replace(read_recipe(name), validation="test") for name in names]
     except (ArchitectureError, RecipeError, UnusableError) as error:
         sys.exit(str(error))
-    torch.set_num_threads(threads(architecture))
+    torch.set_num_threads(recommended_threads(architecture))
     measured: list[list[float]] = [[] for _ in recipes]
     for seed, data in enumerate(folds(load(), FOLDS)):
         for name, recipe, accuracies in zip(names, recipes, measured, strict=True):

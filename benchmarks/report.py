@@ -2,7 +2,7 @@
 
     make bench
 
-- `throughput_ratio`: the assignment's network trained by `lib.trainer.Training` and by the loop of the assignment's
+- `throughput_ratio`: the assignment's network trained by `lib.trainer.Trainer` and by the loop of the assignment's
   notebook (DataLoader, ToTensor, Normalize, batch 128, torch's own layers), in turns in one process, medians; each with
   the number of torch threads that is its best: the notebook's all cores, ours one beside its own helpers.
 - `stop_max_ms`: from the press of Stop to the word of it on the screen.
@@ -53,12 +53,12 @@ from lib import checkpoints, run_store, time_estimate
 from lib.analysis import analyze
 from lib.dataset import FOLDER, MEAN, STD, load
 from lib.edits import available_actions
-from lib.insight import evaluation
+from lib.metrics import evaluate
 from lib.network import build
 from lib.notation import parse
 from lib.presets import PRESETS
 from lib.recipe import Recipe
-from lib.trainer import StepMetrics, Training, threads
+from lib.trainer import StepMetrics, Trainer, recommended_threads
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.chromium import LAUNCH_ARGUMENTS, install
 
@@ -86,7 +86,9 @@ LARGE = ("16p28 " * 62 + "10 A", "2048 " * 62 + "10 A", "16k1p28 " * 20 + "10 A"
 
 def main() -> None:
     cores = os.cpu_count() or 1
-    ours, notebook = _in_turns((_our_batches(), threads(parse(PRESETS[0].text))), (_notebook_batches(), cores))
+    ours, notebook = _in_turns(
+        (_our_batches(), recommended_threads(parse(PRESETS[0].text))), (_notebook_batches(), cores)
+    )
     report = {
         "environment": environment(),
         "seed": SEED,
@@ -133,9 +135,9 @@ def _estimates() -> dict[str, int]:
     off = {}
     for text in ESTIMATED:
         architecture = parse(text)
-        torch.set_num_threads(threads(architecture))
+        torch.set_num_threads(recommended_threads(architecture))
         ends = []
-        for _ in Training(architecture, recipe, load()):
+        for _ in Trainer(architecture, recipe, load()):
             ends.append(time.perf_counter())
             if len(ends) == STEPS:
                 break
@@ -152,7 +154,7 @@ def _evaluations() -> dict[str, float]:
         network, times = checkpoints.network(checkpoint), []
         for _ in range(5):
             started = time.perf_counter()
-            evaluation(network, checkpoint.summary.architecture, data.test_images, data.test_labels)
+            evaluate(network, checkpoint.summary.architecture, data.test_images, data.test_labels)
             times.append(time.perf_counter() - started)
         found[path.stem] = round(statistics.median(times), 2)
     return found
@@ -173,7 +175,7 @@ def _in_turns(*loops: tuple[Iterator[None], int]) -> list[float]:
 
 def _our_batches() -> Iterator[None]:
     recipe = Recipe(epochs=100, batch_size=BATCH_SIZE, seed=SEED)
-    for event in Training(parse(PRESETS[0].text), recipe, load()):
+    for event in Trainer(parse(PRESETS[0].text), recipe, load()):
         if isinstance(event, StepMetrics):
             yield
 

@@ -172,7 +172,7 @@ def checkpoint_calibration(path: Path, modified: int) -> Calibration:
 
 
 @st.cache_resource(show_spinner=False)
-def recalibration() -> LiveCalibrator:
+def live_calibrator() -> LiveCalibrator:
     """The calibrations of the networks in training, for all tabs."""
     from lib import dataset
     from lib.calibration import LiveCalibrator

@@ -1,18 +1,18 @@
-"""Temperature scaling: probabilities that are as often right as they say; and what digits look like to a network.
+"""Calibration of a network: temperature scaling, and the reference distribution of the OOD score.
 
-C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On Calibration of Modern Neural Networks", 2017: the logits are divided by
-one number, the temperature, that makes the loss on images kept for it the lowest (section 4.2). It never changes which
-digit is read. What is like no digit is told by `lib/ood.py`, to which the same images show what digits are.
+C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On Calibration of Modern Neural Networks", 2017, section 4.2: the logits
+are divided by a temperature that minimizes the loss on held-out images. It never changes the predicted digit. The same
+images are used to fit the OOD score (`lib/ood.py`).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -23,32 +23,37 @@ from torch.nn import functional as F
 from lib.augmentation import augment
 from lib.dataset import Dataset, DatasetError, normalise
 from lib.handwriting import handwriting
-from lib.insight import Evaluation
 from lib.memory import TooLargeError, require_readable, work
+from lib.metrics import Evaluation
 from lib.network import Network, torch_threads, unfolds
 from lib.ood import ClassGaussians, features, fit
 from lib.recipe import Augmentation
 from lib.trainer import held_out_indices
 
-LEAST, MOST = 0.05, 20.0
+log = logging.getLogger(__name__)
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 SEARCH_STEPS = 40
-# Drawings are slanted, small and thick as MNIST's digits are not: the images are moved about as much.
+# Drawings are more slanted, smaller and thicker than MNIST's digits; the images are augmented to match.
 CALIBRATION_AUGMENTATION = Augmentation(10, 0.04, 0.1, 10, 0.3)
-# What digits look like is told by half as many more as they are in MNIST, and as many as a pen writes in other hands.
-IMAGES, WRITTEN = 5_000, 2_500
-# Of a network in training: on how many, how seldom in seconds, and of how many such networks the last is kept.
-LIVE_IMAGES, LIVE_SECONDS, LIVE_KEPT = 2_000, 10.0, 8
+# The OOD score is also fitted to half as many unaugmented MNIST images, and to as many synthetic digits.
+IMAGES, SYNTHETIC = 5_000, 2_500
+# For networks in training: number of images, least seconds between two calibrations, number of networks kept.
+LIVE_IMAGES, LIVE_SECONDS, MAX_LIVE = 2_000, 10.0, 8
 BATCH = 250
-# What a calibration may take, as `lib.memory.work` counts: some ten seconds. A larger network is calibrated on fewer
-# images, and its features, whose covariance takes many, are then not learnt; on fewer than FEWEST it is not calibrated.
-MOST_WORK = 4 * 10**11
-FEWEST, FEWEST_TO_LEARN = 300, 2_000
+# Limit in units of `lib.memory.work`: about ten seconds. Larger networks get fewer images. With fewer than
+# MIN_OOD_IMAGES the OOD score is not fitted, because its covariance needs many; with fewer than MIN_IMAGES there is no
+# calibration.
+MAX_WORK = 4 * 10**11
+MIN_IMAGES, MIN_OOD_IMAGES = 300, 2_000
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`error` is the expected calibration error on the same images, a fraction, before and after. `known` is what
-    digits look like to the network, where it knows them. `problem` says why there is no calibration.
+    """A temperature, fitted on `images` images, and the OOD reference.
+
+    `error_before` and `error_after` are the expected calibration error on the same images, 0 to 1, without and with the
+    temperature. `known` is None if the OOD score was not fitted. `problem` says why there is no calibration.
     """
 
     temperature: float
@@ -59,57 +64,55 @@ class Calibration:
     problem: str | None = None
 
 
-NONE = Calibration(1.0, 0, math.nan, math.nan)
+UNCALIBRATED = Calibration(1.0, 0, math.nan, math.nan)
 
 
-def calibrate(network: Network, data: Dataset, count: int = IMAGES, learns: bool = True) -> Calibration:
-    """Fit the temperature on the first of the 5,000 training images that a recipe may hold out, moved about a little,
-    and, where it `learns`, tell from them and others what digits look like. Raises DatasetError.
+def calibrate(network: Network, data: Dataset, count: int = IMAGES, fit_ood: bool = True) -> Calibration:
+    """Fit the temperature and, if `fit_ood`, the OOD reference. Raises DatasetError.
 
-    A large network gets fewer images, as many as take some ten seconds; where those are too few to say anything, and
-    where not even one can be read, it is not calibrated, and `problem` says so. `network` must be in eval mode. Where
-    it was trained on these images too it has not seen them moved like this; a network this small does not know them by
-    heart.
+    The images are the first of the 5,000 training images that a recipe may hold out, augmented. A network trained on
+    them too has not seen them augmented like this, and is too small to memorize them. Large networks get fewer images;
+    if too few are possible, `problem` says so and there is no calibration. `network` must be in eval mode.
     """
     try:
         require_readable(network.architecture, unfolds())
     except TooLargeError as error:
-        return replace(NONE, problem=str(error))
-    affordable = MOST_WORK // work(network.architecture)
-    if affordable < min(count, FEWEST):
+        return replace(UNCALIBRATED, problem=str(error))
+    affordable = MAX_WORK // work(network.architecture)
+    if affordable < min(count, MIN_IMAGES):
         return replace(
-            NONE,
-            problem=f"The network is too large to be calibrated here: in the time for it only {affordable:,} images "
-            f"can be read, and it takes {FEWEST} to say anything.",
+            UNCALIBRATED,
+            problem="The network is too large to be calibrated here: there is time for "
+            f"{affordable:,} images, and it takes at least {MIN_IMAGES}.",
         )
-    # To learn takes twice the images.
-    if learns and affordable < 2 * count:
-        count, learns = (affordable // 2, True) if affordable >= 2 * FEWEST_TO_LEARN else (count, False)
+    # The OOD reference takes twice the images.
+    if fit_ood and affordable < 2 * count:
+        count, fit_ood = (affordable // 2, True) if affordable >= 2 * MIN_OOD_IMAGES else (count, False)
     count = min(count, affordable)
-    places = held_out_indices(len(data.train_images))[0][:count]
-    images, labels = data.train_images[places], data.train_labels[places]
-    chance = torch.Generator().manual_seed(0)
-    moved = torch.cat(
-        [augment(normalise(some), CALIBRATION_AUGMENTATION, chance) for some in torch.split(images, BATCH)]
+    indices = held_out_indices(len(data.train_images))[0][:count]
+    images, labels = data.train_images[indices], data.train_labels[indices]
+    generator = torch.Generator().manual_seed(0)
+    augmented = torch.cat(
+        [augment(normalise(batch), CALIBRATION_AUGMENTATION, generator) for batch in torch.split(images, BATCH)]
     )
-    logits, answers = features(network, moved)
+    logits, found = features(network, augmented)
     best = temperature(logits, labels)
     before, after = (Evaluation(scaled.softmax(1), labels).calibration_error for scaled in (logits, logits / best))
-    if not learns:
+    if not fit_ood:
         return Calibration(best, len(labels), before, after)
     half = count // 2
-    written, digits = (some[:half] for some in _written())
-    more_logits, more = features(network, torch.cat([normalise(images[:half]), normalise(written)]))
-    shown = torch.cat([labels, labels[:half], digits])
-    known = fit(torch.cat([logits, more_logits]), torch.cat([answers, more]), shown)
+    synthetic, synthetic_labels = (each[:half] for each in _synthetic())
+    more_logits, more = features(network, torch.cat([normalise(images[:half]), normalise(synthetic)]))
+    all_labels = torch.cat([labels, labels[:half], synthetic_labels])
+    known = fit(torch.cat([logits, more_logits]), torch.cat([found, more]), all_labels)
     return Calibration(best, len(labels), before, after, known)
 
 
 class LiveCalibrator:
-    """Of networks in training: whoever asks gets the last calibration, and never waits for another.
+    """Calibrates networks in training in the background; `get` returns the latest result without blocking.
 
-    That is made in a thread of its own, for one network at a time, and of each at most once in LIVE_SECONDS. It is a
-    temperature alone: what digits look like to a network is another thing a few hundred steps later.
+    One thread calibrates one network at a time, each at most once in LIVE_SECONDS. Only the temperature is fitted: the
+    OOD score would be out of date after a few hundred steps.
     """
 
     def __init__(self, load: Callable[[], Dataset]) -> None:
@@ -119,12 +122,13 @@ class LiveCalibrator:
         self._begun: tuple[str, float] | None = None
         self._thread: threading.Thread | None = None
 
-    def of(self, name: str, step: int, network: Network) -> tuple[int, Calibration]:
-        """The last calibration of the network of that name and after which step it was made; NONE, after step 0, where
-        there is none yet. `network` is as it is after `step`, in eval mode, and stays so.
+    def get(self, name: str, step: int, network: Network) -> tuple[int, Calibration]:
+        """The last calibration of the named network, with the step it was made at; (0, UNCALIBRATED) before the first.
+
+        `network` has the weights after `step`; it must be in eval mode and must not change.
         """
         with self._lock:
-            last, found = self._known.get(name, (0, NONE))
+            last, found = self._known.get(name, (0, UNCALIBRATED))
             idle = self._thread is None or not self._thread.is_alive()
             rested = self._begun is None or self._begun[0] != name or time.monotonic() - self._begun[1] > LIVE_SECONDS
             if step > last and idle and rested:
@@ -135,34 +139,38 @@ class LiveCalibrator:
         return last, found
 
     def wait(self) -> None:
-        """Until none is being made."""
+        """Wait until no calibration is running."""
         if self._thread:
             self._thread.join()
 
     def _make(self, name: str, step: int, network: Network) -> None:
-        # Without MNIST, or the memory for it, a network can be asked all the same.
-        with suppress(DatasetError, MemoryError, RuntimeError), torch_threads(1):
-            found = calibrate(network, self._load(), LIVE_IMAGES, learns=False)
+        try:
+            with torch_threads(1):
+                found = calibrate(network, self._load(), LIVE_IMAGES, fit_ood=False)
+        except (DatasetError, MemoryError, RuntimeError):
+            # The network still predicts, without calibrated probabilities.
+            log.warning("%s could not be calibrated", name, exc_info=True)
+        else:
             with self._lock:
                 self._known[name] = (step, found)
                 self._known.move_to_end(name)
-                if len(self._known) > LIVE_KEPT:
+                if len(self._known) > MAX_LIVE:
                     self._known.popitem(last=False)
 
 
 @lru_cache(maxsize=1)
-def _written() -> tuple[Tensor, Tensor]:
-    """Digits in other hands, uint8 (WRITTEN, 28, 28), and which they are."""
-    digits, labels = handwriting(WRITTEN, torch.Generator().manual_seed(0))
+def _synthetic() -> tuple[Tensor, Tensor]:
+    """Synthetic digits, uint8 (SYNTHETIC, 28, 28), with their labels."""
+    digits, labels = handwriting(SYNTHETIC, torch.Generator().manual_seed(0))
     return (digits[:, 0] * 255).round().to(torch.uint8), labels
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
-    """The number by which logits (N, 10) must be divided for the lowest mean cross entropy, within LEAST and MOST.
+    """The temperature that minimizes the mean cross entropy of logits (N, 10) with labels (N,).
 
-    The loss has one lowest point in 1 / T, being convex there: ternary search.
+    It is between MIN_TEMPERATURE and MAX_TEMPERATURE. The loss is convex in 1 / T, so a ternary search finds it.
     """
-    low, high = 1 / MOST, 1 / LEAST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(SEARCH_STEPS):
         third = (high - low) / 3
         left, right = low + third, high - third

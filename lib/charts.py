@@ -21,7 +21,7 @@ from lib.untrusted_text import html_escaped
 
 if TYPE_CHECKING:
     from lib.history import Curves
-    from lib.insight import Bin
+    from lib.metrics import Bin
     from lib.predict import Prediction
     from lib.proportion import Proportion
     from lib.trainer import EpochMetrics
@@ -57,7 +57,7 @@ def training_curves(run: RunCurves, steps_total: int, ghost: RunCurves | None = 
     losses, correct = running_mean(steps.train_loss, SMOOTHING), running_mean(steps.train_accuracy, SMOOTHING)
     measured = "Test" if run.validation == "test" else "Held-out"
     traces = [
-        *(_ghost(ghost) if ghost else []),
+        *(_reference_traces(ghost) if ghost else []),
         _curve(1, "Batch loss", steps, steps.train_loss, RAW_POINTS, 7, opacity=0.45),
         _curve(1, f"Mean loss of {SMOOTHING} batches", steps, losses, SMOOTH_POINTS, 0),
         _points(1, f"{measured} loss", run.epochs, [epoch.validation_loss for epoch in run.epochs], 1),
@@ -112,7 +112,7 @@ def _error_bars(accuracies: Sequence[tuple[float, int]]) -> dict[str, object]:
     }
 
 
-def _ghost(run: RunCurves) -> list[dict[str, object]]:
+def _reference_traces(run: RunCurves) -> list[dict[str, object]]:
     steps, losses = run.steps, running_mean(run.steps.train_loss, SMOOTHING)
     dotted = {"line": {"color": PALETTE[3], "dash": "dot"}, "opacity": 0.7}
     name = html_escaped(run.name)
@@ -126,7 +126,7 @@ def _ghost(run: RunCurves) -> list[dict[str, object]]:
 def _curve(
     row: int, name: str, steps: Curves, values: NDArray[np.float64], limit: int, colour: int, **options: object
 ) -> dict[str, object]:
-    kept = thin(values, limit)
+    kept = downsample_min_max(values, limit)
     # JSON has no word for what is not a number; a gap shows it.
     numbers = [float(f"{value:.6g}") if np.isfinite(value) else None for value in values[kept]]
     return {**_trace(row, name, colour), "x": steps.steps[kept].tolist(), "y": numbers, "mode": "lines", **options}
@@ -358,7 +358,7 @@ def reliability(bins: Sequence[Bin]) -> str:
         "marker": {"color": PALETTE[0], "size": 10},
         "hovertemplate": "%{customdata:,} images: confidence %{x:.1f} %, right %{y:.1f} %<extra></extra>",
     }
-    honest = {
+    ideal = {
         "type": "scatter",
         "mode": "lines",
         "name": "As sure as it is right",
@@ -375,10 +375,10 @@ def reliability(bins: Sequence[Bin]) -> str:
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         "hovermode": "closest",
     }
-    return json.dumps({"data": [honest, trace], "layout": layout})
+    return json.dumps({"data": [ideal, trace], "layout": layout})
 
 
-def thin(values: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+def downsample_min_max(values: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
     """Indices, ascending, of at most `limit` (4 or more) of the values; each bin's least and greatest survive.
 
     What is not a number survives as the greatest of its bin.

@@ -79,7 +79,7 @@ def navigation() -> StreamlitPage:
     )
 
 
-def enter(page: str) -> None:
+def setup_page(page: str) -> None:
     """First line of every page, with its name: address and session in step, and a first visitor through app.py.
 
     Until some session has called `st.navigation`, Streamlit takes the folder `pages/` for an app of its older kind and
@@ -89,7 +89,7 @@ def enter(page: str) -> None:
     if NAVIGATED not in st.session_state:
         navigation()
         st.rerun()
-    for sentence in url_state.follow(page):
+    for sentence in url_state.sync_url_state(page):
         st.warning(escaped(sentence), icon=":material/link_off:")
 
 

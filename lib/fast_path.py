@@ -1,6 +1,6 @@
 """A small convolutional network's training pass by the kernels of `lib.kernels`: the maths of its own modules, faster.
 
-`fused` looks at an `nn.Sequential` and returns what may be called in its place, or None where the kernels have no
+`fast_path` looks at an `nn.Sequential` and returns what may be called in its place, or None where the kernels have no
 answer. The modules keep their parameters, gradients and running statistics as if they had been called themselves.
 """
 
@@ -25,7 +25,7 @@ from lib.network import BatchNorm2d, Network
 MAX_THREADS = 4
 
 
-def fused(network: nn.Sequential, threads: int | None = None) -> Callable[[Tensor], Tensor] | None:
+def fast_path(network: nn.Sequential, threads: int | None = None) -> Callable[[Tensor], Tensor] | None:
     """Images (N, 1, 28, 28) float on the CPU -> logits (N, 10), in training mode.
 
     None for a network that has anything but pools and 3x3 convolutions of stride 1, each followed by ReLU, by ReLU and

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from lib import checkpoints, dataset
+from lib.attribution import affordable
 from lib.cache import (
     checkpoint_calibration,
     checkpoint_network,
     checkpoint_summary,
-    recalibration,
+    live_calibrator,
     run_manager,
 )
-from lib.calibration import LIVE_IMAGES, NONE, Calibration
+from lib.calibration import LIVE_IMAGES, UNCALIBRATED, Calibration
 from lib.formatting import percent
-from lib.insight import affordable
 from lib.layers import Architecture
 from lib.network import Network, assembled
 from lib.notation import notation
@@ -37,11 +37,11 @@ DRAWING, TEST = "Your drawing", "A test image"
 NO_READER = "There is no network to ask: checkpoints/ is empty. Restore it from the project, or train one."
 
 
-TOO_LARGE = replace(NONE, problem="Too large to be calibrated while it learns.")
+TOO_LARGE = replace(UNCALIBRATED, problem="Too large to be calibrated while it learns.")
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class LoadedModel:
     """A network as it is now, in eval mode; None before the first batch of a run. `step` counts a run's batches.
 
     `run` is there while the network is in training; its calibration is then of a step not long before, `calibrated`.
@@ -52,7 +52,7 @@ class Reader:
     architecture: Architecture
     network: Network | None
     version: tuple[str, int]
-    calibration: Calibration = NONE
+    calibration: Calibration = UNCALIBRATED
     run: Run | None = None
     calibrated: int = 0
 
@@ -67,7 +67,7 @@ class Reader:
         return [predict(self.network, images[0], *how)] if len(images) == 1 else predict_all(self.network, images, *how)
 
 
-def titles() -> tuple[dict[str, str], list[str]]:
+def model_labels() -> tuple[dict[str, str], list[str]]:
     """(name -> title of all there are, a sentence for each file that cannot be read or is none).
 
     Runs that have begun to learn come first, then checkpoints by their file's name.
@@ -108,13 +108,13 @@ def run_in_training(name: str) -> Run | None:
     return run if run and is_learning(run) else None
 
 
-def poll_model(name: str, ticking: bool) -> Reader | None:
+def poll_model(name: str, ticking: bool) -> LoadedModel | None:
     """The network as it is now, for a fragment that ticks while it is learning: the page runs anew once it has ended.
 
     None, with a sentence on the screen, where it cannot be read.
     """
     try:
-        now = reader(name)
+        now = load_model(name)
     except (checkpoints.CheckpointError, OSError) as error:
         st.error(escaped(str(error)), icon=":material/error:")
         return None
@@ -123,12 +123,12 @@ def poll_model(name: str, ticking: bool) -> Reader | None:
     return now
 
 
-def verdict(prediction: Prediction) -> str:
+def prediction_heading(prediction: Prediction) -> str:
     """What is read, for a heading."""
     return f"It reads {prediction.digit}" if prediction.is_confident else "Uncertain"
 
 
-def reasons(prediction: Prediction) -> str:
+def prediction_caption(prediction: Prediction) -> str:
     """What speaks for that and against it, for the line below."""
     words = f"with a probability of {percent(prediction.confidence)}"
     if prediction.is_ood:
@@ -144,7 +144,7 @@ def reasons(prediction: Prediction) -> str:
 
 def choose_model() -> str:
     """The control that chooses one, the same on every page; stops the page with a sentence where there is none."""
-    found, damaged = titles()
+    found, damaged = model_labels()
     if not found:
         st.error(NO_READER, icon=":material/error:")
         _warn(damaged)
@@ -199,18 +199,18 @@ def choose_test_image() -> tuple[Tensor, int]:
     return data.test_images[number], int(data.test_labels[number])
 
 
-def reader(name: str) -> Reader:
+def load_model(name: str) -> LoadedModel:
     """The network of that name as it is now. Raises CheckpointError, also where its file has gone."""
     run = run_in_training(name)
     if run:
         weights = run.weights
         if weights is None:
-            return Reader(name, run.architecture, None, (name, 0), run=run)
+            return LoadedModel(name, run.architecture, None, (name, 0), run=run)
         network = assembled(run.architecture, weights.tensors)
         calibrated, calibration = 0, TOO_LARGE
         if affordable(run.architecture, LIVE_IMAGES) == LIVE_IMAGES:
-            calibrated, calibration = recalibration().of(name, weights.step, network)
-        return Reader(name, run.architecture, network, (name, weights.step), calibration, run, calibrated)
+            calibrated, calibration = live_calibrator().get(name, weights.step, network)
+        return LoadedModel(name, run.architecture, network, (name, weights.step), calibration, run, calibrated)
     path = next((path for path in checkpoints.paths() if path.stem == name), None)
     try:
         modified = path.stat().st_mtime_ns if path else None
@@ -219,8 +219,8 @@ def reader(name: str) -> Reader:
     if path is None or modified is None:
         raise checkpoints.CheckpointError(f"The checkpoint {name} is no longer there. Choose another network.")
     summary = checkpoint_summary(path, modified)
-    calibration = NONE
+    calibration = UNCALIBRATED
     # A drawing can be read without MNIST; only how far to believe it is then unknown.
     with suppress(dataset.DatasetError):
         calibration = checkpoint_calibration(path, modified)
-    return Reader(name, summary.architecture, checkpoint_network(path, modified), (name, modified), calibration)
+    return LoadedModel(name, summary.architecture, checkpoint_network(path, modified), (name, modified), calibration)

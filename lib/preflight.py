@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 
 from lib.analysis import NetworkAnalysis, analyze, per_layer
+from lib.attribution import affordable
 from lib.calibration import LIVE_IMAGES
 from lib.checkpoints import MAX_BYTES
 from lib.fast_path_eligibility import has_fast_path
 from lib.formatting import gigabytes
-from lib.insight import affordable
 from lib.kernels import LANES
 from lib.layers import INPUT_SHAPE, Architecture, MaxPool
 from lib.memory import batch_size, forward_bytes, workspace

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lib.insight import area_means
+from lib.attribution import area_means
 
 Picture: TypeAlias = NDArray[np.uint8]
 

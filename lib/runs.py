@@ -40,10 +40,10 @@ from lib.trainer import (
     EpochMetrics,
     EvaluationProgress,
     StepMetrics,
-    Training,
+    Trainer,
     TrainingState,
     best_device,
-    threads,
+    recommended_threads,
 )
 
 PUBLISH_SECONDS = 0.25
@@ -464,9 +464,9 @@ class Run:
 
     def _train(self, data: Dataset) -> Status:
         # torch's thread count belongs to the calling thread and must be set before its first operation.
-        torch.set_num_threads(threads(self.architecture))
+        torch.set_num_threads(recommended_threads(self.architecture))
         device = best_device()
-        training = Training(self.architecture, self.recipe, data, self._state, device)
+        training = Trainer(self.architecture, self.recipe, data, self._state, device)
         with self._lock:
             self._steps_total = training.steps_total
             leg = self._leg
@@ -533,7 +533,7 @@ class Run:
     def _next_weight_history(self) -> float:
         return self._weight_history[-1].step * WEIGHT_HISTORY_FACTOR if self._weight_history else 0
 
-    def _publish(self, training: Training, of_trail: bool = False) -> None:
+    def _publish(self, training: Trainer, of_trail: bool = False) -> None:
         weights = WeightsCopy(training.step, training.weights())
         with self._lock:
             self._weights = weights

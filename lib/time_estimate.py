@@ -153,16 +153,16 @@ def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Au
     import torch
 
     from lib.dataset import Dataset
-    from lib.trainer import Training, threads
+    from lib.trainer import Trainer, recommended_threads
 
-    torch.set_num_threads(threads(architecture))
+    torch.set_num_threads(recommended_threads(architecture))
     chance = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, ((STEPS + 3) * batch_size, 28, 28), generator=chance, dtype=torch.uint8)
     labels = torch.randint(0, 10, (len(images),), generator=chance)
     data = Dataset(images, labels, images[:1], labels[:1])
     recipe = Recipe(epochs=1, batch_size=batch_size, augmentation=augmentation)
     ends = []
-    for _ in Training(architecture, recipe, data):
+    for _ in Trainer(architecture, recipe, data):
         ends.append(time.perf_counter())
         if len(ends) == STEPS + 2:
             break

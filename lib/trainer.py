@@ -1,4 +1,4 @@
-"""`Training`: iterate over it, and a network is trained; between two events it can be kept, changed or left.
+"""`Trainer`: iterate over it, and a network is trained; between two events it can be kept, changed or left.
 
 - The caller paces it: between two events nothing runs, so whoever stops iterating has stopped the training.
 - The whole data set is two tensors and a batch is an index; there is no DataLoader.
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from lib.analysis import analyze
 from lib.augmentation import augment
 from lib.dataset import MEAN, STD, Dataset, normalise
-from lib.fast_path import fused
+from lib.fast_path import fast_path
 from lib.fast_path_eligibility import FAST_PATH_MACS, has_fast_path
 from lib.handwriting import handwriting
 from lib.layers import Architecture
@@ -113,7 +113,7 @@ class TrainingState:
     optimiser: Mapping[str, Tensor]
 
 
-class Training(Iterator[Event]):
+class Trainer(Iterator[Event]):
     """One training: a StepMetrics a batch, an EpochMetrics an epoch. The incomplete last batch is used too.
 
     With a `state`, it goes on from there; the state must be of the same architecture, recipe and number of images.
@@ -342,7 +342,7 @@ def held_out(images: int) -> int:
     return min(HELD_OUT, images // 12)
 
 
-def threads(architecture: Architecture) -> int:
+def recommended_threads(architecture: Architecture) -> int:
     """Threads for torch's own operations: one beside the fused kernels, which bring their own; all cores for a large
     network, all but one for a small one.
 
@@ -364,7 +364,7 @@ def best_device() -> str:
 
 def _training_pass(network: nn.Sequential, architecture: Architecture, device: str) -> Callable[[Tensor], Tensor]:
     """The network itself, or what does the same faster on a CPU."""
-    return (fused(network) if device == "cpu" and has_fast_path(architecture) else None) or network
+    return (fast_path(network) if device == "cpu" and has_fast_path(architecture) else None) or network
 
 
 def _as_ink(x: Tensor) -> Tensor:

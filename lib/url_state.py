@@ -20,7 +20,7 @@ from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation
 # A network of as many layers as are allowed, each with every suffix, fits.
 MAX_LENGTH = 1200
 # What a teacher may hide, on any page, by `hide` in the address: name -> what it is.
-PARTS = {
+HIDEABLE_SECTIONS = {
     "presets": "The presets",
     "network": "The network in one line",
     "verdicts": "The four limits",
@@ -74,7 +74,7 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
 
 def _parts(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
-    if not set(names) <= set(PARTS):
+    if not set(names) <= set(HIDEABLE_SECTIONS):
         raise ValueError(text)
     return names
 
@@ -162,14 +162,14 @@ _READERS: dict[str, Callable[[str], object]] = {
     "schedule": _one_of(SCHEDULES),
     "validation": _one_of(VALIDATIONS),
 }
-FIELDS = (
+URL_FIELDS = (
     Field("net", PRESETS[0].text, str),
     Field("modules", False, _flag),
     Field("guess", False, _flag),
     Field("layer", AUTO_LAYER, _layer),
     Field("image", 0, _image, f"It is the number of a test image, 0 to {TEST_IMAGES - 1}."),
     Field("compare", "", str),
-    Field("hide", [], _parts, f"It is a list, with commas, of: {', '.join(PARTS)}."),
+    Field("hide", [], _parts, f"It is a list, with commas, of: {', '.join(HIDEABLE_SECTIONS)}."),
     Field("run", None, str),
     Field("ghost", None, str),
     *(
@@ -179,7 +179,7 @@ FIELDS = (
 )
 
 
-def follow(page: str) -> list[str]:
+def sync_url_state(page: str) -> list[str]:
     """Once a run, before the page: bring session and address in step. `page` is the page's name.
 
     Returns a sentence for each value of the address that could not be read; its default is used.
@@ -191,14 +191,14 @@ def follow(page: str) -> list[str]:
     refused: list[str] = []
     last: _Followed | None = st.session_state.get(_FOLLOWED)
     if last is None or (last.page == page and given and given != last.shown):
-        values = {field.key: _value(field, given, refused) for field in FIELDS}
+        values = {field.key: _value(field, given, refused) for field in URL_FIELDS}
     elif last.page == page:
-        values = {field.key: st.session_state.get(field.key, last.values[field.key]) for field in FIELDS}
+        values = {field.key: st.session_state.get(field.key, last.values[field.key]) for field in URL_FIELDS}
     else:
         # The widgets went with their page, and the session may hold values under their keys that are older.
         values = last.values
     st.session_state.update(values)
-    shown = {field.key: _text(values[field.key]) for field in FIELDS if values[field.key] != field.default}
+    shown = {field.key: _text(values[field.key]) for field in URL_FIELDS if values[field.key] != field.default}
     if last is not None and (page, values) == (last.page, last.values):
         # Nothing new to write; an address that Back has emptied stays empty, or Back would never get past it.
         shown = given
@@ -209,8 +209,8 @@ def follow(page: str) -> list[str]:
 
 
 def hidden(part: str) -> bool:
-    """Whether the address hides a part of the page, one of PARTS."""
-    if part not in PARTS:
+    """Whether the address hides a part of the page, one of HIDEABLE_SECTIONS."""
+    if part not in HIDEABLE_SECTIONS:
         raise KeyError(part)
     return part in st.session_state.hide
 

@@ -15,7 +15,7 @@ from lib import edits, guard
 from lib.analysis import LayerAnalysis, NetworkAnalysis, activation_bytes, analyze, per_layer
 from lib.cache import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
 from lib.charts import layer_costs
-from lib.components import enter, live_figure, network_input, network_view, preset_pills
+from lib.components import live_figure, network_input, network_view, preset_pills, setup_page
 from lib.dataset import DatasetError
 from lib.diff import LayerDiff, diff_layers
 from lib.exercise import COMMENTED_FIELDS, PARAMS_REQUIREMENT, Requirement, requirements
@@ -28,9 +28,9 @@ from lib.recipe import RecipeError
 from lib.tables import COLUMNS, layers_csv, layers_markdown
 from lib.time_estimate import estimate_text
 from lib.untrusted_text import escaped, visible
-from lib.url_state import MAX_LENGTH, PARTS, hidden, recipe
+from lib.url_state import HIDEABLE_SECTIONS, MAX_LENGTH, hidden, recipe
 
-enter("design")
+setup_page("design")
 
 WIDTHS = [*range(1, 33), *range(36, 65, 4), *range(72, 129, 8), *range(160, 513, 32), 640, 768, 1024]
 BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
@@ -458,9 +458,9 @@ if not hidden("teacher"):
     with st.expander("For the teacher", icon=":material/school:", expanded=bool(st.session_state.hide)):
         st.multiselect(
             "Hide from the pages",
-            list(PARTS),
+            list(HIDEABLE_SECTIONS),
             key="hide",
-            format_func=PARTS.__getitem__,
+            format_func=HIDEABLE_SECTIONS.__getitem__,
             placeholder="Nothing is hidden",
         )
         st.caption(

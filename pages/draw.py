@@ -8,24 +8,24 @@ import streamlit as st
 from torch import Tensor
 
 from lib import guard, rendering
+from lib.attribution import affordable
 from lib.cache import run_manager
 from lib.charts import probability_bars, probability_curves
 from lib.checkpoints import CheckpointError
-from lib.components import drawing_canvas, enter, live_figure
+from lib.components import drawing_canvas, live_figure, setup_page
 from lib.dataset import DatasetError
 from lib.formatting import percent
-from lib.insight import affordable
 from lib.model_picker import (
     DRAWING,
-    Reader,
+    LoadedModel,
     choose_model,
     choose_source,
     choose_test_image,
+    load_model,
     poll_model,
-    reader,
-    reasons,
+    prediction_caption,
+    prediction_heading,
     run_in_training,
-    verdict,
 )
 from lib.network import assembled
 from lib.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD, Prediction, predict
@@ -33,7 +33,7 @@ from lib.preprocess import BOX, SIZE, PreprocessingSteps, center_bounding_box, p
 from lib.runs import Run, WeightsCopy
 from lib.untrusted_text import escaped
 
-enter("draw")
+setup_page("draw")
 
 # More ticks cost the training more.
 TICK_SECONDS, CURVES_SECONDS = 1.0, 2.0
@@ -52,11 +52,11 @@ def words(prediction: Prediction | None, image: Tensor | None) -> None:
         st.markdown("## Not yet")
         st.caption("The network has not learnt from its first batch yet.")
     else:
-        st.markdown(f"## {verdict(prediction)}")
-        st.caption(f"{reasons(prediction)} · entropy {prediction.entropy:.2f} of {MOST_BITS} bits")
+        st.markdown(f"## {prediction_heading(prediction)}")
+        st.caption(f"{prediction_caption(prediction)} · entropy {prediction.entropy:.2f} of {MOST_BITS} bits")
 
 
-def trust(now: Reader) -> None:
+def trust(now: LoadedModel) -> None:
     """How far the numbers can be trusted, and how that was found."""
     found = now.calibration
     if now.run:
@@ -194,7 +194,7 @@ def steps_of(steps: PreprocessingSteps) -> None:
 def other_ways(drawing: Tensor, name: str) -> None:
     """What simpler reductions would have given, and what the network would have read there."""
     try:
-        now = reader(name)
+        now = load_model(name)
     except (CheckpointError, OSError):
         return
     ways = {

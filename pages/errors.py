@@ -12,17 +12,17 @@ from torch import nn
 from lib import dataset, guard, rendering
 from lib.charts import class_accuracy, confusion_matrix, reliability
 from lib.checkpoints import CheckpointError
-from lib.components import enter, live_figure
+from lib.components import live_figure, setup_page
 from lib.dataset import DatasetError
 from lib.formatting import percent
-from lib.insight import Bin, Evaluation, evaluation, measurable
 from lib.layers import Architecture
-from lib.model_picker import TEST, Reader, choose_model, reader, run_in_training
+from lib.metrics import Bin, Evaluation, evaluate, measurable
+from lib.model_picker import TEST, LoadedModel, choose_model, load_model, run_in_training
 from lib.proportion import accuracy_text, interval_text
 from lib.untrusted_text import escaped
 from lib.url_state import TEST_IMAGES
 
-enter("errors")
+setup_page("errors")
 
 TICK_SECONDS = 2.0
 # Images that a gallery shows at first, and that each press adds.
@@ -44,7 +44,7 @@ def measured(
 ) -> Evaluation:
     data = dataset.load()
     count = measurable(_architecture, len(data.test_images))
-    return evaluation(_network, _architecture, data.test_images[:count], data.test_labels[:count], temperature)
+    return evaluate(_network, _architecture, data.test_images[:count], data.test_labels[:count], temperature)
 
 
 def held() -> Measurement | None:
@@ -52,7 +52,7 @@ def held() -> Measurement | None:
     return cast("Measurement | None", st.session_state.get("measured"))
 
 
-def due(now: Reader) -> bool:
+def due(now: LoadedModel) -> bool:
     """Whether the last measurement is not of these weights nor, while they are in training, less than an epoch old."""
     last = held()
     if last is None or (last.version[0], last.training) != (now.name, now.run is not None):
@@ -70,7 +70,7 @@ def forget() -> None:
 def watch(name: str) -> None:
     """How old the measurement of a run in training is; measures again, with the whole page, when it is due."""
     try:
-        now = reader(name)
+        now = load_model(name)
     except (CheckpointError, OSError):
         st.rerun()
     if now.run is None or (now.network is not None and due(now)):
@@ -104,11 +104,11 @@ def gallery(found: Evaluation, numbers: Sequence[int], key: str) -> None:
     limit = st.session_state.get(f"{key}_limit", SHOWN)
     with st.grid(10, min_column_width=100):
         for number in numbers[:limit]:
-            label, read = int(found.labels[number]), int(found.read[number])
+            label, read = int(found.labels[number]), int(found.predicted[number])
             with st.container(gap="xxsmall"):
                 st.image(rendering.digit(dataset.load().test_images[number], 84), alt=f"Test image {number}, a {label}")
                 what = f"a {label}" if label == read else f"{label}, read as {read}"
-                st.caption(f"{what}  \ntruth: {percent(float(found.truth[number]))}")
+                st.caption(f"{what}  \ntruth: {percent(float(found.label_probability[number]))}")
                 if st.button(
                     f"No. {number}",
                     key=f"{key}_{number}",
@@ -258,7 +258,7 @@ def show(found: Evaluation) -> None:
 st.title("Where it fails")
 name = choose_model()
 try:
-    now = reader(name)
+    now = load_model(name)
     # Before the fragment, which says how old it is.
     if now.network is not None and due(now):
         found = measured(now.version, now.network, now.architecture, now.calibration.temperature)

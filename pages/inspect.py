@@ -9,11 +9,7 @@ from torch import Tensor, nn
 
 from lib import dataset, guard, rendering
 from lib.analysis import LayerAnalysis, analyze, per_layer
-from lib.components import enter
-from lib.dataset import DatasetError
-from lib.fast_path_eligibility import FAST_PATH_MACS
-from lib.formatting import percent, shape_text
-from lib.insight import (
+from lib.attribution import (
     FIELD_IMAGES,
     PATCH,
     REFERENCE_IMAGES,
@@ -27,26 +23,30 @@ from lib.insight import (
     saliency,
     theoretical_fields,
 )
+from lib.components import setup_page
+from lib.dataset import DatasetError
+from lib.fast_path_eligibility import FAST_PATH_MACS
+from lib.formatting import percent, shape_text
 from lib.layers import Architecture, FullyConnected
 from lib.model_picker import (
     DRAWING,
     TEST,
-    Reader,
+    LoadedModel,
     choose_model,
     choose_source,
     choose_test_image,
     poll_model,
-    reasons,
+    prediction_caption,
+    prediction_heading,
     run_in_training,
-    verdict,
 )
 from lib.untrusted_text import escaped
 
-enter("inspect")
+setup_page("inspect")
 
-MAPS, FILTERS, DECIDES, FIELDS = SECTIONS = ("Feature maps", "Filters", "What decides", "Receptive fields")
+MAPS, FILTERS, DECIDES, URL_FIELDS = SECTIONS = ("Feature maps", "Filters", "What decides", "Receptive fields")
 # What a look takes it takes from the training: the dearer it is, the rarer.
-TICK_SECONDS = {MAPS: 3.0, FILTERS: 3.0, DECIDES: 5.0, FIELDS: 5.0}
+TICK_SECONDS = {MAPS: 3.0, FILTERS: 3.0, DECIDES: 5.0, URL_FIELDS: 5.0}
 WIDE_TICK_SECONDS = 10.0
 # While the network is learning, a dead channel is one that is so for fewer images.
 LEARNING_IMAGES = 100
@@ -87,12 +87,12 @@ def field_images(architecture: Architecture) -> int:
     return affordable(architecture, FIELD_IMAGES, passes=len(architecture.layers))
 
 
-def layers(now: Reader) -> tuple[LayerAnalysis, ...]:
+def layers(now: LoadedModel) -> tuple[LayerAnalysis, ...]:
     """One row a layer, with its name and shape."""
     return per_layer(analyze(now.architecture), now.architecture).rows
 
 
-def heading(now: Reader, row: LayerAnalysis) -> str:
+def heading(now: LoadedModel, row: LayerAnalysis) -> str:
     return f"**{row.label}** `{now.architecture.layers[row.layer].token}`"
 
 
@@ -103,7 +103,7 @@ def numbered(channels: Sequence[int]) -> str:
     return f"{named} and {more} more" if more > 0 else named
 
 
-def feature_maps(network: nn.Module, now: Reader, image: Tensor) -> None:
+def feature_maps(network: nn.Module, now: LoadedModel, image: Tensor) -> None:
     images = affordable(now.architecture, LEARNING_IMAGES if now.run else REFERENCE_IMAGES)
     st.caption(
         "In each picture black is the layer's lowest value and white its highest. Channels are numbered from 1, from "
@@ -136,7 +136,7 @@ def feature_maps(network: nn.Module, now: Reader, image: Tensor) -> None:
         )
 
 
-def all_filters(network: nn.Module, now: Reader) -> None:
+def all_filters(network: nn.Module, now: LoadedModel) -> None:
     st.caption(
         "A row is an output channel, a column one of the input channels that it adds up; of the first layer, which has "
         "one input, all filters are in one row. Mid-grey is a weight of 0, white the layer's largest and black its "
@@ -161,7 +161,7 @@ def all_filters(network: nn.Module, now: Reader) -> None:
         st.caption("A fully connected layer has a weight for every value below it and no filters.")
 
 
-def what_decides(network: nn.Module, now: Reader, image: Tensor, digit: int, confidence: float) -> None:
+def what_decides(network: nn.Module, now: LoadedModel, image: Tensor, digit: int, confidence: float) -> None:
     slope = saliency(network, now.architecture, image)
     drop = occlusion(network, now.architecture, image, temperature=now.calibration.temperature)
     row, column = divmod(int(drop.argmax()), drop.shape[1])
@@ -193,7 +193,7 @@ def what_decides(network: nn.Module, now: Reader, image: Tensor, digit: int, con
             )
 
 
-def receptive_fields(network: nn.Module, now: Reader) -> None:
+def receptive_fields(network: nn.Module, now: LoadedModel) -> None:
     architecture = now.architecture
     st.caption(
         "Left of each pair: the pixels that the unit at the centre of the layer could see, white. Right: how much each "
@@ -228,9 +228,9 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
     with st.container(horizontal=True, vertical_alignment="center"):
         st.image(rendering.digit(image, 84), alt=f"The image: {subject}")
         with st.container(width="stretch"):
-            st.markdown(f"## {verdict(prediction)}")
+            st.markdown(f"## {prediction_heading(prediction)}")
             st.caption(
-                f"{reasons(prediction)} · {subject}"
+                f"{prediction_caption(prediction)} · {subject}"
                 + (f" · still learning, weights after {now.step:,} steps" if now.run else "")
             )
     match section:

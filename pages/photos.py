@@ -15,17 +15,17 @@ from torch import Tensor
 
 from lib import digit_sets, guard, photos, rendering
 from lib.checkpoints import CheckpointError
-from lib.components import enter
+from lib.components import setup_page
 from lib.digit_sets import DigitSet, DigitSetError
 from lib.formatting import percent
-from lib.model_picker import Reader, choose_model, reader
+from lib.model_picker import LoadedModel, choose_model, load_model
 from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
 from lib.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD
 from lib.preprocess import SIZE
 from lib.proportion import interval_text
 from lib.untrusted_text import escaped, isolated, spreadsheet_cell
 
-enter("photos")
+setup_page("photos")
 
 SHOWN_PROBLEMS, SHOWN_MISTAKES = 5, 40
 # Digits of a gallery, a row, and a digit's side in pixels of the screen.
@@ -64,7 +64,7 @@ def picture(image: Tensor) -> str:
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
-def read_photos(files: list[UploadedFile], now: Reader) -> tuple[Tensor, list[int]] | None:
+def read_photos(files: list[UploadedFile], now: LoadedModel) -> tuple[Tensor, list[int]] | None:
     """The table of what the network reads; returns the digits and their labels as corrected there, None without any."""
     found = look(files)
     readable = [(file, image) for file, image in zip(files, found, strict=True) if isinstance(image, Tensor)]
@@ -273,7 +273,7 @@ def show_set(digits: DigitSet) -> None:
                     st.image(rendering.gallery(images, ACROSS, TILE), alt=f"All with the label {label}: {len(images)}")
 
 
-def test_on(digits: DigitSet, now: Reader) -> None:
+def test_on(digits: DigitSet, now: LoadedModel) -> None:
     """Accuracy of the network on the set, and where it is wrong."""
     # An answer is that of one network to one set.
     question = (digits.name, digits.labels.tolist(), now.version)
@@ -310,7 +310,7 @@ def test_on(digits: DigitSet, now: Reader) -> None:
 st.title("Your digits")
 name = choose_model()
 try:
-    now = reader(name)
+    now = load_model(name)
 except (CheckpointError, OSError) as error:
     st.error(escaped(str(error)), icon=":material/error:")
     st.stop()

@@ -17,7 +17,7 @@ from lib.augmentation import preview
 from lib.cache import example_digits, machine_rate, run_manager
 from lib.charts import RunCurves, training_curves
 from lib.checkpoints import SAVED_FOLDER, passed_over
-from lib.components import browser, browser_cookie, enter, live_figure, network_input, preset_pills
+from lib.components import browser, browser_cookie, live_figure, network_input, preset_pills, setup_page
 from lib.dataset import DatasetError
 from lib.formatting import percent
 from lib.handwriting import handwriting
@@ -34,7 +34,7 @@ from lib.trainer import EpochMetrics
 from lib.untrusted_text import escaped, isolated
 from lib.url_state import hidden, recipe_values
 
-enter("train")
+setup_page("train")
 
 # A press is answered at once, a change from elsewhere at the next tick; more ticks cost the training more, and most of
 # that is the drawing of the curves.

@@ -22,7 +22,7 @@ from lib.notation import parse
 from lib.process_lock import RunLock
 from lib.recipe import Recipe
 from lib.run_store import RunRecord
-from lib.trainer import EvaluationProgress, Training
+from lib.trainer import EvaluationProgress, Trainer
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=1, batch_size=1)
 IDENTITY, SET, OTHER = "run-1-slow", "mine", "checkpoint"
@@ -33,7 +33,7 @@ def records() -> list[RunRecord]:
     """A run after each of its batches, which differ in their weights."""
     images = torch.randint(0, 256, (STEPS, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     data = Dataset(images, torch.arange(STEPS) % 10, images[:10], torch.arange(10))
-    past, training, found = History(), Training(ARCHITECTURE, RECIPE, data), []
+    past, training, found = History(), Trainer(ARCHITECTURE, RECIPE, data), []
     while training.step < STEPS - 1:
         event = next(training)
         if isinstance(event, EvaluationProgress):

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
-from lib import dataset, insight, rendering
+from lib import attribution, dataset, metrics, rendering
 from lib.analysis import analyze, per_layer
 from lib.calibration import calibrate
 from lib.checkpoints import MAX_BYTES
@@ -99,11 +99,11 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
     dot[14, 14] = 255
 
     def maps() -> None:
-        for found in insight.activations(network, architecture, image, largest=rendering.tile_side):
+        for found in attribution.activations(network, architecture, image, largest=rendering.tile_side):
             assert rendering.feature_maps(found.maps).nbytes < 16 * 10**6
 
     def all_filters() -> None:
-        for weights in insight.filters(network, architecture).values():
+        for weights in attribution.filters(network, architecture).values():
             assert rendering.filters(weights).nbytes < 16 * 10**6
 
     with suppress(TooLargeError):
@@ -118,15 +118,17 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
     actions: dict[str, Callable[[], object]] = {
         "predict": lambda: predict(network, image),
         "predict_all": lambda: predict_all(network, images),
-        "calibrate": lambda: calibrate(network, data, count, learns=False),
-        "evaluation": lambda: insight.evaluation(network, architecture, images, labels),
+        "calibrate": lambda: calibrate(network, data, count, fit_ood=False),
+        "evaluation": lambda: metrics.evaluate(network, architecture, images, labels),
         "maps": maps,
         "filters": all_filters,
-        "dead": lambda: insight.dead_channels(network, architecture, images[: insight.affordable(architecture, count)]),
-        "saliency": lambda: insight.saliency(network, architecture, image),
-        "occlusion": lambda: insight.occlusion(network, architecture, dot),
-        "fields": lambda: insight.effective_fields(
-            network, architecture, images[: insight.affordable(architecture, 4, passes=layers)]
+        "dead": lambda: attribution.dead_channels(
+            network, architecture, images[: attribution.affordable(architecture, count)]
+        ),
+        "saliency": lambda: attribution.saliency(network, architecture, image),
+        "occlusion": lambda: attribution.occlusion(network, architecture, dot),
+        "fields": lambda: attribution.effective_fields(
+            network, architecture, images[: attribution.affordable(architecture, 4, passes=layers)]
         ),
         "onnx": lambda: onnx_bytes(architecture, network.state_dict()),
     }

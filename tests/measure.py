@@ -14,7 +14,7 @@ def count_params(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy_on(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Accuracy, a fraction, of `network` on uint8 images (N, 28, 28); the network is left in eval mode."""
     network.eval()
     with torch.inference_mode():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lib import calibration, checkpoints
-from lib.calibration import NONE, LiveCalibrator, calibrate, temperature
+from lib.calibration import UNCALIBRATED, LiveCalibrator, calibrate, temperature
 from lib.dataset import Dataset, DatasetError
 from lib.network import Network
 
@@ -55,9 +55,9 @@ def shipped(name: str) -> Network:
 def test_a_network_in_training_is_calibrated_beside_who_asks(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "LIVE_SECONDS", 1e9)
     network, live = shipped("assignment-9274"), LiveCalibrator(lambda: mnist)
-    assert live.of("one", 7, network) == (0, NONE)
+    assert live.get("one", 7, network) == (0, UNCALIBRATED)
     live.wait()
-    step, found = live.of("one", 8, network)
+    step, found = live.get("one", 8, network)
     assert (step, found.images) == (7, 2_000)
     assert found.temperature == calibrate(network, mnist, 2_000).temperature
     assert found.temperature == pytest.approx(calibrate(network, mnist).temperature, rel=0.3)
@@ -65,25 +65,25 @@ def test_a_network_in_training_is_calibrated_beside_who_asks(mnist: Dataset, mon
     assert found.known is None
     # Not so soon after the last.
     live.wait()
-    assert live.of("one", 9, network)[0] == 7
+    assert live.get("one", 9, network)[0] == 7
     # Another network need not wait for that.
-    assert live.of("other", 3, network) == (0, NONE)
+    assert live.get("other", 3, network) == (0, UNCALIBRATED)
     live.wait()
-    assert live.of("other", 3, network)[0] == 3
+    assert live.get("other", 3, network)[0] == 3
     monkeypatch.setattr(calibration, "LIVE_SECONDS", 0)
-    live.of("one", 10, network)
+    live.get("one", 10, network)
     live.wait()
-    assert live.of("one", 10, network)[0] == 10
+    assert live.get("one", 10, network)[0] == 10
 
 
 def test_only_the_last_networks_in_training_are_kept(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "LIVE_KEPT", 2)
+    monkeypatch.setattr(calibration, "MAX_LIVE", 2)
     monkeypatch.setattr(calibration, "LIVE_IMAGES", 20)
     network, live = shipped("small-4468"), LiveCalibrator(lambda: mnist)
     for name in ("one", "two", "three"):
-        live.of(name, 1, network)
+        live.get(name, 1, network)
         live.wait()
-    assert [live.of(name, 1, network)[0] for name in ("three", "two", "one")] == [1, 1, 0]
+    assert [live.get(name, 1, network)[0] for name in ("three", "two", "one")] == [1, 1, 0]
     live.wait()
 
 
@@ -93,7 +93,7 @@ def test_without_mnist_a_network_in_training_is_not_calibrated() -> None:
 
     live = LiveCalibrator(damaged)
     for _ in range(2):
-        assert live.of("one", 7, shipped("small-4468")) == (0, NONE)
+        assert live.get("one", 7, shipped("small-4468")) == (0, UNCALIBRATED)
         live.wait()
 
 
@@ -101,7 +101,7 @@ def test_a_process_may_end_while_a_network_is_calibrated() -> None:
     program = (
         "from lib import checkpoints, dataset; from lib.calibration import LiveCalibrator;"
         "network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / 'assignment-9274.safetensors'));"
-        "data = dataset.load(); LiveCalibrator(lambda: data).of('one', 1, network)"
+        "data = dataset.load(); LiveCalibrator(lambda: data).get('one', 1, network)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=checkpoints.FOLDER.parent, capture_output=True, text=True, timeout=120

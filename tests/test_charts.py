@@ -22,16 +22,16 @@ from lib.charts import (
     RunCurves,
     class_accuracy,
     confusion_matrix,
+    downsample_min_max,
     layer_costs,
     probability_bars,
     reliability,
     running_mean,
-    thin,
     training_curves,
 )
 from lib.history import Curves
-from lib.insight import Bin
 from lib.layers import Architecture
+from lib.metrics import Bin
 from lib.predict import Prediction
 from lib.proportion import Proportion
 from lib.trainer import EpochMetrics
@@ -43,7 +43,7 @@ values = arrays(np.float64, st.integers(0, 3000), elements=st.floats(-1e6, 1e6))
 
 @given(values, st.integers(4, 700))
 def test_thinned_curves_keep_their_ends_and_their_spikes(curve: np.ndarray, limit: int) -> None:
-    kept = thin(curve, limit)
+    kept = downsample_min_max(curve, limit)
     assert len(kept) <= max(limit, 0)
     assert list(kept) == sorted(set(kept.tolist()))
     if len(curve):
@@ -161,6 +161,6 @@ def test_intervals_are_drawn_from_end_to_end_and_empty_classes_and_bins_are_gaps
     assert trace.y[0] - trace.error_y.arrayminus[0] == pytest.approx(49.02, abs=0.01)
     text = reliability([Bin(0.1, 0.2, math.nan, Proportion(0, 0)), Bin(0.8, 0.9, 0.85, Proportion(8, 10))])
     assert "NaN" not in text
-    honest, found = go.Figure(json.loads(text)).data
-    assert honest.x == honest.y
+    ideal, found = go.Figure(json.loads(text)).data
+    assert ideal.x == ideal.y
     assert (found.x, found.y) == ((85,), (80,))

@@ -22,7 +22,7 @@ from lib.dataset import Dataset
 from lib.network import build
 from lib.notation import notation, parse
 from lib.recipe import Augmentation, Recipe
-from tests.measure import evaluate
+from tests.measure import accuracy_on
 
 SHIPPED = sorted(checkpoints.FOLDER.glob("*.safetensors"))
 SUMMARY = Summary("A test", parse("4 M 10 A"), Recipe(epochs=2), 2, 0.9876, "2026-11-22T00:00:00+00:00")
@@ -73,7 +73,7 @@ def test_a_shipped_network_scores_what_it_says_on_all_test_images(mnist: Dataset
     assert learnt == analyze(summary.architecture).num_params
     assert summary.epochs_done == summary.recipe.epochs < 20
     assert len(mnist.test_images) == 10_000
-    accuracy = evaluate(checkpoints.network(checkpoint), mnist.test_images, mnist.test_labels)
+    accuracy = accuracy_on(checkpoints.network(checkpoint), mnist.test_images, mnist.test_labels)
     assert accuracy >= 0.99
     # Another processor may round a borderline image to the other side.
     assert accuracy == pytest.approx(summary.test_accuracy, abs=0.0003)

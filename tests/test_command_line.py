@@ -26,7 +26,7 @@ from lib.presets import PRESETS
 from lib.proportion import accuracy_text
 from lib.recipe import RECIPES, Recipe
 from lib.run_store import RunRecord
-from tests.measure import evaluate
+from tests.measure import accuracy_on
 from tests.photographs import photo
 
 pytestmark = pytest.mark.slow
@@ -196,7 +196,7 @@ def test_the_end_names_a_checkpoint_of_that_accuracy(whole: tuple[Training, RunR
     checkpoint = checkpoints.load(Path(end["checkpoint"]))
     accuracy = training.named("epoch")[-1]["test_accuracy"]
     assert end["test_accuracy"] == checkpoint.summary.test_accuracy == accuracy
-    assert evaluate(checkpoints.network(checkpoint), mnist.test_images, mnist.test_labels) == accuracy
+    assert accuracy_on(checkpoints.network(checkpoint), mnist.test_images, mnist.test_labels) == accuracy
 
 
 @needs_signals

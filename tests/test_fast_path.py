@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib.fast_path import fused
+from lib.fast_path import fast_path
 from lib.fast_path_eligibility import has_fast_path
 from lib.kernels import LANES, zeros
 from lib.layers import Architecture, ArchitectureError
@@ -74,7 +74,7 @@ def gradient_distances(
     five, and then the gradient is another one on any machine, torch's own single precision included: a fault shows in
     every draw, a tie does not, so the tests ask for the closest of several.
     """
-    single, reference, forward = stock(network), stock(network).double(), fused(network)
+    single, reference, forward = stock(network), stock(network).double(), fast_path(network)
     assert forward is not None
 
     def excess(actual: Tensor | None, rounded: Tensor | None, expected: Tensor | None) -> float:
@@ -125,7 +125,7 @@ def test_the_assignments_network_in_batches_of_any_size(images: int) -> None:
 def test_nothing_is_written_past_the_work_space_where_a_pool_comes_first(text: str) -> None:
     """The images are larger than any output then, and the room for gradients is that of an output."""
     network = build(parse(text))
-    forward = cast(Any, fused(network))
+    forward = cast(Any, fast_path(network))
     x = torch.randn(LANES, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     forward(x)
     beyond = LANES * 28 * 28
@@ -141,7 +141,7 @@ def test_the_numbers_do_not_depend_on_the_threads() -> None:
     results = []
     for threads in (1, 2, 3, 4, 1):
         network = build(parse(PRESETS[0].text))
-        forward = fused(network, threads=threads)
+        forward = fast_path(network, threads=threads)
         assert forward is not None
         for _ in range(4):
             forward(x).square().sum().backward()  # type: ignore[no-untyped-call]
@@ -151,15 +151,15 @@ def test_the_numbers_do_not_depend_on_the_threads() -> None:
 
 
 @given(st.one_of(architectures(), plain_networks()))
-def test_an_architecture_says_whether_it_is_fusable(architecture: Architecture) -> None:
+def test_an_architecture_says_whether_it_is_has_fast_path(architecture: Architecture) -> None:
     if has_fast_path(architecture):
-        assert fused(build(architecture)) is not None, notation(architecture)
+        assert fast_path(build(architecture)) is not None, notation(architecture)
 
 
 @pytest.mark.parametrize("text", ["8k5 10 A", "8s2 10 A", "8d2 10 A", "8b 10 A", "8 D10 10 A", "8 M 10f", "8p3 10 A"])
 def test_what_the_kernels_cannot_do_is_left_to_torch(text: str) -> None:
     assert not has_fast_path(parse(text))
-    assert fused(build(parse(text))) is None
+    assert fast_path(build(parse(text))) is None
 
 
 # Arguments of torch's modules, those that the kernels know first.
@@ -240,7 +240,7 @@ def test_modules_with_any_arguments_are_computed_as_torch_does_or_left_to_it(
     network: nn.Sequential, images: int, seed: int
 ) -> None:
     chance = torch.Generator().manual_seed(seed)
-    if fused(network) is not None:
+    if fast_path(network) is not None:
         off, torchs = min(gradient_distances(network, images, chance) for _ in range(3))
         assert off <= 3e-2 + 10 * torchs
 
@@ -291,16 +291,16 @@ def hooked(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("what", UNKNOWN)
 def test_what_the_kernels_do_not_know_is_left_to_torch(what: str) -> None:
     network = known()
-    assert fused(network) is not None
+    assert fast_path(network) is not None
     place, made = UNKNOWN[what]
     network[place] = made()
-    assert fused(network) is None
+    assert fast_path(network) is None
 
 
 def test_a_network_with_a_hook_is_left_to_torch() -> None:
     network = known()
     hooked(network)
-    assert fused(network) is None
+    assert fast_path(network) is None
 
 
 def test_work_space_begins_at_a_cache_line() -> None:

@@ -11,8 +11,8 @@ from benchmarks.folds import advantage, final_accuracy, folds, main
 from lib.dataset import Dataset
 from lib.notation import parse
 from lib.recipe import Recipe
-from lib.trainer import Training
-from tests.measure import evaluate
+from lib.trainer import Trainer
+from tests.measure import accuracy_on
 
 
 def numbered(count: int) -> Dataset:
@@ -37,11 +37,13 @@ def test_every_image_is_left_out_once_and_trained_on_otherwise(count: int) -> No
 def test_a_recipe_is_measured_on_what_was_left_out_after_the_final_epoch(small: Dataset) -> None:
     data = next(iter(folds(small, 2)))
     architecture, recipe = parse("4 M 10 A"), Recipe(epochs=2, batch_size=50)
-    training = Training(architecture, recipe, data)
+    training = Trainer(architecture, recipe, data)
     for _ in training:
         pass
-    assert final_accuracy(architecture, recipe, data) == evaluate(training.network, data.test_images, data.test_labels)
-    assert final_accuracy(architecture, replace(recipe, epochs=1), data) != evaluate(
+    assert final_accuracy(architecture, recipe, data) == accuracy_on(
+        training.network, data.test_images, data.test_labels
+    )
+    assert final_accuracy(architecture, replace(recipe, epochs=1), data) != accuracy_on(
         training.network, data.test_images, data.test_labels
     )
 

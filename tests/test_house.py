@@ -31,6 +31,7 @@ FLOORS = [
     {"lib/ood.py", "lib/fast_path.py"},
     {
         "lib/trainer.py",
+        "lib/metrics.py",
         "lib/predict.py",
         "lib/preprocess.py",
         "lib/pytorch_source.py",
@@ -38,7 +39,7 @@ FLOORS = [
         "lib/diff.py",
         "lib/onnx_file.py",
     },
-    {"lib/checkpoints.py", "lib/time_estimate.py", "lib/history.py", "lib/insight.py", "lib/photos.py"},
+    {"lib/checkpoints.py", "lib/time_estimate.py", "lib/history.py", "lib/attribution.py", "lib/photos.py"},
     {"lib/run_store.py", "lib/digit_sets.py", "lib/calibration.py"},
     {"lib/runs.py", "lib/preflight.py"},
     {"lib/charts.py", "lib/url_state.py", "lib/network_view.py", "lib/rendering.py", "lib/__main__.py"},

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from lib import insight, rendering
+from lib import attribution, metrics, rendering
 from lib.cache import BoundedCache
 from lib.calibration import calibrate
 from lib.dataset import Dataset
@@ -159,12 +159,12 @@ def test_what_is_too_large_says_what_it_takes_and_what_to_do(mnist: Dataset) -> 
     assert str(found.problem).startswith("This network is too large to be read from")
     for look in (
         lambda: predict(huge, mnist.test_images[0]),
-        lambda: insight.evaluation(huge, huge.architecture, mnist.test_images[:1], mnist.test_labels[:1]),
-        lambda: insight.activations(huge, huge.architecture, mnist.test_images[0], rendering.tile_side),
-        lambda: insight.dead_channels(huge, huge.architecture, mnist.test_images[:1]),
-        lambda: insight.saliency(huge, huge.architecture, mnist.test_images[0]),
-        lambda: insight.occlusion(huge, huge.architecture, mnist.test_images[0]),
-        lambda: insight.effective_fields(huge, huge.architecture, mnist.test_images[:1]),
+        lambda: metrics.evaluate(huge, huge.architecture, mnist.test_images[:1], mnist.test_labels[:1]),
+        lambda: attribution.activations(huge, huge.architecture, mnist.test_images[0], rendering.tile_side),
+        lambda: attribution.dead_channels(huge, huge.architecture, mnist.test_images[:1]),
+        lambda: attribution.saliency(huge, huge.architecture, mnist.test_images[0]),
+        lambda: attribution.occlusion(huge, huge.architecture, mnist.test_images[0]),
+        lambda: attribution.effective_fields(huge, huge.architecture, mnist.test_images[:1]),
     ):
         with pytest.raises(TooLargeError, match="the limit here is"):
             look()
@@ -172,19 +172,19 @@ def test_what_is_too_large_says_what_it_takes_and_what_to_do(mnist: Dataset) -> 
 
 def test_time_bounds_what_is_measured_and_calibrated(mnist: Dataset) -> None:
     """F1: 580 million multiply-accumulates an image were not calibrated after 45 s; the shipped ones stay whole."""
-    assert insight.measurable(parse(PRESETS[0].text), 10_000) == 10_000
-    assert insight.measurable(parse(PRESETS[2].text), 10_000) == 10_000
+    assert metrics.measurable(parse(PRESETS[0].text), 10_000) == 10_000
+    assert metrics.measurable(parse(PRESETS[2].text), 10_000) == 10_000
     wide = parse("256 256 M 256 10 A")
-    assert 1_000 < insight.measurable(wide, 10_000) < 5_000
+    assert 1_000 < metrics.measurable(wide, 10_000) < 5_000
     slow = build(parse("2048k1 2048k1 10 A")).eval()
     assert "too large to be calibrated here" in str(calibrate(slow, mnist).problem)
 
 
 def test_wide_maps_are_shown_by_the_means_of_areas() -> None:
     maps = torch.arange(2 * 168 * 168, dtype=torch.float32).view(2, 168, 168)
-    small = insight.area_means(maps, 84)
+    small = attribution.area_means(maps, 84)
     torch.testing.assert_close(small, maps.view(2, 84, 2, 84, 2).mean((2, 4)))
-    assert insight.area_means(maps, 168) is maps
+    assert attribution.area_means(maps, 168) is maps
     for channels, side in ((1, 1148), (64, 500), (256, 100), (2048, 84)):
         assert rendering.feature_maps(torch.rand(channels, side, side)).shape[0] <= 64 * 22
         assert rendering.feature_maps(torch.rand(channels, side, side)).shape[1] <= 720
@@ -192,8 +192,8 @@ def test_wide_maps_are_shown_by_the_means_of_areas() -> None:
 
 def test_the_largest_value_of_a_map_is_told_though_it_is_shown_smaller(mnist: Dataset) -> None:
     network = build(parse("4p28 4p28 10 A")).eval()
-    whole = insight.activations(network, network.architecture, mnist.test_images[0])
-    shown = insight.activations(network, network.architecture, mnist.test_images[0], largest=lambda channels: 20)
+    whole = attribution.activations(network, network.architecture, mnist.test_images[0])
+    shown = attribution.activations(network, network.architecture, mnist.test_images[0], largest=lambda channels: 20)
     assert [(m.lowest, m.highest, m.side, m.silent) for m in whole] == [
         (m.lowest, m.highest, m.side, m.silent) for m in shown
     ]

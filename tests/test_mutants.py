@@ -23,7 +23,7 @@ from lib.network import build
 from lib.notation import parse
 from lib.recipe import MAX_EPOCHS, Recipe
 from lib.run_store import RunRecord
-from lib.trainer import EvaluationProgress, Training
+from lib.trainer import EvaluationProgress, Trainer
 from tests.mutants import mutant, run_digest, set_digest, write_all
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     recipe = Recipe(epochs=2, batch_size=250)
 
     def save(name: str, recipe: Recipe, steps: int, status: run_store.Status, message: str | None = None) -> None:
-        past, training = History(), Training(parse(NOTATION), recipe, small)
+        past, training = History(), Trainer(parse(NOTATION), recipe, small)
         for event in training:
             if not isinstance(event, EvaluationProgress):
                 past.add(event)

@@ -106,7 +106,7 @@ def test_features_are_the_roots_of_the_mean_of_what_a_relu_lets_through(text: st
     found, features = ood.features(network, x)
     torch.testing.assert_close(found, logits)
     every = torch.cat(seen, 1) if seen else torch.zeros(3, 0)
-    step = 1 if every.shape[1] <= ood.MOST_FEATURES else 5
+    step = 1 if every.shape[1] <= ood.MAX_FEATURES else 5
     torch.testing.assert_close(features**2, every[:, ::step].double())
 
 

@@ -18,14 +18,14 @@ from streamlit.runtime.scriptrunner import magic
 from streamlit.testing.v1 import AppTest
 
 from lib import cache, checkpoints, dataset, digit_sets, handwriting, photos, run_store
-from lib.cache import recalibration, run_manager
+from lib.cache import live_calibrator, run_manager
 from lib.dataset import Dataset
 from lib.layers import ArchitectureError
 from lib.notation import parse
 from lib.presets import PRESETS
 from lib.recipe import RECIPES, Recipe
 from lib.runs import Run
-from lib.url_state import PARTS
+from lib.url_state import HIDEABLE_SECTIONS
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
 from tests.waiting import until
@@ -195,7 +195,7 @@ def test_two_designs_are_compared_by_layer_and_in_total() -> None:
     assert at.text_input(key="compare").value == PRESETS[0].text
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", HIDEABLE_SECTIONS)
 def test_a_teacher_hides_a_part_by_the_address(part: str) -> None:
     at = visit("design", hide=part)
     assert not at.exception
@@ -700,7 +700,7 @@ def test_a_network_in_training_is_calibrated_now_and_then() -> None:
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.selectbox(key="reader").set_value(run.identity).run()
     assert "Not calibrated yet." in words(at)
-    recalibration().wait()
+    live_calibrator().wait()
     at.run()
     assert not at.exception
     found = re.search(r"Calibrated after step ([\d,]+)\.", words(at))

@@ -23,7 +23,7 @@ from lib import checkpoints, photos
 from lib.dataset import Dataset
 from lib.photos import PhotoError, photo_to_grayscale, photo_to_image, table_csv
 from lib.predict import Prediction
-from tests.measure import evaluate
+from tests.measure import accuracy_on
 from tests.photographs import STYLES, Style, encoded, on_a_table, photo
 
 COUNT = 200
@@ -62,7 +62,7 @@ def test_a_photo_is_read_as_well_as_the_original(mnist: Dataset, style: Style) -
     network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
     images, labels = mnist.test_images[:COUNT], mnist.test_labels[:COUNT]
     read = torch.stack([photo_to_image(photo(image, style, seed)) for seed, image in enumerate(images)])
-    assert evaluate(network, read, labels) >= evaluate(network, images, labels) - 0.01
+    assert accuracy_on(network, read, labels) >= accuracy_on(network, images, labels) - 0.01
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA"])

@@ -28,7 +28,7 @@ from lib.preprocess import (
     to_grayscale,
 )
 from tests.drawings import SEVEN, drawn
-from tests.measure import evaluate
+from tests.measure import accuracy_on
 
 
 def enlarged(image: Tensor, size: int, top: int, left: int) -> Tensor:
@@ -62,7 +62,7 @@ def test_the_shipped_network_reads_reduced_digits_as_well_as_the_originals(mnist
     reduced = [preprocess(enlarged(image, 250, 10, 20)) for image in images]
     assert all(image is not None for image in reduced)
     stacked = torch.stack([image for image in reduced if image is not None])
-    assert evaluate(network, stacked, labels) >= evaluate(network, images, labels) - 0.005
+    assert accuracy_on(network, stacked, labels) >= accuracy_on(network, images, labels) - 0.005
 
 
 def test_place_and_size_on_the_canvas_do_not_matter() -> None:

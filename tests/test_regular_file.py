@@ -219,11 +219,11 @@ from lib.architecture import parse
 from lib.dataset import Dataset
 from lib.recipe import Recipe
 from lib.runs import RunManager
-from lib.trainer import Training
+from lib.trainer import Trainer
 images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
 data, recipe = Dataset(images, labels, images, labels), Recipe(epochs=1, batch_size=10)
 # What is imported late: Python itself may lie where others may not read.
-list(Training(parse("2 10 A"), recipe, data))
+list(Trainer(parse("2 10 A"), recipe, data))
 """
 BECOME_NOBODY = "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
 

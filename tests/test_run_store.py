@@ -34,7 +34,7 @@ from lib.notation import notation, parse
 from lib.process_lock import RunLock, is_locked
 from lib.recipe import OPTIMISERS, Recipe, to_json
 from lib.run_store import RunRecord, delete, load, path_of, remove_unfinished, save, undelete
-from lib.trainer import EvaluationProgress, Training, TrainingState
+from lib.trainer import EvaluationProgress, Trainer, TrainingState
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +60,7 @@ TEXT = "4 M 8 M 10 A"
 
 def trained(data: Dataset, identity: str, recipe: Recipe, steps: int) -> RunRecord:
     """A run as it would stand after so many batches."""
-    history, training = History(), Training(parse(TEXT), recipe, data)
+    history, training = History(), Trainer(parse(TEXT), recipe, data)
     while training.step < steps:
         event = next(training)
         if not isinstance(event, EvaluationProgress):
@@ -142,7 +142,7 @@ def test_only_an_accuracy_of_these_weights_is_stated(small: Dataset, tmp_path: P
     recipe = Recipe(epochs=3, batch_size=100)
     between = save(trained(small, "between", recipe, 14), tmp_path)
     assert checkpoints.load_summary(between).test_accuracy is None
-    history, training = History(), Training(parse(TEXT), recipe, small)
+    history, training = History(), Trainer(parse(TEXT), recipe, small)
     while training.epochs_done < 1:
         event = next(training)
         if not isinstance(event, EvaluationProgress):

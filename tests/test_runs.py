@@ -34,8 +34,8 @@ from lib.runs import (
     RunStatus,
     StopAt,
 )
-from lib.trainer import DivergenceError, EpochMetrics, StepMetrics, Training
-from tests.measure import evaluate
+from lib.trainer import DivergenceError, EpochMetrics, StepMetrics, Trainer
+from tests.measure import accuracy_on
 from tests.waiting import until
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
@@ -117,7 +117,7 @@ def test_a_run_finishes_saves_and_keeps_its_history(manager: RunManager, small: 
     checkpoint = checkpoints.load(snapshot.saved)
     assert checkpoint.summary.epochs_done == 2
     assert checkpoint.summary.test_accuracy == snapshot.epochs[-1].test_accuracy
-    accuracy = evaluate(checkpoints.network(checkpoint), small.test_images, small.test_labels)
+    accuracy = accuracy_on(checkpoints.network(checkpoint), small.test_images, small.test_labels)
     assert accuracy == pytest.approx(snapshot.epochs[-1].test_accuracy, abs=0.003)
     assert not run.resumable
     with pytest.raises(RunError, match="cannot go on"):
@@ -442,7 +442,7 @@ def test_a_loss_that_is_no_number_fails_the_run_with_its_reason(
 def test_a_run_left_at_the_batch_that_diverges_has_failed_and_can_be_read_again(
     manager: RunManager, small: Dataset, tmp_path: Path
 ) -> None:
-    training = Training(*DIVERGING, small)
+    training = Trainer(*DIVERGING, small)
     with pytest.raises(DivergenceError):
         list(training)
     run = manager.start(*DIVERGING, leg=StopAt(step=training.step))
@@ -749,7 +749,7 @@ def test_the_trail_is_of_weights_on_the_way_closer_together_at_its_beginning(
     saved = weights_of(run.snapshot())
     assert all(torch.equal(trail[-1].tensors[name], tensor) for name, tensor in saved.items())
     # Training that goes as far makes the same weights.
-    again = Training(ARCHITECTURE, RECIPE, small)
+    again = Trainer(ARCHITECTURE, RECIPE, small)
     while again.step < steps[3]:
         next(again)
     assert all(torch.equal(trail[3].tensors[name], tensor) for name, tensor in again.weights().items())
@@ -841,7 +841,7 @@ def test_a_single_image_that_cannot_be_normalised_is_refused(
 
 
 def test_what_is_refused_for_a_single_image_does_fail(small: Dataset) -> None:
-    training = Training(ONE_PIXEL, Recipe(batch_size=999), small)
+    training = Trainer(ONE_PIXEL, Recipe(batch_size=999), small)
     assert isinstance(next(training), StepMetrics)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         next(training)

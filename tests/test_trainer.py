@@ -22,19 +22,19 @@ from lib.trainer import (
     EvaluationProgress,
     Event,
     StepMetrics,
-    Training,
+    Trainer,
     TrainingState,
     held_out,
     split,
 )
-from tests.measure import evaluate
+from tests.measure import accuracy_on
 
 ARCHITECTURE = parse("8 M 16 M 10 A")
 RECIPE = Recipe(epochs=2, batch_size=64)
 
 
 def run(recipe: Recipe, data: Dataset) -> tuple[list[Event], dict[str, torch.Tensor]]:
-    training = Training(ARCHITECTURE, recipe, data)
+    training = Trainer(ARCHITECTURE, recipe, data)
     return list(training), training.weights()
 
 
@@ -64,7 +64,7 @@ def test_events_count_every_batch_and_every_image(small: Dataset) -> None:
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
 def test_every_preset_trains(preset: Preset, small: Dataset) -> None:
     recipe = Recipe("AdamW", 0.004, "constant", epochs=40, batch_size=16)
-    training = Training(parse(preset.text), recipe, small)
+    training = Trainer(parse(preset.text), recipe, small)
     network = training.network
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     losses: list[float] = []
@@ -79,13 +79,13 @@ def test_every_preset_trains(preset: Preset, small: Dataset) -> None:
 
 
 def test_it_learns_and_reports_what_the_network_then_scores(small: Dataset) -> None:
-    training = Training(ARCHITECTURE, dataclasses.replace(RECIPE, epochs=8), small)
+    training = Trainer(ARCHITECTURE, dataclasses.replace(RECIPE, epochs=8), small)
     *_, last = training
     network = training.network
     assert isinstance(last, EpochMetrics)
     assert last.validation_accuracy > 0.8
     assert last.validation_images == len(small.test_images)
-    assert evaluate(network, small.test_images, small.test_labels) == last.validation_accuracy == last.test_accuracy
+    assert accuracy_on(network, small.test_images, small.test_labels) == last.validation_accuracy == last.test_accuracy
     with torch.inference_mode():
         loss = F.cross_entropy(network(normalise(small.test_images)), small.test_labels)
     assert last.validation_loss == pytest.approx(float(loss), rel=1e-4)
@@ -108,7 +108,7 @@ def test_one_plain_sgd_step_is_the_one_worked_by_hand(small: Dataset) -> None:
     """Nesterov's first step is lr (1 + momentum) times the gradient."""
     data = Dataset(small.train_images[:32], small.train_labels[:32], small.test_images[:10], small.test_labels[:10])
     recipe = Recipe("SGD", 0.1, "constant", 1, 32, 0.0)
-    training, reference = Training(ARCHITECTURE, recipe, data), build(ARCHITECTURE)
+    training, reference = Trainer(ARCHITECTURE, recipe, data), build(ARCHITECTURE)
     loss = F.cross_entropy(reference(normalise(data.train_images)), data.train_labels)
     loss.backward()  # type: ignore[no-untyped-call]
     step = next(training)
@@ -136,14 +136,14 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_step_kept(small: Dataset
     recipe = Recipe("SGD", 10.0, "constant", 50, 64, 0.0)
     events: list[Event] = []
     with pytest.raises(DivergenceError, match="learning rate of 10 is too high"):
-        _collect(Training(parse("64n 64n 64n M 64n 64n 10 A"), recipe, small), events)
+        _collect(Trainer(parse("64n 64n 64n M 64n 64n 10 A"), recipe, small), events)
     last = events[-1]
     assert isinstance(last, StepMetrics)
     assert not math.isfinite(last.train_loss)
 
 
 def test_closing_the_generator_ends_the_training(small: Dataset) -> None:
-    training = Training(ARCHITECTURE, RECIPE, small)
+    training = Trainer(ARCHITECTURE, RECIPE, small)
     next(training)
     before = training.weights()
     training.close()
@@ -165,9 +165,9 @@ RESUMED = [
 @pytest.mark.parametrize("leave_at", [1, 7, 15, 16, 17, EPOCH_AND_MORE])
 def test_a_training_that_was_left_goes_on_bit_by_bit(small: Dataset, text: str, recipe: Recipe, leave_at: int) -> None:
     architecture = parse(text)
-    whole = Training(architecture, recipe, small)
+    whole = Trainer(architecture, recipe, small)
     expected = without_times(list(whole))
-    first = Training(architecture, recipe, small)
+    first = Trainer(architecture, recipe, small)
     events: list[Event] = []
     while first.step < leave_at:
         events.append(next(first))
@@ -175,7 +175,7 @@ def test_a_training_that_was_left_goes_on_bit_by_bit(small: Dataset, text: str, 
     # What the first one does after it has been left is not the business of the second.
     list(first)
     torch.rand(3)
-    second = Training(architecture, recipe, small, state)
+    second = Trainer(architecture, recipe, small, state)
     events += list(second)
     assert without_times(events) == expected
     for name, tensor in whole.weights().items():
@@ -183,11 +183,11 @@ def test_a_training_that_was_left_goes_on_bit_by_bit(small: Dataset, text: str, 
 
 
 def test_a_training_left_while_it_measures_measures_again(small: Dataset) -> None:
-    whole, first = Training(ARCHITECTURE, RECIPE, small), Training(ARCHITECTURE, RECIPE, small)
+    whole, first = Trainer(ARCHITECTURE, RECIPE, small), Trainer(ARCHITECTURE, RECIPE, small)
     expected = without_times(list(whole))
     events = [next(first) for _ in range(17)]
     assert isinstance(events[-1], EvaluationProgress)
-    events += list(Training(ARCHITECTURE, RECIPE, small, first.state()))
+    events += list(Trainer(ARCHITECTURE, RECIPE, small, first.state()))
     steps = [event for event in without_times(events) if not isinstance(event, EvaluationProgress)]
     assert steps == [event for event in expected if not isinstance(event, EvaluationProgress)]
 
@@ -195,8 +195,8 @@ def test_a_training_left_while_it_measures_measures_again(small: Dataset) -> Non
 def test_who_leaves_within_a_batch_leaves_no_trace(small: Dataset) -> None:
     """As a stop does in a large network: by an exception from a hook, here after two norms have seen the batch."""
     architecture, recipe = parse("8b M 16b M 10 A"), Recipe(epochs=1, batch_size=100)
-    expected = without_times(list(Training(architecture, recipe, small)))
-    training = Training(architecture, recipe, small)
+    expected = without_times(list(Trainer(architecture, recipe, small)))
+    training = Trainer(architecture, recipe, small)
     events: list[Event] = [next(training) for _ in range(4)]
 
     def leave(*_: object) -> None:
@@ -206,33 +206,33 @@ def test_who_leaves_within_a_batch_leaves_no_trace(small: Dataset) -> None:
     with pytest.raises(KeyboardInterrupt):
         next(training)
     handle.remove()
-    events += list(Training(architecture, recipe, small, training.state()))
+    events += list(Trainer(architecture, recipe, small, training.state()))
     assert without_times(events) == expected
 
 
 def test_a_state_shares_nothing_with_the_training(small: Dataset) -> None:
-    training = Training(ARCHITECTURE, RECIPE, small)
+    training = Trainer(ARCHITECTURE, RECIPE, small)
     next(training)
     state = training.state()
     before = {name: tensor.clone() for name, tensor in {**state.network, **state.optimiser}.items()}
     list(training)
-    Training(ARCHITECTURE, RECIPE, small, state).__next__()
+    Trainer(ARCHITECTURE, RECIPE, small, state).__next__()
     assert all(torch.equal(before[name], tensor) for name, tensor in {**state.network, **state.optimiser}.items())
     assert isinstance(state, TrainingState)
 
 
 def test_the_learning_rate_may_change_in_flight(small: Dataset) -> None:
     recipe = Recipe("SGD", 0.01, "constant", 1, 100, 0.0)
-    training = Training(ARCHITECTURE, recipe, small)
+    training = Trainer(ARCHITECTURE, recipe, small)
     rates = []
     for event in training:
         if isinstance(event, StepMetrics):
             rates.append(event.learning_rate)
             training.learning_rate_factor = 10.0 if event.step >= 4 else 1.0
     assert rates == pytest.approx([0.01] * 4 + [0.1] * 6)
-    slow = Training(ARCHITECTURE, dataclasses.replace(recipe, learning_rate=0.001), small)
+    slow = Trainer(ARCHITECTURE, dataclasses.replace(recipe, learning_rate=0.001), small)
     slow.learning_rate_factor = 10.0
-    assert without_times(list(slow))[0] == without_times(list(Training(ARCHITECTURE, recipe, small)))[0]
+    assert without_times(list(slow))[0] == without_times(list(Trainer(ARCHITECTURE, recipe, small)))[0]
 
 
 def test_held_out_images_are_not_trained_on_and_the_test_images_wait_for_the_end(small: Dataset) -> None:
@@ -244,19 +244,19 @@ def test_held_out_images_are_not_trained_on_and_the_test_images_wait_for_the_end
     assert sorted(map(bytes, together.numpy())) == sorted(map(bytes, small.train_images.flatten(1).numpy()))
     again = split(small, dataclasses.replace(recipe, seed=9))
     assert torch.equal(parts.validation_images, again.validation_images)
-    training = Training(ARCHITECTURE, recipe, small)
+    training = Trainer(ARCHITECTURE, recipe, small)
     events = list(training)
     first, last = (event for event in events if isinstance(event, EpochMetrics))
     assert first.test_accuracy is None
     assert last.validation_images == 83
-    assert last.test_accuracy == evaluate(training.network, small.test_images, small.test_labels)
-    assert last.validation_accuracy == evaluate(training.network, parts.validation_images, parts.validation_labels)
+    assert last.test_accuracy == accuracy_on(training.network, small.test_images, small.test_labels)
+    assert last.validation_accuracy == accuracy_on(training.network, parts.validation_images, parts.validation_labels)
     assert sum(event.images for event in events if isinstance(event, StepMetrics)) == 2 * 917
 
 
 def test_label_smoothing_is_that_of_torch(small: Dataset) -> None:
     data = Dataset(small.train_images[:64], small.train_labels[:64], small.test_images[:9], small.test_labels[:9])
-    step = next(Training(ARCHITECTURE, Recipe(batch_size=64, label_smoothing=0.2), data))
+    step = next(Trainer(ARCHITECTURE, Recipe(batch_size=64, label_smoothing=0.2), data))
     logits = build(ARCHITECTURE).train()(normalise(data.train_images))
     assert isinstance(step, StepMetrics)
     assert step.train_loss == pytest.approx(
@@ -274,13 +274,13 @@ def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
     )
     sureness = {}
     for share in (0.0, 0.5):
-        training = Training(ARCHITECTURE, Recipe(epochs=12, batch_size=50, marks=share), small)
+        training = Trainer(ARCHITECTURE, Recipe(epochs=12, batch_size=50, marks=share), small)
         steps = [event for event in training if isinstance(event, StepMetrics)]
         assert {step.images for step in steps} == {50}
         training.network.eval()
         with torch.inference_mode():
             sureness[share] = float(training.network(unseen).softmax(1).amax(1).mean())
-        assert evaluate(training.network, small.test_images, small.test_labels) > 0.7
+        assert accuracy_on(training.network, small.test_images, small.test_labels) > 0.7
     assert sureness[0.5] < sureness[0.0] - 0.2
 
 
@@ -291,14 +291,14 @@ def test_digits_in_other_hands_are_learnt_beside_the_batch(small: Dataset) -> No
     unseen = (ink[:, 0] * 255).to(torch.uint8)
     read = {}
     for share in (0.0, 0.5):
-        training = Training(ARCHITECTURE, Recipe(epochs=12, batch_size=50, written=share, marks=share / 2), small)
+        training = Trainer(ARCHITECTURE, Recipe(epochs=12, batch_size=50, written=share, marks=share / 2), small)
         steps = [event for event in training if isinstance(event, StepMetrics)]
         assert {step.images for step in steps} == {50}
-        read[share] = evaluate(training.network, unseen, labels)
-        assert evaluate(training.network, small.test_images, small.test_labels) > 0.7
+        read[share] = accuracy_on(training.network, unseen, labels)
+        assert accuracy_on(training.network, small.test_images, small.test_labels) > 0.7
     assert read[0.5] > read[0.0] + 0.15
 
 
-def _collect(training: Training, into: list[Event]) -> None:
+def _collect(training: Trainer, into: list[Event]) -> None:
     for event in training:
         into.append(event)

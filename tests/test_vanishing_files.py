@@ -23,7 +23,7 @@ from lib.notation import parse
 from lib.recipe import Recipe
 from lib.run_store import RunRecord
 from lib.runs import MAX_LOADED_RUNS
-from lib.trainer import EvaluationProgress, Training
+from lib.trainer import EvaluationProgress, Trainer
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "0" * 32
@@ -117,7 +117,7 @@ def test_a_checkpoint_goes_while_the_design_page_offers_it(monkeypatch: pytest.M
 @pytest.mark.slow
 def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) -> None:
     """Of one whose curves are in memory, and of an older one that has to be read again."""
-    past, training = History(), Training(parse("2 10 A"), Recipe(epochs=2, batch_size=250), small)
+    past, training = History(), Trainer(parse("2 10 A"), Recipe(epochs=2, batch_size=250), small)
     while training.step < 5:
         event = next(training)
         if not isinstance(event, EvaluationProgress):

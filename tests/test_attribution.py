@@ -13,28 +13,27 @@ from torch import Tensor, nn
 
 from lib import checkpoints
 from lib.analysis import analyze, per_layer
-from lib.dataset import MEAN, STD, Dataset, normalise
-from lib.insight import (
-    Evaluation,
+from lib.attribution import (
     activations,
     affordable,
     dead_channels,
     effective_fields,
-    evaluation,
     field_size,
     filters,
     occlusion,
     saliency,
     theoretical_fields,
 )
+from lib.dataset import MEAN, STD, Dataset, normalise
 from lib.layers import Architecture, Convolution
 from lib.memory import BATCH
+from lib.metrics import Evaluation, evaluate
 from lib.network import Network, build
 from lib.notation import parse
 from lib.operations import operations
 from lib.proportion import Proportion
 from tests.architectures import architectures
-from tests.measure import evaluate
+from tests.measure import accuracy_on
 
 NETWORK = "4 8b M 6n D10 10v A"
 
@@ -276,7 +275,7 @@ def test_a_table_made_by_hand() -> None:
             probabilities[number, label] = 0.2
     found = Evaluation(probabilities, torch.tensor([label for label, _, _ in rows]))
     assert found.errors == [1]
-    assert float(found.truth[1]) == pytest.approx(0.2)
+    assert float(found.label_probability[1]) == pytest.approx(0.2)
     assert int(found.confusion[3, 5]) == 1
     assert found.accuracy == Proportion(4, 5)
     # Bins: 0.55 right; 0.75 half right; 0.95 right. (1 · 0.45 + 2 · 0.25 + 2 · 0.05) / 5.
@@ -288,9 +287,9 @@ def test_a_network_is_measured_as_training_measures_it(shipped: tuple[Network, A
     network, architecture = shipped
     images, labels = mnist.test_images[:2000], mnist.test_labels[:2000]
     before = torch.get_num_threads()
-    found = evaluation(network, architecture, images, labels)
+    found = evaluate(network, architecture, images, labels)
     assert torch.get_num_threads() == before
-    assert found.accuracy.share == evaluate(network, images, labels)
+    assert found.accuracy.share == accuracy_on(network, images, labels)
     torch.testing.assert_close(found.probabilities.sum(1), torch.ones(2000))
     with torch.no_grad():
         alone = torch.softmax(network(normalise(images[17:18])), 1)[0]
