@@ -64,7 +64,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 # Compiles the kernels of a training step, once: else the first training would wait for it.
-	$(BIN)/python -c "from lib import cost; cost.measure()"
+	$(BIN)/python -c "from lib import time_estimate; time_estimate.measure()"
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

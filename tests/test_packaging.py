@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parent.parent
+from tests.browser import ROOT, copy_project
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -43,3 +44,31 @@ def test_each_script_can_be_called() -> None:
 def test_the_files_named_by_pyproject_are_there() -> None:
     project = PROJECT["project"]
     assert all((ROOT / name).is_file() for name in [project["readme"], *project["license-files"]])
+
+
+def test_the_workflow_checks_the_python_versions_that_pyproject_names() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    (matrix,) = re.findall(r"python: \[(.*)\]", workflow)
+    named = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["project"]["classifiers"]))
+    assert re.findall(r"3\.\d+", matrix) == named
+    assert f">={named[0]}" == PROJECT["project"]["requires-python"]
+
+
+def test_an_image_has_what_a_copy_of_the_project_has(tmp_path: Path) -> None:
+    """.dockerignore excludes everything and names what is needed; a copy for the browser tests is known to run."""
+    patterns = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in patterns
+    kept = [line[1:] for line in patterns if line.startswith("!")]
+    assert all(list(ROOT.glob(pattern)) for pattern in kept)
+    in_image = {file for pattern in kept for found in ROOT.glob(pattern) for file in (found, *found.rglob("*"))}
+    copied = {ROOT / file.relative_to(tmp_path) for file in copy_project(tmp_path).rglob("*") if file.is_file()}
+    needed = {file for file in copied if file.parent != ROOT / "docs" or file.suffix == ".svg"}
+    assert {file for file in needed if "__pycache__" not in file.parts} <= in_image
+
+
+def test_an_image_compiles_what_an_installation_compiles() -> None:
+    measured, other = (
+        re.findall(r"\w+\.measure\(\)", (ROOT / name).read_text(encoding="utf-8"))
+        for name in ("Dockerfile", "Makefile")
+    )
+    assert measured == other != []
