@@ -12,7 +12,7 @@ from docs.examples import ROOT, pages, refreshed
 from lib.__main__ import main
 from lib.notation import parse
 from lib.recipe import Recipe, to_json
-from lib.url_state import PARTS
+from lib.url_state import HIDEABLE_SECTIONS
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 STALE = "run `make docs`"
@@ -84,7 +84,7 @@ def test_the_command_line_page_has_every_key_of_a_recipe_with_its_default() -> N
 
 
 def test_the_teaching_page_has_every_part_that_can_be_hidden() -> None:
-    assert cells("docs/teaching.md", "The two switches for teachers") == list(PARTS)
+    assert cells("docs/teaching.md", "The two switches for teachers") == list(HIDEABLE_SECTIONS)
 
 
 def test_the_readme_is_short_and_gives_each_dependency_a_reason() -> None:
