@@ -34,10 +34,11 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.drawings
 	$(BIN)/python -m benchmarks.report
 
-# The generated parts of the documentation: command-line examples, and tables of figures from benchmarks/*.json.
+# The generated parts of the documentation: command-line examples, tables of benchmarks/*.json, lists of modules.
 docs: .venv/installed
 	$(BIN)/python -m docs.examples
 	$(BIN)/python -m docs.benchmarks
+	$(BIN)/python -m docs.modules
 
 # docs/*.png, from the running app.
 screenshots: .venv/installed-dev

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from docs.examples import ROOT, pages
+from docs.pages import ROOT, rewrite
 from lib.formatting import percent
 from lib.proportion import accuracy_text
 from lib.recipe import RECIPES, from_json
@@ -345,12 +345,7 @@ TABLES: dict[str, Callable[[Reports], str]] = {
 
 def main() -> None:
     found = reports()
-    for path in pages():
-        before = path.read_text(encoding="utf-8")
-        after = refreshed(before, found)
-        if after != before:
-            path.write_text(after, encoding="utf-8")
-            print(f"refreshed {path.relative_to(ROOT)}")
+    rewrite(lambda page: refreshed(page, found))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,12 @@ import io
 import re
 import shlex
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 
+from docs.pages import rewrite
 from lib.__main__ import main as command_line
 
-ROOT = Path(__file__).parent.parent
 PREFIX = ["python", "-m", "lib"]
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def pages() -> list[Path]:
-    """The documentation's Markdown files."""
-    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def refreshed(page: str) -> str:
@@ -46,14 +40,5 @@ def _output(command: str) -> str:
     return "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
 
 
-def main() -> None:
-    for path in pages():
-        before = path.read_text(encoding="utf-8")
-        after = refreshed(before)
-        if after != before:
-            path.write_text(after, encoding="utf-8")
-            print(f"refreshed {path.relative_to(ROOT)}")
-
-
 if __name__ == "__main__":
-    main()
+    rewrite(refreshed)

@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from docs.benchmarks import NOT_RECORDED, TABLES, Reports, machines, other_tabs, refreshed, reports
-from docs.examples import ROOT, pages
+from docs.pages import ROOT, pages
 from lib.proportion import wilson_interval
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.examples import ROOT, pages, refreshed
+from docs.examples import refreshed
+from docs.pages import ROOT, pages
 from lib.__main__ import main
 from lib.notation import parse
 from lib.recipe import Recipe, to_json
@@ -42,6 +43,12 @@ def test_links_within_the_project_lead_somewhere(page: str) -> None:
         target = ((ROOT / page).parent / name).resolve() if name else ROOT / page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page: str) -> None:
+    named = re.findall(r"`((?:lib|pages|tests|soak|benchmarks|docs)/[\w./-]+)`", text(page))
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def cells(page: str, heading: str) -> list[str]:
