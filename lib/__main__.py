@@ -43,7 +43,8 @@ from lib.untrusted_text import name as accepted_name
 if TYPE_CHECKING:
     from lib.checkpoints import Checkpoint
     from lib.predict import Prediction
-    from lib.runs import Run, RunManager, RunStatus
+    from lib.run_manager import RunManager
+    from lib.training_run import Run, RunStatus
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
 POLL_SECONDS = 0.1
@@ -244,7 +245,8 @@ def train(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace, architecture: Architecture | None, recipe: Recipe, signals: _Signals) -> int:
     from lib import dataset
     from lib.checkpoints import SAVED_FOLDER, passed_over
-    from lib.runs import RunError, RunManager
+    from lib.run_manager import RunManager
+    from lib.training_run import RunError
 
     folder: Path = (options.folder or SAVED_FOLDER).absolute()
     identity = None
@@ -363,7 +365,7 @@ def _begin(
 
     Raises RunError and UnusableError.
     """
-    from lib.runs import MAX_NAME
+    from lib.training_run import MAX_NAME
 
     try:
         name = accepted_name(name or "", MAX_NAME)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lib.checkpoints import Summary
     from lib.layers import Architecture
     from lib.network import Network
-    from lib.runs import RunManager
+    from lib.run_manager import RunManager
     from lib.time_estimate import MachineProfile
 
 STATIC_FOLDER = Path(__file__).resolve().parent.parent / "static"
@@ -86,7 +86,7 @@ share_memory()
 def run_manager() -> RunManager:
     """One manager for all tabs; it outlives every one of them."""
     from lib import checkpoints, dataset
-    from lib.runs import RunManager
+    from lib.run_manager import RunManager
 
     manager = RunManager(dataset.load, checkpoints.SAVED_FOLDER)
     _manager_made.set()
@@ -112,7 +112,7 @@ def warm_up() -> None:
     def import_and_measure() -> None:
         import torchvision.datasets  # noqa: F401
 
-        import lib.runs  # noqa: F401
+        import lib.run_manager  # noqa: F401
         from lib import time_estimate
 
         with _measuring:

@@ -30,7 +30,7 @@ from lib.model_picker import (
 from lib.network import assembled
 from lib.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD, Prediction, predict
 from lib.preprocess import BOX, SIZE, PreprocessingSteps, center_bounding_box, preprocess_steps, resize_whole
-from lib.runs import Run, WeightsCopy
+from lib.training_run import Run, WeightsCopy
 from lib.untrusted_text import escaped
 
 setup_page("draw")

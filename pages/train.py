@@ -28,9 +28,9 @@ from lib.preflight import preflight_error, trained_images
 from lib.proportion import accuracy_text, interval_text
 from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
 from lib.run_store import ACTIVE
-from lib.runs import Run, RunError, RunStatus
 from lib.time_estimate import duration, epoch_seconds, estimate_error_text, estimate_text
 from lib.trainer import EpochMetrics
+from lib.training_run import Run, RunError, RunStatus
 from lib.untrusted_text import escaped, isolated
 from lib.url_state import hidden, recipe_values
 

@@ -10,17 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-from lib import dataset, runs
+from lib import dataset, training_run
 from lib.notation import parse
 from lib.recipe import Augmentation, Recipe
-from lib.runs import RunManager
+from lib.run_manager import RunManager
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
 RECIPE = Recipe(epochs=12, batch_size=128, augmentation=Augmentation(5.0))
 
 
 def main() -> None:
-    folder, runs.SAVE_SECONDS, runs.SAVE_FACTOR = Path(sys.argv[1]), float(sys.argv[2]), 0
+    folder, training_run.SAVE_SECONDS, training_run.SAVE_FACTOR = Path(sys.argv[1]), float(sys.argv[2]), 0
     manager = RunManager(dataset.load, folder)
     if manager.set_aside:
         sys.exit(manager.set_aside[0])

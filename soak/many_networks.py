@@ -15,7 +15,7 @@ from lib import checkpoints
 from lib.cache import run_manager
 from lib.notation import parse
 from lib.recipe import Recipe
-from lib.runs import StopAt
+from lib.training_run import StopAt
 
 ROOT = Path(__file__).parent.parent
 # Of the compiled training pass and of torch's; narrow, wide, deep, with and without a fully connected head.

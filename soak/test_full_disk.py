@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lib import run_store, runs
+from lib import run_store, training_run
 from lib.dataset import Dataset
 from lib.notation import parse
 from lib.preflight import preflight_error
 from lib.recipe import Recipe
-from lib.runs import RunManager, StopAt
+from lib.run_manager import RunManager
+from lib.training_run import StopAt
 from tests.waiting import until
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=2, batch_size=512)
@@ -78,8 +79,8 @@ def test_a_run_ends_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, m
 
 
 def test_the_next_save_in_training_succeeds(disk: Path, mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "SAVE_SECONDS", 0.05)
-    monkeypatch.setattr(runs, "SAVE_FACTOR", 0)
+    monkeypatch.setattr(training_run, "SAVE_SECONDS", 0.05)
+    monkeypatch.setattr(training_run, "SAVE_FACTOR", 0)
     manager = RunManager(lambda: mnist, disk)
     run = manager.start(ARCHITECTURE, Recipe(epochs=100, batch_size=512))
     path = run_store.path_of(run.identity, disk)

@@ -18,8 +18,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from lib import run_store
 from lib.dataset import Dataset
+from lib.run_manager import RunManager
 from lib.run_store import RunRecord
-from lib.runs import Run, RunManager
+from lib.training_run import Run
 from soak.server import Server
 from tests.browser import ROOT, copy_project, settled, visit
 

@@ -15,7 +15,7 @@ import torch
 
 from lib import checkpoints, dataset, digit_sets, run_store
 from lib.checkpoints import SUFFIX
-from lib.runs import RunManager
+from lib.run_manager import RunManager
 from soak.saver import IDENTITY, OTHER, SET
 from tests.browser import ROOT
 

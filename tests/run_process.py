@@ -14,12 +14,13 @@ from unittest.mock import patch
 
 import torch
 
-from lib import runs
+from lib import training_run
 from lib.dataset import Dataset
 from lib.notation import parse
 from lib.recipe import Recipe
+from lib.run_manager import RunManager
 from lib.run_store import ACTIVE
-from lib.runs import Run, RunError, RunManager, StopAt
+from lib.training_run import Run, RunError, StopAt
 
 # No network of the compiled path: a new process would have to load it.
 ARCHITECTURE = parse("2b M M 10 A")
@@ -85,7 +86,7 @@ class RunProcess:
 
 
 def _serve(folder: Path, there: Connection) -> None:
-    runs.SAVE_SECONDS, runs.SAVE_FACTOR = 0.0, 0
+    training_run.SAVE_SECONDS, training_run.SAVE_FACTOR = 0.0, 0
     data = digits()
     manager = RunManager(lambda: data, folder)
     # As a tab that was not reloaded: it still has the run after another tab has deleted it.

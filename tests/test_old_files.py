@@ -24,8 +24,8 @@ from lib.dataset import Dataset
 from lib.history import History
 from lib.notation import notation
 from lib.recipe import to_json
+from lib.run_manager import RunManager
 from lib.run_store import RunRecord
-from lib.runs import RunManager
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent

@@ -24,7 +24,7 @@ from lib.layers import ArchitectureError
 from lib.notation import parse
 from lib.presets import PRESETS
 from lib.recipe import RECIPES, Recipe
-from lib.runs import Run
+from lib.training_run import Run
 from lib.url_state import HIDEABLE_SECTIONS
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo

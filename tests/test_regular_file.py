@@ -23,8 +23,8 @@ from lib.history import History
 from lib.network import build
 from lib.notation import parse
 from lib.recipe import Recipe
+from lib.run_manager import RunManager
 from lib.run_store import scan
-from lib.runs import RunManager
 from tests.outside import KINDS, entries, put_all, within
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
@@ -218,7 +218,7 @@ from lib import checkpoints, dataset, digit_sets, run_store
 from lib.architecture import parse
 from lib.dataset import Dataset
 from lib.recipe import Recipe
-from lib.runs import RunManager
+from lib.run_manager import RunManager
 from lib.trainer import Trainer
 images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
 data, recipe = Dataset(images, labels, images, labels), Recipe(epochs=1, batch_size=10)

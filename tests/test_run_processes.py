@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lib import run_store
 from lib.checkpoints import CheckpointError
-from lib.runs import MAX_WAITING
+from lib.run_manager import MAX_WAITING
 from tests.run_process import UNKNOWN, RunProcess
 from tests.waiting import until
 

@@ -15,26 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from lib import atomic_file, checkpoints, preflight, run_store, runs
+from lib import atomic_file, checkpoints, preflight, run_manager, run_store, training_run
 from lib.dataset import Dataset, DatasetError
 from lib.network import build
 from lib.notation import parse
 from lib.preflight import preflight_error
 from lib.presets import PRESETS
 from lib.recipe import Augmentation, Recipe
-from lib.runs import (
-    MAX_LOADED_RUNS,
-    MAX_NAME,
-    MAX_WAITING,
-    MAX_WAITING_IN_ALL,
-    WEIGHT_HISTORY_FACTOR,
-    Run,
-    RunError,
-    RunManager,
-    RunStatus,
-    StopAt,
-)
+from lib.run_manager import MAX_LOADED_RUNS, MAX_WAITING, MAX_WAITING_IN_ALL, RunManager
 from lib.trainer import DivergenceError, EpochMetrics, StepMetrics, Trainer
+from lib.training_run import MAX_NAME, WEIGHT_HISTORY_FACTOR, Run, RunError, RunStatus, StopAt
 from tests.measure import accuracy_on
 from tests.waiting import until
 
@@ -570,12 +560,12 @@ def test_no_thread_trains_once_a_manager_is_closed(manager: RunManager) -> None:
 def test_ended_runs_keep_a_bounded_number_of_bytes(manager: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(epochs=1, batch_size=500)
     size = ended_bytes(manager, recipe)
-    monkeypatch.setattr(runs, "KEPT_BYTES", round(2.5 * size))
+    monkeypatch.setattr(run_manager, "KEPT_BYTES", round(2.5 * size))
     made = [manager.start(ARCHITECTURE, recipe) for _ in range(3)]
     for run in made:
         ended(run)
     until(lambda: [run.bytes_kept > 0 for run in made] == [False, True, True])
-    monkeypatch.setattr(runs, "KEPT_BYTES", 1)
+    monkeypatch.setattr(run_manager, "KEPT_BYTES", 1)
     last = manager.start(ARCHITECTURE, recipe)
     ended(last)
     until(lambda: not any(run.bytes_kept for run in made))
@@ -757,7 +747,7 @@ def test_the_trail_is_of_weights_on_the_way_closer_together_at_its_beginning(
 
 def test_a_large_network_leaves_few_copies(manager: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(tensor.nbytes for tensor in build(ARCHITECTURE).state_dict().values())
-    monkeypatch.setattr(runs, "WEIGHT_HISTORY_BYTES", 4 * size)
+    monkeypatch.setattr(training_run, "WEIGHT_HISTORY_BYTES", 4 * size)
     run = manager.start(ARCHITECTURE, RECIPE, owner="a tab")
     ended(run)
     assert 2 <= len(run.weight_history) <= 5

@@ -21,8 +21,8 @@ from lib.history import History
 from lib.network import build
 from lib.notation import parse
 from lib.recipe import Recipe
+from lib.run_manager import MAX_LOADED_RUNS
 from lib.run_store import RunRecord
-from lib.runs import MAX_LOADED_RUNS
 from lib.trainer import EvaluationProgress, Trainer
 
 ROOT = Path(__file__).parent.parent

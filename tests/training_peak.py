@@ -12,7 +12,8 @@ from pathlib import Path
 from lib import dataset
 from lib.notation import parse
 from lib.recipe import from_json
-from lib.runs import RunManager, StopAt
+from lib.run_manager import RunManager
+from lib.training_run import StopAt
 from tests.large_networks import memory
 
 
