@@ -19,7 +19,8 @@ from dataclasses import replace
 
 import torch
 
-from lib.__main__ import UnusableError, read_recipe
+from lib.cli_output import UsageError
+from lib.cli_train import read_recipe
 from lib.dataset import Dataset, load
 from lib.layers import Architecture, ArchitectureError
 from lib.notation import parse
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         architecture = parse(network)
         # Every epoch is measured on what is left out; no more of the training images need be.
         recipes = [replace(read_recipe(name), validation="test") for name in names]
-    except (ArchitectureError, RecipeError, UnusableError) as error:
+    except (ArchitectureError, RecipeError, UsageError) as error:
         sys.exit(str(error))
     torch.set_num_threads(recommended_threads(architecture))
     measured: list[list[float]] = [[] for _ in recipes]

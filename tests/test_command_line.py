@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from lib import checkpoints, run_store
-from lib.__main__ import main, read_recipe
+from lib.__main__ import main
 from lib.analysis import analyze
 from lib.checkpoints import SUFFIX
+from lib.cli_train import read_recipe
 from lib.dataset import Dataset
 from lib.notation import parse
 from lib.presets import PRESETS

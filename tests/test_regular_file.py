@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from lib import checkpoints, dataset, digit_sets, regular_file, run_store
-from lib.__main__ import UnusableError, read_recipe
 from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
+from lib.cli_output import UsageError
+from lib.cli_train import read_recipe
 from lib.dataset import DatasetError
 from lib.digit_sets import DigitSetError
 from lib.history import History
@@ -63,7 +64,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(kind: str, tmp_path: Pat
             with pytest.raises(CheckpointError) as refused:
                 load(path)
             assert str(refused.value) == f"The checkpoint x{SUFFIX} cannot be read ({said}). Restore it."
-        with pytest.raises(UnusableError, match="cannot be read"):
+        with pytest.raises(UsageError, match="cannot be read"):
             read_recipe(f"@{path}")
         path.rename(tmp_path / f"{dataset.PEN_DIGITS}.gz")
         if kind not in ("link to itself", "loop of links"):

@@ -31,13 +31,12 @@ SMALL = ["2 10 A", "--recipe", '{"batch_size": 1000, "epochs": 50}']
 PATIENCE = 90
 # The same command where one function waits for what never comes, after it has said so.
 WAITING = """
-import os, sys, time
-from lib import {module}
+import importlib, os, sys
 from lib.__main__ import main
 def wait(*_):
     os.write(2, b"waiting\\n")
     os.read(os.pipe()[0], 1)
-{module}.{function} = wait
+setattr(importlib.import_module("{module}"), "{function}", wait)
 sys.exit(main())
 """
 
@@ -87,9 +86,9 @@ def in_a_batch(_: subprocess.Popen[bytes], folder: Path) -> bool:
 
 WAITS = {
     "its imports": Wait(plain(*SMALL), after(0.4)),
-    "a scan of the folder": Wait(in_function("run_files", "scan"), says_so),
-    "a save that does not end": Wait(in_function("atomic_file", "_sync_folder"), says_so),
-    "the images": Wait(in_function("dataset", "load"), says_so),
+    "a scan of the folder": Wait(in_function("lib.run_store", "scan"), says_so),
+    "a save that does not end": Wait(in_function("lib.atomic_file", "_sync_folder"), says_so),
+    "the images": Wait(in_function("lib.dataset", "load"), says_so),
     # Each of the two convolutions takes longer than a second.
     "a batch": Wait(plain("128k9 256k9 10 A", "--recipe", '{"batch_size": 128}'), in_a_batch),
     "a reader of its output": Wait(plain("2 10 A", "--recipe", '{"batch_size": 32}', "--json"), has_filled_its_pipe),
