@@ -19,6 +19,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Fifty kills, a full disk, thirty tabs, five hundred uploads at once: some twenty minutes.
 soak: .venv/installed-dev
@@ -65,7 +66,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 # Compiles the kernels of a training step, once: else the first training would wait for it.
-	$(BIN)/python -c "from lib import time_estimate; time_estimate.measure()"
+	$(BIN)/python -c "from lib.training import time_estimate; time_estimate.measure()"
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

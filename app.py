@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from lib import guard
-from lib.components import LOGO, navigation
+from lib.ui import guard
+from lib.ui.components import LOGO, navigation
 
 page = navigation()
 st.set_page_config(page_title=f"{page.title} · Receptive", page_icon=LOGO, layout="wide")

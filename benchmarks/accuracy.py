@@ -20,16 +20,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.environment import environment
-from lib import checkpoints
-from lib.analysis import analyze
-from lib.dataset import load
-from lib.exercise import TARGET_ACCURACY
-from lib.layers import Architecture
-from lib.notation import notation, parse
-from lib.presets import PRESETS
-from lib.proportion import accuracy_text, wilson_interval
-from lib.recipe import RECIPES, Recipe, to_json
-from lib.trainer import EpochMetrics, Trainer, recommended_threads
+from lib.data.dataset import load
+from lib.design.analysis import analyze
+from lib.design.exercise import TARGET_ACCURACY
+from lib.design.layers import Architecture
+from lib.design.notation import notation, parse
+from lib.design.presets import PRESETS
+from lib.design.recipe import RECIPES, Recipe, to_json
+from lib.evaluation.proportion import accuracy_text, wilson_interval
+from lib.storage import checkpoints
+from lib.training.trainer import EpochMetrics, Trainer, recommended_threads
 
 RESULT = Path(__file__).parent / "accuracy.json"
 SEEDS = (0, 1, 2)

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.environment import environment
-from lib import checkpoints
-from lib.calibration import calibrate
-from lib.dataset import FOLDER, load, pen_digits_of
-from lib.handwriting import PEOPLES_WIDTH, lift, smooth, strokes
-from lib.predict import predict_all
-from lib.preprocess import center_bounding_box, preprocess, resize_whole, set_stroke_width, stroke_width
-from lib.proportion import accuracy_text
+from lib.data.dataset import FOLDER, load, pen_digits_of
+from lib.data.handwriting import PEOPLES_WIDTH, lift, smooth, strokes
+from lib.evaluation.calibration import calibrate
+from lib.evaluation.proportion import accuracy_text
+from lib.inference.predict import predict_all
+from lib.inference.preprocess import center_bounding_box, preprocess, resize_whole, set_stroke_width, stroke_width
+from lib.storage import checkpoints
 
 RESULT = Path(__file__).parent / "drawings.json"
 CANVAS, DIGITS, SCRIBBLES = 280, 2_000, 100

@@ -19,13 +19,13 @@ from dataclasses import replace
 
 import torch
 
-from lib.cli_output import UsageError
-from lib.cli_train import read_recipe
-from lib.dataset import Dataset, load
-from lib.layers import Architecture, ArchitectureError
-from lib.notation import parse
-from lib.recipe import Recipe, RecipeError
-from lib.trainer import EpochMetrics, Trainer, recommended_threads
+from lib.cli.output import UsageError
+from lib.cli.train import read_recipe
+from lib.data.dataset import Dataset, load
+from lib.design.layers import Architecture, ArchitectureError
+from lib.design.notation import parse
+from lib.design.recipe import Recipe, RecipeError
+from lib.training.trainer import EpochMetrics, Trainer, recommended_threads
 
 FOLDS = 6
 

@@ -2,9 +2,9 @@
 
     make bench
 
-- `throughput_ratio`: the assignment's network trained by `lib.trainer.Trainer` and by the loop of the assignment's
-  notebook (DataLoader, ToTensor, Normalize, batch 128, torch's own layers), in turns in one process, medians; each with
-  the number of torch threads that is its best: the notebook's all cores, ours one beside its own helpers.
+- `throughput_ratio`: the assignment's network trained by our `Trainer` and by the loop of the assignment's notebook
+  (DataLoader, ToTensor, Normalize, batch 128, torch's own layers), in turns in one process, medians; each with its best
+  number of torch threads: all cores for the notebook, one beside its own workers for ours.
 - `stop_max_ms`: from the press of Stop to the word of it on the screen.
 - `ui_p95_ms`: while a run trains at full speed, from a slider to the new table and from the pen's lift to the
   prediction, in Chromium, 95th percentiles; `ui_p95_ms` itself is the larger.
@@ -17,8 +17,8 @@
   closed, in turns in one run, medians; `inside_slowdown` and `draw_slowdown` with those pages, which follow it too.
 - `parse_and_analyse_30_layers_ms`: text to analysis of a network of 30 layers, median; `menus_30_layers_ms`: the
   available actions of all its layers, which the Design page needs too.
-- `estimate_off_percent`: how much more or less time a batch took than `lib.time_estimate` had estimated, for networks
-  that it does not measure itself.
+- `estimate_off_percent`: how much more or less time a batch took than `lib.training.time_estimate` had estimated, for
+  networks that it does not measure itself.
 - `design_p95_ms`: from a slider's release to the new table on the screen, in Chromium, 95th percentile.
 - `other_tab_delay_ms`: how much later than the median the slowest of these answers comes while another tab opens a
   large network, for each of three; and, as "none", while no other tab does anything.
@@ -49,16 +49,18 @@ from torchvision.datasets import MNIST
 
 from benchmarks import accuracy
 from benchmarks.environment import environment
-from lib import checkpoints, run_store, time_estimate
-from lib.analysis import analyze
-from lib.dataset import FOLDER, MEAN, STD, load
-from lib.edits import available_actions
-from lib.metrics import evaluate
-from lib.network import build
-from lib.notation import parse
-from lib.presets import PRESETS
-from lib.recipe import Recipe
-from lib.trainer import StepMetrics, Trainer, recommended_threads
+from lib.data.dataset import FOLDER, MEAN, STD, load
+from lib.design.analysis import analyze
+from lib.design.edits import available_actions
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.design.recipe import Recipe
+from lib.evaluation.metrics import evaluate
+from lib.nn.network import build
+from lib.runs import run_store
+from lib.storage import checkpoints
+from lib.training import time_estimate
+from lib.training.trainer import StepMetrics, Trainer, recommended_threads
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.chromium import LAUNCH_ARGUMENTS, install
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from docs.pages import ROOT, rewrite
-from lib.formatting import percent
-from lib.proportion import accuracy_text
-from lib.recipe import RECIPES, from_json
+from lib.design.recipe import RECIPES, from_json
+from lib.evaluation.proportion import accuracy_text
+from lib.text.formatting import percent
 
 NOT_RECORDED = "not recorded"
 TEST_IMAGES = 10_000

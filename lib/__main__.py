@@ -14,13 +14,13 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from lib.cli_describe import add_describe
-from lib.cli_output import OutputError, Parser, UsageError, discard, prepare_standard_streams, write_error
-from lib.cli_predict import add_predict
-from lib.cli_train import add_train
-from lib.layers import ArchitectureError
-from lib.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
-from lib.recipe import RecipeError
+from lib.cli.describe import add_describe
+from lib.cli.output import OutputError, Parser, UsageError, discard, prepare_standard_streams, write_error
+from lib.cli.predict import add_predict
+from lib.cli.train import add_train
+from lib.design.layers import ArchitectureError
+from lib.design.recipe import RecipeError
+from lib.nn.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

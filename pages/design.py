@@ -11,24 +11,25 @@ import streamlit as st
 from pandas import DataFrame
 from pandas.io.formats.style import Styler
 
-from lib import edits, guard
-from lib.analysis import LayerAnalysis, NetworkAnalysis, activation_bytes, analyze, per_layer
-from lib.cache import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
-from lib.charts import layer_costs
-from lib.components import live_figure, network_input, network_view, preset_pills, setup_page
-from lib.dataset import DatasetError
-from lib.diff import LayerDiff, diff_layers
-from lib.exercise import COMMENTED_FIELDS, PARAMS_REQUIREMENT, Requirement, requirements
-from lib.formatting import megabytes, shape_text
-from lib.layers import INPUT_SHAPE, Architecture, ArchitectureError, Convolution, FullyConnected, logits_layer
-from lib.notation import notation, parse
-from lib.presets import PRESETS
-from lib.pytorch_source import pytorch_source
-from lib.recipe import RecipeError
-from lib.tables import COLUMNS, layers_csv, layers_markdown
-from lib.time_estimate import estimate_text
-from lib.untrusted_text import escaped, visible
-from lib.url_state import HIDEABLE_SECTIONS, MAX_LENGTH, hidden, recipe
+from lib.data.dataset import DatasetError
+from lib.design import edits
+from lib.design.analysis import LayerAnalysis, NetworkAnalysis, activation_bytes, analyze, per_layer
+from lib.design.diff import LayerDiff, diff_layers
+from lib.design.exercise import COMMENTED_FIELDS, PARAMS_REQUIREMENT, Requirement, requirements
+from lib.design.layers import INPUT_SHAPE, Architecture, ArchitectureError, Convolution, FullyConnected, logits_layer
+from lib.design.notation import notation, parse
+from lib.design.presets import PRESETS
+from lib.design.recipe import RecipeError
+from lib.export.pytorch_source import pytorch_source
+from lib.export.tables import COLUMNS, layers_csv, layers_markdown
+from lib.text.formatting import megabytes, shape_text
+from lib.text.untrusted_text import escaped, visible
+from lib.training.time_estimate import estimate_text
+from lib.ui import guard
+from lib.ui.cache import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
+from lib.ui.charts import layer_costs
+from lib.ui.components import live_figure, network_input, network_view, preset_pills, setup_page
+from lib.ui.url_state import HIDEABLE_SECTIONS, MAX_LENGTH, hidden, recipe
 
 setup_page("design")
 

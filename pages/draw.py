@@ -7,15 +7,20 @@ from collections.abc import Sequence
 import streamlit as st
 from torch import Tensor
 
-from lib import guard, rendering
-from lib.attribution import affordable
-from lib.cache import run_manager
-from lib.charts import probability_bars, probability_curves
-from lib.checkpoints import CheckpointError
-from lib.components import drawing_canvas, live_figure, setup_page
-from lib.dataset import DatasetError
-from lib.formatting import percent
-from lib.model_picker import (
+from lib.data.dataset import DatasetError
+from lib.evaluation.attribution import affordable
+from lib.inference.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD, Prediction, predict
+from lib.inference.preprocess import BOX, SIZE, PreprocessingSteps, center_bounding_box, preprocess_steps, resize_whole
+from lib.nn.network import assembled
+from lib.runs.training_run import Run, WeightsCopy
+from lib.storage.checkpoints import CheckpointError
+from lib.text.formatting import percent
+from lib.text.untrusted_text import escaped
+from lib.ui import guard, rendering
+from lib.ui.cache import run_manager
+from lib.ui.charts import probability_bars, probability_curves
+from lib.ui.components import drawing_canvas, live_figure, setup_page
+from lib.ui.model_picker import (
     DRAWING,
     LoadedModel,
     choose_model,
@@ -27,11 +32,6 @@ from lib.model_picker import (
     prediction_heading,
     run_in_training,
 )
-from lib.network import assembled
-from lib.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD, Prediction, predict
-from lib.preprocess import BOX, SIZE, PreprocessingSteps, center_bounding_box, preprocess_steps, resize_whole
-from lib.training_run import Run, WeightsCopy
-from lib.untrusted_text import escaped
 
 setup_page("draw")
 

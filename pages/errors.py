@@ -9,18 +9,19 @@ from typing import Any, NamedTuple, cast
 import streamlit as st
 from torch import nn
 
-from lib import dataset, guard, rendering
-from lib.charts import class_accuracy, confusion_matrix, reliability
-from lib.checkpoints import CheckpointError
-from lib.components import live_figure, setup_page
-from lib.dataset import DatasetError
-from lib.formatting import percent
-from lib.layers import Architecture
-from lib.metrics import Bin, Evaluation, evaluate, measurable
-from lib.model_picker import TEST, LoadedModel, choose_model, load_model, run_in_training
-from lib.proportion import accuracy_text, interval_text
-from lib.untrusted_text import escaped
-from lib.url_state import TEST_IMAGES
+from lib.data import dataset
+from lib.data.dataset import DatasetError
+from lib.design.layers import Architecture
+from lib.evaluation.metrics import Bin, Evaluation, evaluate, measurable
+from lib.evaluation.proportion import accuracy_text, interval_text
+from lib.storage.checkpoints import CheckpointError
+from lib.text.formatting import percent
+from lib.text.untrusted_text import escaped
+from lib.ui import guard, rendering
+from lib.ui.charts import class_accuracy, confusion_matrix, reliability
+from lib.ui.components import live_figure, setup_page
+from lib.ui.model_picker import TEST, LoadedModel, choose_model, load_model, run_in_training
+from lib.ui.url_state import TEST_IMAGES
 
 setup_page("errors")
 

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import streamlit as st
 from torch import Tensor, nn
 
-from lib import dataset, guard, rendering
-from lib.analysis import LayerAnalysis, analyze, per_layer
-from lib.attribution import (
+from lib.data import dataset
+from lib.data.dataset import DatasetError
+from lib.design.analysis import LayerAnalysis, analyze, per_layer
+from lib.design.fast_path_eligibility import FAST_PATH_MACS
+from lib.design.layers import Architecture, FullyConnected
+from lib.evaluation.attribution import (
     FIELD_IMAGES,
     PATCH,
     REFERENCE_IMAGES,
@@ -23,12 +26,11 @@ from lib.attribution import (
     saliency,
     theoretical_fields,
 )
-from lib.components import setup_page
-from lib.dataset import DatasetError
-from lib.fast_path_eligibility import FAST_PATH_MACS
-from lib.formatting import percent, shape_text
-from lib.layers import Architecture, FullyConnected
-from lib.model_picker import (
+from lib.text.formatting import percent, shape_text
+from lib.text.untrusted_text import escaped
+from lib.ui import guard, rendering
+from lib.ui.components import setup_page
+from lib.ui.model_picker import (
     DRAWING,
     TEST,
     LoadedModel,
@@ -40,7 +42,6 @@ from lib.model_picker import (
     prediction_heading,
     run_in_training,
 )
-from lib.untrusted_text import escaped
 
 setup_page("inspect")
 

@@ -13,17 +13,19 @@ from PIL import Image
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 from torch import Tensor
 
-from lib import digit_sets, guard, photos, rendering
-from lib.checkpoints import CheckpointError
-from lib.components import setup_page
-from lib.digit_sets import DigitSet, DigitSetError
-from lib.formatting import percent
-from lib.model_picker import LoadedModel, choose_model, load_model
-from lib.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
-from lib.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD
-from lib.preprocess import SIZE
-from lib.proportion import interval_text
-from lib.untrusted_text import escaped, isolated, spreadsheet_cell
+from lib.evaluation.proportion import interval_text
+from lib.inference import photos
+from lib.inference.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
+from lib.inference.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD
+from lib.inference.preprocess import SIZE
+from lib.storage import digit_sets
+from lib.storage.checkpoints import CheckpointError
+from lib.storage.digit_sets import DigitSet, DigitSetError
+from lib.text.formatting import percent
+from lib.text.untrusted_text import escaped, isolated, spreadsheet_cell
+from lib.ui import guard, rendering
+from lib.ui.components import setup_page
+from lib.ui.model_picker import LoadedModel, choose_model, load_model
 
 setup_page("photos")
 

@@ -11,28 +11,37 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from lib import guard, url_state
-from lib.analysis import analyze
-from lib.augmentation import preview
-from lib.cache import example_digits, machine_rate, run_manager
-from lib.charts import RunCurves, training_curves
-from lib.checkpoints import SAVED_FOLDER, passed_over
-from lib.components import browser, browser_cookie, live_figure, network_input, preset_pills, setup_page
-from lib.dataset import DatasetError
-from lib.formatting import percent
-from lib.handwriting import handwriting
-from lib.layers import ArchitectureError
-from lib.notation import notation, parse
-from lib.outliers import marks
-from lib.preflight import preflight_error, trained_images
-from lib.proportion import accuracy_text, interval_text
-from lib.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe, RecipeError, differences
-from lib.run_store import ACTIVE
-from lib.time_estimate import duration, epoch_seconds, estimate_error_text, estimate_text
-from lib.trainer import EpochMetrics
-from lib.training_run import Run, RunError, RunStatus
-from lib.untrusted_text import escaped, isolated
-from lib.url_state import hidden, recipe_values
+from lib.data.augmentation import preview
+from lib.data.dataset import DatasetError
+from lib.data.handwriting import handwriting
+from lib.data.outliers import marks
+from lib.design.analysis import analyze
+from lib.design.layers import ArchitectureError
+from lib.design.notation import notation, parse
+from lib.design.recipe import (
+    OPTIMISERS,
+    RECIPES,
+    SCHEDULES,
+    VALIDATIONS,
+    Augmentation,
+    Recipe,
+    RecipeError,
+    differences,
+)
+from lib.evaluation.proportion import accuracy_text, interval_text
+from lib.runs.preflight import preflight_error, trained_images
+from lib.runs.run_store import ACTIVE
+from lib.runs.training_run import Run, RunError, RunStatus
+from lib.storage.checkpoints import SAVED_FOLDER, passed_over
+from lib.text.formatting import percent
+from lib.text.untrusted_text import escaped, isolated
+from lib.training.time_estimate import duration, epoch_seconds, estimate_error_text, estimate_text
+from lib.training.trainer import EpochMetrics
+from lib.ui import guard, url_state
+from lib.ui.cache import example_digits, machine_rate, run_manager
+from lib.ui.charts import RunCurves, training_curves
+from lib.ui.components import browser, browser_cookie, live_figure, network_input, preset_pills, setup_page
+from lib.ui.url_state import hidden, recipe_values
 
 setup_page("train")
 

@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from lib import dataset, training_run
-from lib.notation import parse
-from lib.recipe import Augmentation, Recipe
-from lib.run_manager import RunManager
+from lib.data import dataset
+from lib.design.notation import parse
+from lib.design.recipe import Augmentation, Recipe
+from lib.runs import training_run
+from lib.runs.run_manager import RunManager
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
 RECIPE = Recipe(epochs=12, batch_size=128, augmentation=Augmentation(5.0))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints
-from lib.cache import run_manager
-from lib.notation import parse
-from lib.recipe import Recipe
-from lib.training_run import StopAt
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.runs.training_run import StopAt
+from lib.storage import checkpoints
+from lib.ui.cache import run_manager
 
 ROOT = Path(__file__).parent.parent
 # Of the compiled training pass and of torch's; narrow, wide, deep, with and without a fully connected head.

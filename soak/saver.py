@@ -14,15 +14,16 @@ from pathlib import Path
 
 import torch
 
-from lib import checkpoints, digit_sets, run_store
-from lib.checkpoints import SUFFIX, Checkpoint, Summary
-from lib.dataset import Dataset
-from lib.history import History
-from lib.notation import parse
-from lib.process_lock import RunLock
-from lib.recipe import Recipe
-from lib.run_store import RunRecord
-from lib.trainer import EvaluationProgress, Trainer
+from lib.data.dataset import Dataset
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.runs import run_store
+from lib.runs.process_lock import RunLock
+from lib.runs.run_store import RunRecord
+from lib.storage import checkpoints, digit_sets
+from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
+from lib.training.history import History
+from lib.training.trainer import EvaluationProgress, Trainer
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=1, batch_size=1)
 IDENTITY, SET, OTHER = "run-1-slow", "mine", "checkpoint"

@@ -13,7 +13,7 @@ START_SECONDS = 90
 # The real server, which writes its runs more often than it would: as many kills as possible shall meet a save.
 CODE = """
 import sys
-from lib import training_run
+from lib.runs import training_run
 training_run.SAVE_SECONDS, training_run.SAVE_FACTOR = float(sys.argv.pop(1)), 1
 from streamlit.web import cli
 sys.exit(cli.main())

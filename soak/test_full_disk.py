@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lib import run_store, training_run
-from lib.dataset import Dataset
-from lib.notation import parse
-from lib.preflight import preflight_error
-from lib.recipe import Recipe
-from lib.run_manager import RunManager
-from lib.training_run import StopAt
+from lib.data.dataset import Dataset
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.runs import run_store, training_run
+from lib.runs.preflight import preflight_error
+from lib.runs.run_manager import RunManager
+from lib.runs.training_run import StopAt
 from tests.waiting import until
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=2, batch_size=512)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from playwright.sync_api import Browser, Page, expect
 
-from lib import run_store
-from lib.dataset import Dataset
-from lib.run_manager import RunManager
-from lib.run_store import RunRecord
-from lib.training_run import Run
+from lib.data.dataset import Dataset
+from lib.runs import run_store
+from lib.runs.run_manager import RunManager
+from lib.runs.run_store import RunRecord
+from lib.runs.training_run import Run
 from soak.server import Server
 from tests.browser import ROOT, copy_project, settled, visit
 

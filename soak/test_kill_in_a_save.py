@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import checkpoints, dataset, digit_sets, run_store
-from lib.checkpoints import SUFFIX
-from lib.run_manager import RunManager
+from lib.data import dataset
+from lib.runs import run_store
+from lib.runs.run_manager import RunManager
+from lib.storage import checkpoints, digit_sets
+from lib.storage.checkpoints import SUFFIX
 from soak.saver import IDENTITY, OTHER, SET
 from tests.browser import ROOT
 

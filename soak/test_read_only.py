@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lib import checkpoints
-from lib.checkpoints import SUFFIX
+from lib.storage import checkpoints
+from lib.storage.checkpoints import SUFFIX
 from tests.test_regular_file import SOUND, as_nobody, needs_root, open_path
 
 __all__ = ["open_path"]
@@ -16,7 +16,7 @@ PAGES = """
 import json, shutil
 import streamlit as st
 from streamlit.testing.v1 import AppTest
-from lib.cache import run_manager
+from lib.ui.cache import run_manager
 folder, writable = map(Path, sys.argv[1:])
 names = ("design", "train", "draw", "inspect", "errors", "photos")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from lib import run_store
+from lib.runs import run_store
 from soak.server import Server
 from tests.browser import copy_project, visit
 
@@ -16,7 +16,7 @@ TABS = 30
 ADDRESS = "train?net=2+10+A&batch_size=4096&epochs=1"
 STEPS = 15
 # The first round takes what torch, the images and thirty sessions take, about 1.2 GB; the second gave back 110 MB when
-# this was last run, with threads that share their pools of memory (lib/cache.py), and took 103 MB without that. Two
+# this was last run, with threads that share their pools of memory (lib/ui/cache.py), and took 103 MB without that. Two
 # megabytes a tab kept for good, as a run's network with its work space would be, are found.
 GROWTH_BYTES = 60 * 2**20
 

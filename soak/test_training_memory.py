@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lib.notation import parse
-from lib.preflight import needed
-from lib.recipe import Augmentation, Recipe
+from lib.design.notation import parse
+from lib.design.recipe import Augmentation, Recipe
+from lib.runs.preflight import needed
 from tests.test_preflight import CODE, peak
 
 ALL = Augmentation(10, 0.07, 0.1, 10, 0.3)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from lib.dataset import Dataset
-from lib.photos import MAX_FILES
+from lib.data.dataset import Dataset
+from lib.inference.photos import MAX_FILES
 from tests.browser import copy_project, serving, visit
 from tests.photographs import photo
 from tests.web_client import request, session, token, upload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from lib.layers import (
+from lib.design.layers import (
     CLASSES,
     Architecture,
     ArchitectureError,
@@ -16,7 +16,7 @@ from lib.layers import (
     Layer,
     MaxPool,
 )
-from lib.operations import validate
+from lib.design.operations import validate
 
 convolutions = st.builds(
     Convolution,

@@ -29,8 +29,8 @@ def copy_project(folder: Path) -> Path:
         else:
             shutil.copy(ROOT / part, folder / part)
     # numba finds a compiled kernel by its source's time, which a copy keeps.
-    if (ROOT / "lib" / "__pycache__").is_dir():
-        shutil.copytree(ROOT / "lib" / "__pycache__", folder / "lib" / "__pycache__")
+    if (ROOT / "lib" / "nn" / "__pycache__").is_dir():
+        shutil.copytree(ROOT / "lib" / "nn" / "__pycache__", folder / "lib" / "nn" / "__pycache__")
     return folder
 
 

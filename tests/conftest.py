@@ -12,10 +12,11 @@ import pytest
 from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
-from lib import calibration, dataset
-from lib.calibration import Calibration
-from lib.dataset import Dataset
-from lib.network import Network
+from lib.data import dataset
+from lib.data.dataset import Dataset
+from lib.evaluation import calibration
+from lib.evaluation.calibration import Calibration
+from lib.nn.network import Network
 from tests.browser import copy_project, serving
 from tests.chromium import LAUNCH_ARGUMENTS, install
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lib.preprocess import to_grayscale
+from lib.inference.preprocess import to_grayscale
 
 SEVEN = (((0, 0), (130, 0), (50, 170)),)
 LETTER_H = (((0, 0), (0, 170)), ((110, 0), (110, 170)), ((0, 85), (110, 85)))
@@ -30,7 +30,7 @@ def picture(strokes: Strokes, scale: float, left: float, top: float, width: int)
 
 
 def drawn(strokes: Strokes, scale: float = 1.0, left: float = 70, top: float = 50, width: int = 22) -> Tensor:
-    """The drawing as `lib.preprocess.preprocess` takes it."""
+    """The drawing as `lib.inference.preprocess.preprocess` takes it."""
     return to_grayscale(torch.from_numpy(np.array(picture(strokes, scale, left, top, width))))
 
 

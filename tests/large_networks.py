@@ -18,23 +18,25 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
-from lib import attribution, dataset, metrics, rendering
-from lib.analysis import analyze, per_layer
-from lib.calibration import calibrate
-from lib.checkpoints import MAX_BYTES
-from lib.dataset import normalise
-from lib.layers import Architecture, AveragePool, Convolution, FullyConnected, GlobalAveragePool, Layer, MaxPool
-from lib.memory import BATCH, TooLargeError, forward_bytes, require_readable, work
-from lib.network import build, forward_batch, unfolds
-from lib.network_view import views
-from lib.notation import notation, parse
-from lib.onnx_file import onnx_bytes
-from lib.predict import predict, predict_all
+from lib.data import dataset
+from lib.data.dataset import normalise
+from lib.design.analysis import analyze, per_layer
+from lib.design.layers import Architecture, AveragePool, Convolution, FullyConnected, GlobalAveragePool, Layer, MaxPool
+from lib.design.notation import notation, parse
+from lib.evaluation import attribution, metrics
+from lib.evaluation.calibration import calibrate
+from lib.export.onnx_file import onnx_bytes
+from lib.inference.predict import predict, predict_all
+from lib.nn.memory import BATCH, TooLargeError, forward_bytes, require_readable, work
+from lib.nn.network import build, forward_batch, unfolds
+from lib.storage.checkpoints import MAX_BYTES
+from lib.ui import rendering
+from lib.ui.network_view import views
 from tests.architectures import buildable
 
 # Above what the process has when it begins.
 LIMIT = 19 * 10**8
-# As `lib.memory.work` counts.
+# As `lib.nn.memory.work` counts.
 WORK = 10**10
 FEW = 10
 # Of a forward pass: what torch and the allocator take whatever the network is, and what the kernel has not counted yet.

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, dataset, digit_sets
-from lib.checkpoints import Checkpoint, Summary
-from lib.network import build
-from lib.notation import parse
-from lib.recipe import Recipe
+from lib.data import dataset
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.nn.network import build
+from lib.storage import checkpoints, digit_sets
+from lib.storage.checkpoints import Checkpoint, Summary
 from tests.large_networks import LIMIT, memory
 
 TEXT = "16k1p28 " * 20 + "10 A"

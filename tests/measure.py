@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.dataset import normalise
+from lib.data.dataset import normalise
 
 BATCH = 250
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lib import checkpoints, digit_sets
+from lib.storage import checkpoints, digit_sets
 
 # As JSON has them: 1e999 is read as infinity.
 ODD = [

@@ -14,13 +14,13 @@ from unittest.mock import patch
 
 import torch
 
-from lib import training_run
-from lib.dataset import Dataset
-from lib.notation import parse
-from lib.recipe import Recipe
-from lib.run_manager import RunManager
-from lib.run_store import ACTIVE
-from lib.training_run import Run, RunError, StopAt
+from lib.data.dataset import Dataset
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.runs import training_run
+from lib.runs.run_manager import RunManager
+from lib.runs.run_store import ACTIVE
+from lib.runs.training_run import Run, RunError, StopAt
 
 # No network of the compiled path: a new process would have to load it.
 ARCHITECTURE = parse("2b M M 10 A")

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
-from lib.analysis import analyze, per_layer
-from lib.exercise import requirements
-from lib.layers import Architecture
-from lib.network import build
-from lib.notation import parse
-from lib.operations import operations
-from lib.presets import PRESETS
+from lib.design.analysis import analyze, per_layer
+from lib.design.exercise import requirements
+from lib.design.layers import Architecture
+from lib.design.notation import parse
+from lib.design.operations import operations
+from lib.design.presets import PRESETS
+from lib.nn.network import build
 from tests.architectures import architectures
 from tests.measure import count_params
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.layers import (
+from lib.design.layers import (
     Architecture,
     ArchitectureError,
     AveragePool,
@@ -18,9 +18,9 @@ from lib.layers import (
     GlobalAveragePool,
     MaxPool,
 )
-from lib.notation import notation, parse
-from lib.operations import operations
-from lib.presets import PRESETS
+from lib.design.notation import notation, parse
+from lib.design.operations import operations
+from lib.design.presets import PRESETS
 from tests.architectures import architectures
 
 

@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib import checkpoints
-from lib.analysis import analyze, per_layer
-from lib.attribution import (
+from lib.data.dataset import MEAN, STD, Dataset, normalise
+from lib.design.analysis import analyze, per_layer
+from lib.design.layers import Architecture, Convolution
+from lib.design.notation import parse
+from lib.design.operations import operations
+from lib.evaluation.attribution import (
     activations,
     affordable,
     dead_channels,
@@ -24,14 +27,11 @@ from lib.attribution import (
     saliency,
     theoretical_fields,
 )
-from lib.dataset import MEAN, STD, Dataset, normalise
-from lib.layers import Architecture, Convolution
-from lib.memory import BATCH
-from lib.metrics import Evaluation, evaluate
-from lib.network import Network, build
-from lib.notation import parse
-from lib.operations import operations
-from lib.proportion import Proportion
+from lib.evaluation.metrics import Evaluation, evaluate
+from lib.evaluation.proportion import Proportion
+from lib.nn.memory import BATCH
+from lib.nn.network import Network, build
+from lib.storage import checkpoints
 from tests.architectures import architectures
 from tests.measure import accuracy_on
 

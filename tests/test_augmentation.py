@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from lib.augmentation import augment, preview
-from lib.dataset import Dataset, normalise
-from lib.recipe import Augmentation
+from lib.data.augmentation import augment, preview
+from lib.data.dataset import Dataset, normalise
+from lib.design.recipe import Augmentation
 
 
 def test_augmentation_stays_within_its_bounds_and_differs_by_image() -> None:

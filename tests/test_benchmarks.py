@@ -10,7 +10,7 @@ import pytest
 
 from docs.benchmarks import NOT_RECORDED, TABLES, Reports, machines, other_tabs, refreshed, reports
 from docs.pages import ROOT, pages
-from lib.proportion import wilson_interval
+from lib.evaluation.proportion import wilson_interval
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 STALE = "run `make docs`"

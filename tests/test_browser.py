@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
-from lib.dataset import Dataset
+from lib.data.dataset import Dataset
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.photographs import photo
 

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from lib.cache import ARENAS
+from lib.ui.cache import ARENAS
 from tests.browser import ROOT
 
 # Counts glibc's pools of memory while twenty threads at once hold some.
 CODE = """
 import ctypes, os, sys, tempfile, threading
 if sys.argv[1] == "shared":
-    import lib.cache
+    import lib.ui.cache
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
 ready, over = threading.Barrier(21), threading.Event()

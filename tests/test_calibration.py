@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lib import calibration, checkpoints
-from lib.calibration import UNCALIBRATED, LiveCalibrator, calibrate, temperature
-from lib.dataset import Dataset, DatasetError
-from lib.network import Network
+from lib.data.dataset import Dataset, DatasetError
+from lib.evaluation import calibration
+from lib.evaluation.calibration import UNCALIBRATED, LiveCalibrator, calibrate, temperature
+from lib.nn.network import Network
+from lib.storage import checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +100,7 @@ def test_without_mnist_a_network_in_training_is_not_calibrated() -> None:
 
 def test_a_process_may_end_while_a_network_is_calibrated() -> None:
     program = (
-        "from lib import checkpoints, dataset; from lib.calibration import LiveCalibrator;"
+        "from lib import checkpoints, dataset; from lib.evaluation.calibration import LiveCalibrator;"
         "network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / 'assignment-9274.safetensors'));"
         "data = dataset.load(); LiveCalibrator(lambda: data).get('one', 1, network)"
     )

@@ -14,8 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lib.analysis import analyze, per_layer
-from lib.charts import (
+from lib.design.analysis import analyze, per_layer
+from lib.design.layers import Architecture
+from lib.evaluation.metrics import Bin
+from lib.evaluation.proportion import Proportion
+from lib.inference.predict import Prediction
+from lib.training.history import Curves
+from lib.training.trainer import EpochMetrics
+from lib.ui.charts import (
     PALETTE,
     RAW_POINTS,
     SURFACE,
@@ -29,12 +35,6 @@ from lib.charts import (
     running_mean,
     training_curves,
 )
-from lib.history import Curves
-from lib.layers import Architecture
-from lib.metrics import Bin
-from lib.predict import Prediction
-from lib.proportion import Proportion
-from lib.trainer import EpochMetrics
 from tests.architectures import architectures
 
 CONFIG = tomllib.loads((Path(__file__).parent.parent / ".streamlit" / "config.toml").read_text())

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lib import checkpoints
-from lib.analysis import analyze
-from lib.checkpoints import Checkpoint, CheckpointError, Summary
-from lib.dataset import Dataset
-from lib.network import build
-from lib.notation import notation, parse
-from lib.recipe import Augmentation, Recipe
+from lib.data.dataset import Dataset
+from lib.design.analysis import analyze
+from lib.design.notation import notation, parse
+from lib.design.recipe import Augmentation, Recipe
+from lib.nn.network import build
+from lib.storage import checkpoints
+from lib.storage.checkpoints import Checkpoint, CheckpointError, Summary
 from tests.measure import accuracy_on
 
 SHIPPED = sorted(checkpoints.FOLDER.glob("*.safetensors"))

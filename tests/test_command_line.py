@@ -16,17 +16,18 @@ from typing import Any
 import pytest
 import torch
 
-from lib import checkpoints, run_store
 from lib.__main__ import main
-from lib.analysis import analyze
-from lib.checkpoints import SUFFIX
-from lib.cli_train import read_recipe
-from lib.dataset import Dataset
-from lib.notation import parse
-from lib.presets import PRESETS
-from lib.proportion import accuracy_text
-from lib.recipe import RECIPES, Recipe
-from lib.run_store import RunRecord
+from lib.cli.train import read_recipe
+from lib.data.dataset import Dataset
+from lib.design.analysis import analyze
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.design.recipe import RECIPES, Recipe
+from lib.evaluation.proportion import accuracy_text
+from lib.runs import run_store
+from lib.runs.run_store import RunRecord
+from lib.storage import checkpoints
+from lib.storage.checkpoints import SUFFIX
 from tests.measure import accuracy_on
 from tests.photographs import photo
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lib import checkpoints, run_store
 from lib.__main__ import main
-from lib.checkpoints import SUFFIX, Checkpoint, Summary
-from lib.dataset import Dataset
-from lib.network import build
-from lib.notation import parse
-from lib.recipe import RECIPES
+from lib.data.dataset import Dataset
+from lib.design.notation import parse
+from lib.design.recipe import RECIPES
+from lib.nn.network import build
+from lib.runs import run_store
+from lib.storage import checkpoints
+from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from tests.photographs import photo
 from tests.test_command_line import COMMAND, ENVIRONMENT, ROOT, SECONDS, SMALL
 

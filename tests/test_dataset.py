@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import dataset
-from lib.dataset import FOLDER, MD5, Dataset, DatasetError
+from lib.data import dataset
+from lib.data.dataset import FOLDER, MD5, Dataset, DatasetError
 
 NAMES = list(MD5)
 

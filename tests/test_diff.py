@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from lib.analysis import analyze, per_layer
-from lib.diff import diff_layers
-from lib.layers import Architecture
-from lib.notation import parse
-from lib.presets import PRESETS
+from lib.design.analysis import analyze, per_layer
+from lib.design.diff import diff_layers
+from lib.design.layers import Architecture
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
 from tests.architectures import architectures
 
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lib import digit_sets
-from lib.dataset import Dataset
-from lib.digit_sets import DigitSetError
+from lib.data.dataset import Dataset
+from lib.storage import digit_sets
+from lib.storage.digit_sets import DigitSetError
 
 IMAGES = torch.arange(3 * 784).reshape(3, 28, 28).to(torch.uint8)
 LABELS = torch.tensor([0, 9, 4])

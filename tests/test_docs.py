@@ -11,9 +11,9 @@ import pytest
 from docs.examples import refreshed
 from docs.pages import ROOT, pages
 from lib.__main__ import main
-from lib.notation import parse
-from lib.recipe import Recipe, to_json
-from lib.url_state import HIDEABLE_SECTIONS
+from lib.design.notation import parse
+from lib.design.recipe import Recipe, to_json
+from lib.ui.url_state import HIDEABLE_SECTIONS
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 STALE = "run `make docs`"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from lib.edits import ACTIONS, apply, available_actions, set_width
-from lib.layers import MAX_LAYERS, Architecture, ArchitectureError, Convolution, logits_layer
-from lib.notation import notation, parse
-from lib.operations import validate
+from lib.design.edits import ACTIONS, apply, available_actions, set_width
+from lib.design.layers import MAX_LAYERS, Architecture, ArchitectureError, Convolution, logits_layer
+from lib.design.notation import notation, parse
+from lib.design.operations import validate
 from tests.architectures import architectures
 
 NETWORK = parse("4 8 M 12 10 A")

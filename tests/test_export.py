@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from lib.analysis import analyze, per_layer
-from lib.layers import Architecture
-from lib.network import build
-from lib.notation import parse
-from lib.presets import PRESETS
-from lib.pytorch_source import pytorch_source
-from lib.tables import layers_csv, layers_markdown
+from lib.design.analysis import analyze, per_layer
+from lib.design.layers import Architecture
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.export.pytorch_source import pytorch_source
+from lib.export.tables import layers_csv, layers_markdown
+from lib.nn.network import build
 from tests.architectures import architectures
 
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib.fast_path import fast_path
-from lib.fast_path_eligibility import has_fast_path
-from lib.kernels import LANES, zeros
-from lib.layers import Architecture, ArchitectureError
-from lib.network import BatchNorm2d, build
-from lib.notation import notation, parse
-from lib.presets import PRESETS
+from lib.design.fast_path_eligibility import has_fast_path
+from lib.design.layers import Architecture, ArchitectureError
+from lib.design.notation import notation, parse
+from lib.design.presets import PRESETS
+from lib.nn.fast_path import fast_path
+from lib.nn.kernels import LANES, zeros
+from lib.nn.network import BatchNorm2d, build
 from tests.architectures import architectures
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks.folds import advantage, final_accuracy, folds, main
-from lib.dataset import Dataset
-from lib.notation import parse
-from lib.recipe import Recipe
-from lib.trainer import Trainer
+from lib.data.dataset import Dataset
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.training.trainer import Trainer
 from tests.measure import accuracy_on
 
 

@@ -7,10 +7,10 @@ import re
 import pytest
 from hypothesis import given
 
-from lib.analysis import analyze, per_layer
-from lib.formulas import layer_formulas
-from lib.layers import Architecture
-from lib.notation import parse
+from lib.design.analysis import analyze, per_layer
+from lib.design.formulas import layer_formulas
+from lib.design.layers import Architecture
+from lib.design.notation import parse
 from tests.architectures import architectures
 
 

@@ -7,10 +7,11 @@ import itertools
 import pytest
 import torch
 
-from lib import checkpoints, handwriting
-from lib.handwriting import STYLES, Style, lift
-from lib.outliers import BOX, PEN, POINTS
-from lib.predict import predict_all
+from lib.data import handwriting
+from lib.data.handwriting import STYLES, Style, lift
+from lib.data.outliers import BOX, PEN, POINTS
+from lib.inference.predict import predict_all
+from lib.storage import checkpoints
 
 
 def written(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

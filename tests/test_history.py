@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.history import COLUMNS, History, ImpossibleValueError, restore
-from lib.trainer import EpochMetrics, StepMetrics
+from lib.training.history import COLUMNS, History, ImpossibleValueError, restore
+from lib.training.trainer import EpochMetrics, StepMetrics
 
 EPOCH = EpochMetrics(1, 4, 0.5, 0.8, 0.4, 0.9, 500, 0.9, 1.5, 2000.0)
 

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from lib import attribution, metrics, rendering
-from lib.cache import BoundedCache
-from lib.calibration import calibrate
-from lib.dataset import Dataset
-from lib.layers import Architecture
-from lib.memory import (
+from lib.data.dataset import Dataset
+from lib.design.layers import Architecture
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.evaluation import attribution, metrics
+from lib.evaluation.calibration import calibrate
+from lib.inference.predict import predict
+from lib.nn.memory import (
     BATCH,
     BUDGET,
     OUT_OF_MEMORY,
@@ -30,10 +32,9 @@ from lib.memory import (
     is_out_of_memory,
     require_readable,
 )
-from lib.network import build
-from lib.notation import parse
-from lib.predict import predict
-from lib.presets import PRESETS
+from lib.nn.network import build
+from lib.ui import rendering
+from lib.ui.cache import BoundedCache
 from tests.large_networks import large_architectures
 
 pytestmark = pytest.mark.slow
@@ -78,7 +79,7 @@ def _page() -> None:
     import streamlit as st
     import torch
 
-    from lib import guard
+    from lib.ui import guard
 
     def exhaust(kind: str) -> None:
         if kind == "torch":

@@ -13,17 +13,20 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, digit_sets, history, run_store, untrusted_text
-from lib.cache import run_manager
-from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError, Summary
-from lib.dataset import Dataset
-from lib.digit_sets import DigitSet, DigitSetError
-from lib.history import History
-from lib.network import build
-from lib.notation import parse
-from lib.recipe import MAX_EPOCHS, Recipe
-from lib.run_store import RunRecord
-from lib.trainer import EvaluationProgress, Trainer
+from lib.data.dataset import Dataset
+from lib.design.notation import parse
+from lib.design.recipe import MAX_EPOCHS, Recipe
+from lib.nn.network import build
+from lib.runs import run_store
+from lib.runs.run_store import RunRecord
+from lib.storage import checkpoints, digit_sets
+from lib.storage.checkpoints import SUFFIX, Checkpoint, CheckpointError, Summary
+from lib.storage.digit_sets import DigitSet, DigitSetError
+from lib.text import untrusted_text
+from lib.training import history
+from lib.training.history import History
+from lib.training.trainer import EvaluationProgress, Trainer
+from lib.ui.cache import run_manager
 from tests.mutants import mutant, run_digest, set_digest, write_all
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lib.network import BatchNorm2d, Dropout, build
-from lib.notation import parse
-from lib.presets import PRESETS
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.nn.network import BatchNorm2d, Dropout, build
 from tests.measure import count_params
 
 ARCHITECTURE = parse(PRESETS[0].text)

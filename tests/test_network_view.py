@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 from hypothesis import given, settings
 
-from lib.layers import Architecture
-from lib.network_view import MAX_DRAWN_SIDE, views
-from lib.notation import parse
-from lib.operations import operations
-from lib.receptive_field import set_bits, used_positions
+from lib.design.layers import Architecture
+from lib.design.notation import parse
+from lib.design.operations import operations
+from lib.design.receptive_field import set_bits, used_positions
+from lib.ui.network_view import MAX_DRAWN_SIDE, views
 from tests.architectures import architectures
 
 LARGEST = "16p28 " * 62 + "10 A"

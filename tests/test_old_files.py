@@ -19,13 +19,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from torch import Tensor
 
-from lib import checkpoints, digit_sets, run_store
-from lib.dataset import Dataset
-from lib.history import History
-from lib.notation import notation
-from lib.recipe import to_json
-from lib.run_manager import RunManager
-from lib.run_store import RunRecord
+from lib.data.dataset import Dataset
+from lib.design.notation import notation
+from lib.design.recipe import to_json
+from lib.runs import run_store
+from lib.runs.run_manager import RunManager
+from lib.runs.run_store import RunRecord
+from lib.storage import checkpoints, digit_sets
+from lib.training.history import History
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from lib import checkpoints
-from lib.dataset import Dataset, normalise
-from lib.layers import Architecture
-from lib.network import build
-from lib.notation import parse
-from lib.onnx_file import onnx_bytes
-from lib.presets import PRESETS
+from lib.data.dataset import Dataset, normalise
+from lib.design.layers import Architecture
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.export.onnx_file import onnx_bytes
+from lib.nn.network import build
+from lib.storage import checkpoints
 from tests.architectures import architectures
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lib.dataset import Dataset
-from lib.outliers import BOX, PEN, POINTS, drawn, marks
+from lib.data.dataset import Dataset
+from lib.data.outliers import BOX, PEN, POINTS, drawn, marks
 
 
 def test_marks_fit_mnists_box_and_differ(small: Dataset) -> None:

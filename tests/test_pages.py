@@ -17,15 +17,19 @@ import torch
 from streamlit.runtime.scriptrunner import magic
 from streamlit.testing.v1 import AppTest
 
-from lib import cache, checkpoints, dataset, digit_sets, handwriting, photos, run_store
-from lib.cache import live_calibrator, run_manager
-from lib.dataset import Dataset
-from lib.layers import ArchitectureError
-from lib.notation import parse
-from lib.presets import PRESETS
-from lib.recipe import RECIPES, Recipe
-from lib.training_run import Run
-from lib.url_state import HIDEABLE_SECTIONS
+from lib.data import dataset, handwriting
+from lib.data.dataset import Dataset
+from lib.design.layers import ArchitectureError
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.design.recipe import RECIPES, Recipe
+from lib.inference import photos
+from lib.runs import run_store
+from lib.runs.training_run import Run
+from lib.storage import checkpoints, digit_sets
+from lib.ui import cache
+from lib.ui.cache import live_calibrator, run_manager
+from lib.ui.url_state import HIDEABLE_SECTIONS
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
 from tests.waiting import until

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib import checkpoints, photos
-from lib.dataset import Dataset
-from lib.photos import PhotoError, photo_to_grayscale, photo_to_image, table_csv
-from lib.predict import Prediction
+from lib.data.dataset import Dataset
+from lib.inference import photos
+from lib.inference.photos import PhotoError, photo_to_grayscale, photo_to_image, table_csv
+from lib.inference.predict import Prediction
+from lib.storage import checkpoints
 from tests.measure import accuracy_on
 from tests.photographs import STYLES, Style, encoded, on_a_table, photo
 
@@ -217,7 +218,7 @@ def test_any_picture_is_a_digit_or_a_sentence(width: int, height: int, data: st.
 PEAK = """
 import io, sys
 from PIL import Image
-from lib import photos
+from lib.inference import photos
 Image.MAX_IMAGE_PIXELS = None
 width, height = int(sys.argv[1]), int(sys.argv[2])
 buffer = io.BytesIO()

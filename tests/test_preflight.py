@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from lib import preflight
-from lib.notation import parse
-from lib.preflight import cgroup_room, needed, preflight_error, trained_images
-from lib.recipe import Augmentation, Recipe, to_json
+from lib.design.notation import parse
+from lib.design.recipe import Augmentation, Recipe, to_json
+from lib.runs import preflight
+from lib.runs.preflight import cgroup_room, needed, preflight_error, trained_images
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib import checkpoints
-from lib.dataset import Dataset
-from lib.network import assembled, build
-from lib.notation import parse
-from lib.predict import Prediction, predict
-from lib.preprocess import (
+from lib.data.dataset import Dataset
+from lib.design.notation import parse
+from lib.inference.predict import Prediction, predict
+from lib.inference.preprocess import (
     MAX_STROKE,
     MIN_STROKE,
     center_bounding_box,
@@ -27,6 +25,8 @@ from lib.preprocess import (
     stroke_width,
     to_grayscale,
 )
+from lib.nn.network import assembled, build
+from lib.storage import checkpoints
 from tests.drawings import SEVEN, drawn
 from tests.measure import accuracy_on
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.proportion import Proportion, accuracy_text, interval_text, wilson_interval
+from lib.evaluation.proportion import Proportion, accuracy_text, interval_text, wilson_interval
 
 
 @given(st.integers(0, 10_000), st.integers(1, 10_000))

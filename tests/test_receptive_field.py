@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from lib.analysis import analyze
-from lib.layers import Architecture
-from lib.notation import parse
-from lib.operations import Operation, operations
-from lib.presets import PRESETS
-from lib.receptive_field import input_masks, set_bits, used_positions
+from lib.design.analysis import analyze
+from lib.design.layers import Architecture
+from lib.design.notation import parse
+from lib.design.operations import Operation, operations
+from lib.design.presets import PRESETS
+from lib.design.receptive_field import input_masks, set_bits, used_positions
 from tests.architectures import architectures
 
 

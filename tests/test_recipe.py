@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.recipe import (
+from lib.design.recipe import (
     OPTIMISERS,
     RECIPES,
     SCHEDULES,

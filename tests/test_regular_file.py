@@ -14,18 +14,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import checkpoints, dataset, digit_sets, regular_file, run_store
-from lib.checkpoints import SUFFIX, Checkpoint, CheckpointError
-from lib.cli_output import UsageError
-from lib.cli_train import read_recipe
-from lib.dataset import DatasetError
-from lib.digit_sets import DigitSetError
-from lib.history import History
-from lib.network import build
-from lib.notation import parse
-from lib.recipe import Recipe
-from lib.run_manager import RunManager
-from lib.run_store import scan
+from lib.cli.output import UsageError
+from lib.cli.train import read_recipe
+from lib.data import dataset
+from lib.data.dataset import DatasetError
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.files import regular_file
+from lib.nn.network import build
+from lib.runs import run_store
+from lib.runs.run_manager import RunManager
+from lib.runs.run_store import scan
+from lib.storage import checkpoints, digit_sets
+from lib.storage.checkpoints import SUFFIX, Checkpoint, CheckpointError
+from lib.storage.digit_sets import DigitSetError
+from lib.training.history import History
 from tests.outside import KINDS, entries, put_all, within
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
@@ -173,7 +176,7 @@ def test_nothing_in_the_place_of_a_set_is_waited_for(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from lib import digit_sets
+from lib.storage import digit_sets
 digit_sets.FOLDER = Path(sys.argv[1])
 for name in sys.argv[2:]:
     try:
@@ -215,12 +218,14 @@ IMPORTS = """
 import os, sys
 from pathlib import Path
 import torch
-from lib import checkpoints, dataset, digit_sets, run_store
+from lib.data import dataset
+from lib.runs import run_store
+from lib.storage import checkpoints, digit_sets
 from lib.architecture import parse
-from lib.dataset import Dataset
-from lib.recipe import Recipe
-from lib.run_manager import RunManager
-from lib.trainer import Trainer
+from lib.data.dataset import Dataset
+from lib.design.recipe import Recipe
+from lib.runs.run_manager import RunManager
+from lib.training.trainer import Trainer
 images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
 data, recipe = Dataset(images, labels, images, labels), Recipe(epochs=1, batch_size=10)
 # What is imported late: Python itself may lie where others may not read.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.rendering import (
+from lib.ui.rendering import (
     DIGIT,
     FRAME_GREY,
     GAP,

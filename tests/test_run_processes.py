@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
-from lib import run_store
-from lib.checkpoints import CheckpointError
-from lib.run_manager import MAX_WAITING
+from lib.runs import run_store
+from lib.runs.run_manager import MAX_WAITING
+from lib.storage.checkpoints import CheckpointError
 from tests.run_process import UNKNOWN, RunProcess
 from tests.waiting import until
 

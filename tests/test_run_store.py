@@ -25,16 +25,17 @@ from hypothesis import strategies as st
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lib import checkpoints, run_store
-from lib.checkpoints import Checkpoint, CheckpointError
-from lib.dataset import Dataset
-from lib.history import History
-from lib.network import build
-from lib.notation import notation, parse
-from lib.process_lock import RunLock, is_locked
-from lib.recipe import OPTIMISERS, Recipe, to_json
-from lib.run_store import RunRecord, delete, load, path_of, remove_unfinished, save, undelete
-from lib.trainer import EvaluationProgress, Trainer, TrainingState
+from lib.data.dataset import Dataset
+from lib.design.notation import notation, parse
+from lib.design.recipe import OPTIMISERS, Recipe, to_json
+from lib.nn.network import build
+from lib.runs import run_store
+from lib.runs.process_lock import RunLock, is_locked
+from lib.runs.run_store import RunRecord, delete, load, path_of, remove_unfinished, save, undelete
+from lib.storage import checkpoints
+from lib.storage.checkpoints import Checkpoint, CheckpointError
+from lib.training.history import History
+from lib.training.trainer import EvaluationProgress, Trainer, TrainingState
 
 ROOT = Path(__file__).parent.parent
 
@@ -451,7 +452,7 @@ def test_what_was_in_training_is_interrupted(record: RunRecord, tmp_path: Path, 
 HOLDER = """
 import sys
 from pathlib import Path
-from lib.process_lock import RunLock
+from lib.runs.process_lock import RunLock
 lock = RunLock(sys.argv[2], Path(sys.argv[1]))
 print(lock.acquire() and lock.held, flush=True)
 sys.stdin.read()

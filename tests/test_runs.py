@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from lib import atomic_file, checkpoints, preflight, run_manager, run_store, training_run
-from lib.dataset import Dataset, DatasetError
-from lib.network import build
-from lib.notation import parse
-from lib.preflight import preflight_error
-from lib.presets import PRESETS
-from lib.recipe import Augmentation, Recipe
-from lib.run_manager import MAX_LOADED_RUNS, MAX_WAITING, MAX_WAITING_IN_ALL, RunManager
-from lib.trainer import DivergenceError, EpochMetrics, StepMetrics, Trainer
-from lib.training_run import MAX_NAME, WEIGHT_HISTORY_FACTOR, Run, RunError, RunStatus, StopAt
+from lib.data.dataset import Dataset, DatasetError
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.design.recipe import Augmentation, Recipe
+from lib.files import atomic_file
+from lib.nn.network import build
+from lib.runs import preflight, run_manager, run_store, training_run
+from lib.runs.preflight import preflight_error
+from lib.runs.run_manager import MAX_LOADED_RUNS, MAX_WAITING, MAX_WAITING_IN_ALL, RunManager
+from lib.runs.training_run import MAX_NAME, WEIGHT_HISTORY_FACTOR, Run, RunError, RunStatus, StopAt
+from lib.storage import checkpoints
+from lib.training.trainer import DivergenceError, EpochMetrics, StepMetrics, Trainer
 from tests.measure import accuracy_on
 from tests.waiting import until
 

@@ -13,15 +13,16 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, Request, expect
 
-from lib import checkpoints, run_store
-from lib.checkpoints import SUFFIX, Checkpoint, Summary
-from lib.history import History
-from lib.layers import ArchitectureError
-from lib.network import build
-from lib.notation import parse
-from lib.recipe import Recipe
-from lib.run_store import RunRecord
-from lib.untrusted_text import isolated
+from lib.design.layers import ArchitectureError
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.nn.network import build
+from lib.runs import run_store
+from lib.runs.run_store import RunRecord
+from lib.storage import checkpoints
+from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
+from lib.text.untrusted_text import isolated
+from lib.training.history import History
 from tests.browser import ROOT, copy_project, serving, settled, visit
 
 # What Markdown, GitHub's and Streamlit's own, LaTeX, HTML, and a browser's order of words make something else of.
@@ -57,7 +58,7 @@ HARD = ["2) www.]:smile:", ":red[x] a@:material/home:", "![](//evil.io/a)", ":sm
 PLACES = """
 import json
 import streamlit as st
-from lib.untrusted_text import escaped, isolated
+from lib.text.untrusted_text import escaped, isolated
 
 for number, text in enumerate(json.load(open("texts.json"))):
     with st.container(key=f"place_{number}"):
@@ -111,8 +112,7 @@ def test_any_text_is_shown_as_typed_in_any_place(page: Page, tmp_path: Path) -> 
     drawn = ["".join(chance.choices(MARKS, k=chance.randint(1, 6))) for _ in range(330)]
     # The hard ones in each kind of place; a place without any text is none.
     texts = [text for text in HARD for _ in AROUND] + [text for text in [*MARKS, *drawn] if text.strip()]
-    (tmp_path / "lib").mkdir()
-    shutil.copy(ROOT / "lib" / "untrusted_text.py", tmp_path / "lib")
+    shutil.copytree(ROOT / "lib" / "text", tmp_path / "lib" / "text")
     (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     (tmp_path / "app.py").write_text(PLACES, encoding="utf-8")
     shutil.copytree(ROOT / ".streamlit", tmp_path / ".streamlit")

@@ -19,8 +19,8 @@ try:
 except ImportError:
     pytest.skip("Windows has other signals", allow_module_level=True)
 
-from lib import run_store
-from lib.checkpoints import SUFFIX
+from lib.runs import run_store
+from lib.storage.checkpoints import SUFFIX
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -86,9 +86,9 @@ def in_a_batch(_: subprocess.Popen[bytes], folder: Path) -> bool:
 
 WAITS = {
     "its imports": Wait(plain(*SMALL), after(0.4)),
-    "a scan of the folder": Wait(in_function("lib.run_store", "scan"), says_so),
-    "a save that does not end": Wait(in_function("lib.atomic_file", "_sync_folder"), says_so),
-    "the images": Wait(in_function("lib.dataset", "load"), says_so),
+    "a scan of the folder": Wait(in_function("lib.runs.run_store", "scan"), says_so),
+    "a save that does not end": Wait(in_function("lib.files.atomic_file", "_sync_folder"), says_so),
+    "the images": Wait(in_function("lib.data.dataset", "load"), says_so),
     # Each of the two convolutions takes longer than a second.
     "a batch": Wait(plain("128k9 256k9 10 A", "--recipe", '{"batch_size": 128}'), in_a_batch),
     "a reader of its output": Wait(plain("2 10 A", "--recipe", '{"batch_size": 32}', "--json"), has_filled_its_pipe),

@@ -6,11 +6,18 @@ from dataclasses import astuple
 
 import pytest
 
-from lib import time_estimate
-from lib.notation import parse
-from lib.presets import PRESETS
-from lib.recipe import Augmentation, Recipe
-from lib.time_estimate import MachineProfile, StepCost, duration, epoch_seconds, estimate_error_text, estimate_text
+from lib.design.notation import parse
+from lib.design.presets import PRESETS
+from lib.design.recipe import Augmentation, Recipe
+from lib.training import time_estimate
+from lib.training.time_estimate import (
+    MachineProfile,
+    StepCost,
+    duration,
+    epoch_seconds,
+    estimate_error_text,
+    estimate_text,
+)
 
 FREE = StepCost(0, 0, 0, 0, 0, 0)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.dataset import Dataset, normalise
-from lib.handwriting import handwriting
-from lib.network import build
-from lib.notation import parse
-from lib.outliers import marks
-from lib.presets import PRESETS, Preset
-from lib.recipe import RECIPES, Augmentation, Recipe, RecipePreset
-from lib.trainer import (
+from lib.data.dataset import Dataset, normalise
+from lib.data.handwriting import handwriting
+from lib.data.outliers import marks
+from lib.design.notation import parse
+from lib.design.presets import PRESETS, Preset
+from lib.design.recipe import RECIPES, Augmentation, Recipe, RecipePreset
+from lib.nn.network import build
+from lib.training.trainer import (
     DivergenceError,
     EpochMetrics,
     EvaluationProgress,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.untrusted_text import (
+from lib.text.untrusted_text import (
     NameRefusedError,
     cleaned_name,
     csv_text,

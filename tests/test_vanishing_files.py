@@ -12,18 +12,20 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from lib import checkpoints, digit_sets, regular_file, run_store
-from lib.cache import run_manager
-from lib.checkpoints import SUFFIX, Checkpoint, Summary
-from lib.components import BROWSER_TOKEN
-from lib.dataset import Dataset
-from lib.history import History
-from lib.network import build
-from lib.notation import parse
-from lib.recipe import Recipe
-from lib.run_manager import MAX_LOADED_RUNS
-from lib.run_store import RunRecord
-from lib.trainer import EvaluationProgress, Trainer
+from lib.data.dataset import Dataset
+from lib.design.notation import parse
+from lib.design.recipe import Recipe
+from lib.files import regular_file
+from lib.nn.network import build
+from lib.runs import run_store
+from lib.runs.run_manager import MAX_LOADED_RUNS
+from lib.runs.run_store import RunRecord
+from lib.storage import checkpoints, digit_sets
+from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
+from lib.training.history import History
+from lib.training.trainer import EvaluationProgress, Trainer
+from lib.ui.cache import run_manager
+from lib.ui.components import BROWSER_TOKEN
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "0" * 32

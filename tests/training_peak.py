@@ -9,11 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lib import dataset
-from lib.notation import parse
-from lib.recipe import from_json
-from lib.run_manager import RunManager
-from lib.training_run import StopAt
+from lib.data import dataset
+from lib.design.notation import parse
+from lib.design.recipe import from_json
+from lib.runs.run_manager import RunManager
+from lib.runs.training_run import StopAt
 from tests.large_networks import memory
 
 

@@ -1,0 +1,1 @@
+"""MNIST, synthetic handwriting, outliers and augmentation."""

@@ -1,0 +1,1 @@
+"""Networks and training recipes as data, and their analysis. Standard library only."""

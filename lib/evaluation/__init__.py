@@ -1,0 +1,1 @@
+"""Accuracy, calibration, out-of-distribution score and attribution."""

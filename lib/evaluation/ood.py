@@ -1,0 +1,95 @@
+"""Out-of-distribution (OOD) score: how far an image's features are from those of the predicted digit.
+
+Probabilities only compare ten digits with each other, so a scribble can get a probability of 100 %. K. Lee, K. Lee,
+H. Lee and J. Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
+2018, section 2.1: the features of each class are modelled as a Gaussian with a shared covariance, and the score is the
+Mahalanobis distance to the predicted class. The features here are the square roots of the means of all feature maps
+after a ReLU, of all layers at once; the means are skewed, their square roots are less so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lib.nn.memory import require_readable
+from lib.nn.network import Network, forward_batch, unfolds
+
+DIGITS = 10
+# A network with more features uses every second, third, ... of them: the covariance has the square of their number.
+MAX_FEATURES = 512
+# The mean of a digit needs this many samples.
+MIN_SAMPLES = 20
+# Added to the covariance's diagonal, as a fraction of the mean variance: constant features would make it singular.
+RIDGE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class ClassGaussians:
+    """The distribution of the F features of real digits, float64.
+
+    `means` (10, F), `precision` (F, F), the inverse of the shared covariance, and `distances` (N,), the sorted squared
+    Mahalanobis distances of other digits to the mean of their class.
+    """
+
+    means: Tensor
+    precision: Tensor
+    distances: Tensor
+
+
+def features(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalized images (N, 1, 28, 28) -> logits (N, 10) and features (N, F), both float64.
+
+    F is 0 for a network without ReLU. `network` must be in eval mode. Raises TooLargeError if it is too large.
+    """
+    require_readable(network.architecture, unfolds())
+    logits, found = [], []
+    with torch.inference_mode():
+        for batch in torch.split(x, forward_batch(network.architecture)):
+            output, means = batch, [batch.new_zeros(len(batch), 0)]
+            for module in network:
+                output = module(output)
+                if isinstance(module, nn.ReLU):
+                    means.append(output.flatten(2).mean(2) if output.dim() == 4 else output)
+            joined = torch.cat(means, 1)
+            found.append(joined[:, :: max(1, math.ceil(joined.shape[1] / MAX_FEATURES))].double().sqrt())
+            logits.append(output.double())
+    return torch.cat(logits), torch.cat(found)
+
+
+def fit(logits: Tensor, features: Tensor, labels: Tensor) -> ClassGaussians | None:
+    """Fit the Gaussians to logits (N, 10), features (N, F) and labels, int64 (N,).
+
+    Of the correctly classified samples, those with an even index give means and covariance, the others the reference
+    distances. Returns None if a digit has fewer than MIN_SAMPLES of the former, or if there are no features.
+    """
+    correct = logits.argmax(1) == labels
+    features, labels = features[correct], labels[correct]
+    fitted, classes = features[::2], labels[::2]
+    counts = classes.bincount(minlength=DIGITS)
+    if not features.shape[1] or int(counts.min()) < MIN_SAMPLES:
+        return None
+    means = torch.zeros(DIGITS, features.shape[1], dtype=torch.float64).index_add_(0, classes, fitted) / counts[:, None]
+    deviations = fitted - means[classes]
+    covariance = deviations.T @ deviations / len(deviations)
+    ridge = RIDGE * float(covariance.diagonal().mean()) + torch.finfo(torch.float64).tiny
+    precision = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), dtype=torch.float64))
+    return ClassGaussians(means, precision, _distances(means, precision, features[1::2], labels[1::2]).sort().values)
+
+
+def ood_percentile(known: ClassGaussians, features: Tensor, predicted: Tensor) -> Tensor:
+    """The fraction of real digits that are closer to their class than each sample to its predicted class.
+
+    Features (N, F) and predicted digits, int64 (N,) -> float64 (N,), 0 to 1.
+    """
+    distances = _distances(known.means, known.precision, features, predicted)
+    return torch.searchsorted(known.distances, distances).double() / len(known.distances)
+
+
+def _distances(means: Tensor, precision: Tensor, features: Tensor, classes: Tensor) -> Tensor:
+    """Squared Mahalanobis distances, float64 (N,), of features (N, F) to the means of `classes`, int64 (N,)."""
+    deviations = features - means[classes]
+    return ((deviations @ precision) * deviations).sum(1)

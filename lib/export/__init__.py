@@ -1,0 +1,1 @@
+"""PyTorch source, tables and ONNX files."""

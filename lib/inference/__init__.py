@@ -1,0 +1,1 @@
+"""From a drawing or a photo to a prediction."""

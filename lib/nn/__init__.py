@@ -1,0 +1,1 @@
+"""Networks as torch modules, the fast training path, and the memory of a pass."""

@@ -1,0 +1,1 @@
+"""Training runs: one thread trains, the others wait; each is a file."""

@@ -1,0 +1,1 @@
+"""Numbers as people read them, and text from outside made safe to show."""

@@ -1,0 +1,1 @@
+"""Everything that knows Streamlit, and the figures that it shows."""

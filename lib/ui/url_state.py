@@ -1,0 +1,238 @@
+"""What a page's address holds: one table that drives both reading and writing it.
+
+Streamlit's own binding of widgets to the address forgets a value that came with the address as soon as the page
+changes. Here every value lives in the session under its key, outlives a change of page, and is written to the address
+at each run unless it is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+
+import streamlit as st
+
+from lib.design.layers import MAX_LAYERS
+from lib.design.presets import PRESETS
+from lib.design.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe
+
+# A network of as many layers as are allowed, each with every suffix, fits.
+MAX_LENGTH = 1200
+# What a teacher may hide, on any page, by `hide` in the address: name -> what it is.
+HIDEABLE_SECTIONS = {
+    "presets": "The presets",
+    "network": "The network in one line",
+    "verdicts": "The four limits",
+    "estimate": "The estimated time",
+    "drawing": "The drawing of the network",
+    "layers": "Widths and edits",
+    "table": "The table",
+    "costs": "The chart of parameters and MACs",
+    "compare": "Compare",
+    "take": "Take it away",
+    "guess": "The switch to guess first",
+    "recipe": "The recipe",
+    "teacher": "For the teacher",
+}
+TEST_IMAGES = 10_000
+# The layer whose field is drawn, where nobody has chosen one.
+AUTO_LAYER = -1
+_FOLLOWED = "address"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value by the key of its widget. `read` turns the address's text into it and raises ValueError for junk.
+
+    `expected` is a sentence for whoever typed the junk.
+    """
+
+    key: str
+    default: object
+    read: Callable[[str], object]
+    expected: str = ""
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """The last run: its page, what it wrote to the address, and the values behind that."""
+
+    page: str
+    shown: dict[str, str]
+    values: dict[str, object]
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
+def _parts(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    if not set(names) <= set(HIDEABLE_SECTIONS):
+        raise ValueError(text)
+    return names
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+def _layer(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= MAX_LAYERS:
+        raise ValueError(text)
+    return number
+
+
+def _image(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < TEST_IMAGES:
+        raise ValueError(text)
+    return number
+
+
+def _number(kind: type) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        number = kind(text)
+        # A browser's numbers are exact up to 2 ** 53; a number field refuses what is larger.
+        if not abs(number) < 2**53:
+            raise ValueError(text)
+        return number
+
+    return read
+
+
+def recipe_values(recipe: Recipe) -> dict[str, object]:
+    """A recipe as the values of its widgets, by key."""
+    return {
+        "optimiser": recipe.optimiser,
+        "learning_rate": recipe.learning_rate,
+        "schedule": recipe.schedule,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "weight_decay": recipe.weight_decay,
+        "rotation": recipe.augmentation.rotation,
+        "shift": recipe.augmentation.shift,
+        "zoom": recipe.augmentation.zoom,
+        "shear": recipe.augmentation.shear,
+        "stroke": recipe.augmentation.stroke,
+        "seed": recipe.seed,
+        "smoothing": recipe.label_smoothing,
+        "drop": recipe.drop,
+        "patience": recipe.patience,
+        "validation": recipe.validation,
+        "clean": recipe.clean_epochs,
+        "marks": recipe.marks,
+        "written": recipe.written,
+    }
+
+
+def recipe() -> Recipe:
+    """The session's recipe. Raises RecipeError for a value that was forced on it, by the address for one."""
+    state = st.session_state
+    return Recipe(
+        state.optimiser,
+        state.learning_rate,
+        state.schedule,
+        state.epochs,
+        state.batch_size,
+        state.weight_decay,
+        Augmentation(state.rotation, state.shift, state.zoom, state.shear, state.stroke),
+        state.seed,
+        state.smoothing,
+        state.drop,
+        state.patience,
+        state.validation,
+        state.clean,
+        state.marks,
+        state.written,
+    )
+
+
+_READERS: dict[str, Callable[[str], object]] = {
+    "optimiser": _one_of(OPTIMISERS),
+    "schedule": _one_of(SCHEDULES),
+    "validation": _one_of(VALIDATIONS),
+}
+URL_FIELDS = (
+    Field("net", PRESETS[0].text, str),
+    Field("modules", False, _flag),
+    Field("guess", False, _flag),
+    Field("layer", AUTO_LAYER, _layer),
+    Field("image", 0, _image, f"It is the number of a test image, 0 to {TEST_IMAGES - 1}."),
+    Field("compare", "", str),
+    Field("hide", [], _parts, f"It is a list, with commas, of: {', '.join(HIDEABLE_SECTIONS)}."),
+    Field("run", None, str),
+    Field("ghost", None, str),
+    *(
+        Field(key, default, _READERS.get(key) or _number(type(default)))
+        for key, default in recipe_values(RECIPES[0].recipe).items()
+    ),
+)
+
+
+def sync_url_state(page: str) -> list[str]:
+    """Once a run, before the page: bring session and address in step. `page` is the page's name.
+
+    Returns a sentence for each value of the address that could not be read; its default is used.
+
+    The address wins in a session's first run, and when another one came while the page stayed, as by the browser's
+    Back; else the session wins: a change of page empties the address.
+    """
+    given = st.query_params.to_dict()
+    refused: list[str] = []
+    last: _Followed | None = st.session_state.get(_FOLLOWED)
+    if last is None or (last.page == page and given and given != last.shown):
+        values = {field.key: _value(field, given, refused) for field in URL_FIELDS}
+    elif last.page == page:
+        values = {field.key: st.session_state.get(field.key, last.values[field.key]) for field in URL_FIELDS}
+    else:
+        # The widgets went with their page, and the session may hold values under their keys that are older.
+        values = last.values
+    st.session_state.update(values)
+    shown = {field.key: _text(values[field.key]) for field in URL_FIELDS if values[field.key] != field.default}
+    if last is not None and (page, values) == (last.page, last.values):
+        # Nothing new to write; an address that Back has emptied stays empty, or Back would never get past it.
+        shown = given
+    if shown != given:
+        st.query_params.from_dict(shown)
+    st.session_state[_FOLLOWED] = _Followed(page, shown, values)
+    return refused
+
+
+def hidden(part: str) -> bool:
+    """Whether the address hides a part of the page, one of HIDEABLE_SECTIONS."""
+    if part not in HIDEABLE_SECTIONS:
+        raise KeyError(part)
+    return part in st.session_state.hide
+
+
+def _value(field: Field, given: dict[str, str], refused: list[str]) -> object:
+    text = given.get(field.key)
+    if text is None:
+        return copy(field.default)
+    try:
+        return field.read(text[:MAX_LENGTH])
+    except (ValueError, OverflowError):
+        shown = text if len(text) <= 40 else text[:40] + "…"
+        refused.append(f"“{field.key}={shown}” in the address could not be read and is left out. {field.expected}")
+        return copy(field.default)
+
+
+def _text(value: object) -> str:
+    match value:
+        case list():
+            return ",".join(value)
+        case bool():
+            return str(value).lower()
+        case float():
+            return repr(value).removesuffix(".0")
+    return str(value)

@@ -1,0 +1,201 @@
+"""Rules for the code: imports, text from outside, tests that can fail."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHOWN = sorted(
+    path.relative_to(ROOT).as_posix() for path in [ROOT / "app.py", *ROOT.glob("pages/*.py"), *ROOT.glob("lib/ui/*.py")]
+)
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a file imports anywhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", ["text", "design"])
+def test_text_and_design_need_the_standard_library_alone(package: str) -> None:
+    files = sorted((ROOT / "lib" / package).glob("*.py"))
+    assert len(files) > 1
+    for path in files:
+        assert imports(path) <= {*sys.stdlib_module_names, "lib"}, path
+
+
+def test_the_import_contracts_hold_and_are_broken_by_an_import_upwards(tmp_path: Path) -> None:
+    """The contracts are in pyproject.toml."""
+    shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    command = [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports_command as lint; lint()"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    for package, module in (("design", "lib.nn.network"), ("runs", "streamlit"), ("design", "numpy")):
+        path = tmp_path / "lib" / package / "__init__.py"
+        before = path.read_text(encoding="utf-8")
+        path.write_text(f"{before}\nimport {module}\n", encoding="utf-8")
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1, module
+        path.write_text(before, encoding="utf-8")
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_design_page_does_not_wait_for_torch() -> None:
+    assert "torch" not in modules_after("import lib.design.analysis, lib.design.edits, lib.ui.components, lib.ui.cache")
+
+
+def test_the_training_thread_never_calls_streamlit() -> None:
+    assert "streamlit" not in modules_after("import lib.runs.run_manager, lib.ui.charts")
+
+
+# What makes text from outside safe for the place where it stands, and questions about it.
+SAFE = {"escaped", "isolated", "visible", "html_escaped", "spreadsheet_cell", "table_csv", "quote", "len"}
+FROM_OUTSIDE = {"name", "title", "message", "save_error", "problem"}
+# What variables are called that hold such a text.
+SENTENCES = {"refused", "told", "problem", "sentence", "chosen_before"}
+# The titles of a preset and of a page are the project's own.
+OWN = {"preset.title", "page.title"}
+
+
+def as_it_came(tree: ast.AST) -> list[str]:
+    """Texts of errors, and names, that Streamlit is given to show as Markdown."""
+    errors = SENTENCES | {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
+    found: list[str] = []
+
+    def look(node: ast.AST) -> None:
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in SAFE:
+                return
+            case ast.IfExp(body=body, orelse=otherwise):
+                look(body)
+                look(otherwise)
+                return
+            case ast.Call(func=ast.Attribute(), keywords=keywords, args=arguments):
+                # What a widget hands to its callback is not shown.
+                for given in [*arguments, *(keyword.value for keyword in keywords if keyword.arg != "args")]:
+                    look(given)
+                return
+            case ast.Attribute(attr="strerror") | ast.Compare():
+                return
+            case ast.Name(id=name) if name in errors:
+                found.append(f"{node.lineno}: {name}")
+            case ast.Attribute(attr=name) if name in FROM_OUTSIDE and ast.unparse(node) not in OWN:
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+        for child in ast.iter_child_nodes(node):
+            look(child)
+
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="st"), attr=shows)) if shows != "text_input":
+                look(node)
+    return found
+
+
+@pytest.mark.parametrize("file", SHOWN)
+def test_what_is_shown_of_an_error_or_a_name_is_escaped(file: str) -> None:
+    assert as_it_came(ast.parse((ROOT / file).read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["st.error(str(error))", "st.warning(f'It failed: {error}')", "st.button('x', help=str(error))",
+     "st.metric(f'Accuracy on {digits.name}', 1)", "st.info(snapshot.message)", "st.error(in_words(error))"],
+)  # fmt: skip
+def test_what_is_shown_as_it_came_is_found(line: str) -> None:
+    handled = "try:\n    pass\nexcept OSError as error:\n    "
+    assert len(as_it_came(ast.parse(handled + line))) == 1
+    for held in ("str(error)", "in_words(error)", "digits.name", "snapshot.message", "{error}"):
+        line = line.replace(held, f"{{escaped({held[1:-1]})}}" if held[0] == "{" else f"escaped({held})")
+    assert as_it_came(ast.parse(handled + line)) == []
+
+
+TESTS = sorted(
+    path.relative_to(ROOT).as_posix() for folder in ("tests", "soak") for path in ROOT.glob(f"{folder}/*.py")
+)
+# Playwright's `expect`, the libraries' assertions, and what waits for the browser and fails where it waits too long.
+CHECKS = re.compile(r"(^|\.)(expect|raises|assert_\w+|wait_for(?!_timeout)\w*|to_\w+|run_state_machine_as_test)$")
+# Their answer is the test's own to look at: alone on a line, they check nothing.
+ANSWERS = {
+    "all",
+    "any",
+    "expect",
+    "isinstance",
+    "is_visible",
+    "is_hidden",
+    "is_enabled",
+    "is_checked",
+    "count",
+    "equal",
+    "allclose",
+}
+
+
+def name_of(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+
+
+def pointless(tree: ast.AST) -> list[str]:
+    """Assertions of something that is true by its form, and answers that nobody looks at."""
+    built = (ast.List, ast.ListComp, ast.Tuple, ast.Set, ast.SetComp, ast.Dict, ast.DictComp, ast.GeneratorExp)
+    found: list[ast.stmt] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assert(test=ast.Constant() | ast.JoinedStr() | ast.Lambda()):
+                found.append(node)
+            case ast.Assert(test=test) if isinstance(test, built):
+                found.append(node)
+            case ast.Expr(value=ast.Call() as call) if name_of(call) in ANSWERS:
+                found.append(node)
+    return [f"{node.lineno}: {ast.unparse(node)}" for node in found]
+
+
+def unchecked(tree: ast.Module) -> list[str]:
+    """Tests that check nothing, neither themselves nor by a function of the same file."""
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    calls = {
+        name: {name_of(node) for node in ast.walk(function) if isinstance(node, ast.Call)}
+        for name, function in functions.items()
+    }
+    checking = {
+        name
+        for name, function in functions.items()
+        if any(isinstance(node, ast.Assert) for node in ast.walk(function)) or any(map(CHECKS.search, calls[name]))
+    }
+    for _ in functions:
+        checking |= {name for name, called in calls.items() if called & checking}
+    return [name for name in functions if name.startswith("test_") and name not in checking]
+
+
+@pytest.mark.parametrize("file", TESTS)
+def test_every_test_can_fail(file: str) -> None:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert pointless(tree) == []
+    assert unchecked(tree) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["assert [x == 1 for x in y]", "assert (x, y)", "assert (x for x in y)", "assert 'text'", "assert f'{x}'",
+     "assert lambda: x", "assert {x: y}", "expect(page)", "page.is_visible()", "torch.equal(x, y)"],
+)  # fmt: skip
+def test_a_check_that_cannot_fail_is_found(line: str) -> None:
+    assert pointless(ast.parse(line))
+    assert unchecked(ast.parse("def test_x():\n    run()"))
+    assert not unchecked(ast.parse("def look():\n    assert y\ndef test_x():\n    look()"))
