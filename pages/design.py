@@ -1,4 +1,4 @@
-"""Design: channel widths in, every layer's shape, cost and receptive field out."""
+"""Design: channel widths in; shape, cost and receptive field of every layer out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw: a digit by hand, read by a trained network or by the one in training."""
+"""Draw: predict a digit that is drawn by hand, also with a network in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: where a network fails on the test images, all 10,000 or as many as time allows, and whether it knows."""
+"""Errors: confusion matrix, accuracy of each class, calibration and all misclassified test images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inside: what every layer makes of one image, what decides, and how far each layer really sees."""
+"""Inspect: feature maps, filters, attribution and receptive fields for one image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Your digits: photos that a network reads, and sets of one's own digits to test it on."""
+"""Your digits: predictions for photos, and sets of your own digits as test data."""
 
 from __future__ import annotations
 

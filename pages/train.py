@@ -1,4 +1,4 @@
-"""Train: the designed network in a background thread, its curves as they grow."""
+"""Train: the recipe, the run in its background thread, and its curves as they grow."""
 
 from __future__ import annotations
 

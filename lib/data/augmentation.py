@@ -1,4 +1,4 @@
-"""What every image goes through before a step: a random affine map and a random change of its stroke."""
+"""Augment images: a random affine map and a random change of the stroke width."""
 
 from __future__ import annotations
 

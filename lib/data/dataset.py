@@ -1,5 +1,4 @@
-"""MNIST as tensors, from the files in `data/`, through torchvision; nothing is fetched. `examples` needs no torch.
-`pen_digits` are the ways of a pen, of other people.
+"""MNIST and the UCI pen digits as tensors, from the files in `data/`; nothing is downloaded.
 
 - The four IDX files travel gzipped with the project and are unpacked at first use to `data/MNIST/raw`, where
   torchvision keeps them too.

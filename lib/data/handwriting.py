@@ -1,4 +1,4 @@
-"""Digits as a pen writes them in other hands than MNIST's: a 7 with a bar, a 1 with a flag and a foot, an open 4.
+"""Synthetic digits in handwriting styles that MNIST lacks: a barred 7, a flagged 1, an open 4.
 
 MNIST's writers were Americans, most of whom write a 1 as a bare line and a 7 without a bar. A network that has seen no
 other takes a barred 7 for a 2 and a flagged 1 for a 7. Here every way of writing is a few points that a smooth curve

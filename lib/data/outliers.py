@@ -1,4 +1,4 @@
-"""Marks that are no digit: letters, signs and scribbles, as a pen would leave them on 28x28.
+"""Images that are no digit, such as letters and scribbles, for training with outlier exposure.
 
 A network that has only ever seen digits takes everything for one. One that also learns to be undecided about marks
 like these is undecided about others too (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier

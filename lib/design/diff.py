@@ -1,4 +1,4 @@
-"""Two designs side by side: which layer of the one stands for which of the other."""
+"""Compare two designs layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training recipe as data: optimiser, schedule, batch, epochs, smoothing, augmentation, validation, seed.
+"""The training recipe as data: optimizer, schedule, batch size, epochs, augmentation, validation set, seed.
 
 `learning_rate` says what a recipe's schedule asks for at any step; it needs nothing but the losses seen so far, so a
 run that goes on from a checkpoint takes up its schedule where it was.

@@ -1,4 +1,4 @@
-"""A file that is written whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+"""Write a file whole or not at all: temporary file, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 

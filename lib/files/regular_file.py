@@ -1,4 +1,4 @@
-"""Read files that anybody may have put there: regular ones alone, and no more of each than a limit.
+"""Read files of unknown origin: regular files only, up to a size limit.
 
 To open a FIFO waits for a writer, to read /dev/zero never ends, and to open a device may do something. A link to a
 regular file is one.

@@ -1,4 +1,4 @@
-"""The loops of a training step, compiled by numba: sixteen images side by side fill one vector of the processor.
+"""The loops of a training step, compiled by numba: sixteen images side by side fill a vector register.
 
 torch's own kernels work along the channels or along a row of an image; networks here have four to twenty channels and
 rows of 28, 14 and 7, which fill a vector badly. Here sixteen images, a block, lie side by side:

@@ -1,4 +1,4 @@
-"""How much memory and work a pass through a network takes, so that nothing larger is begun; no torch.
+"""Memory and work of a pass through a network, estimated without torch, and the limits for both.
 
 - A forward pass in eval mode holds, module by module, the input, the output and what the convolution copies meanwhile.
 - Everything that is not training splits its images by `batch_size`, and asks `require_readable` first.

@@ -1,4 +1,4 @@
-"""The architecture as torch builds it: an `nn.Sequential` of stock modules.
+"""Build an architecture as an `nn.Sequential` of torch modules.
 
 One module has a faster body on a CPU: `BatchNorm2d`, the same maths and the same state_dict as torch's own.
 """

@@ -1,4 +1,4 @@
-"""What must be there before a training begins: memory, room on the disk, and batches that its norms can take."""
+"""Checks before a training: memory, disk space, and batches that are too small for batch norm."""
 
 from __future__ import annotations
 

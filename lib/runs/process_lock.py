@@ -1,4 +1,4 @@
-"""Which process may write a run: a lock file for each run, which the system releases when its process ends.
+"""Lock files: one process at a time may write a run; the system releases a lock when its process ends.
 
 A process holds a run's lock while it trains the run, and for the moment of any other change to the run's file. The
 files are empty and stay: a lock file that is removed could be locked twice, under its old inode and a new one.

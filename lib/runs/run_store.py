@@ -1,4 +1,4 @@
-"""A run as a file: all that its thread knew when it was saved, so that it can be listed, drawn with and taken up again.
+"""Run files: everything needed to list, show and resume a run.
 
 One checkpoint a run: the weights to use, the training's state, the curves. It is written whole or not at all, so the
 curves and the weights in it are those of the same batch.

@@ -1,4 +1,4 @@
-"""Trained networks as safetensors files, architecture and recipe inside, and whatever a training needs to go on.
+"""Checkpoints as safetensors files: weights, architecture, recipe, and the state of a training.
 
 - Written whole or not at all.
 - Read without executing anything; whatever is wrong with a file is a `CheckpointError` in one sentence.

@@ -1,4 +1,4 @@
-"""Digits of one's own with their labels, one file a set in `data/own`, to test a network on.
+"""Sets of labelled digits that users collect, one file for each set in `data/own`.
 
 A file is safetensors, so that reading it executes nothing, and is written whole or not at all. It carries the sha256 of
 what it holds. Its name is the set's.

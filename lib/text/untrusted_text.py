@@ -1,4 +1,4 @@
-"""Text from outside, such as addresses, names and file names: shown as it was typed, wherever it is shown.
+"""Show text from outside, such as addresses and file names, exactly as it was typed.
 
 - `visible`: for a terminal. `isolated`: for a place on the screen that shows text as it is. `escaped`: for one that
   reads Markdown, as most of Streamlit's do. `html_escaped`: for a label that Plotly draws. `csv_text`: for a table.

@@ -1,4 +1,4 @@
-"""What a run has measured so far: columns that only grow.
+"""The curves and epochs of a run: columns that only grow.
 
 A run may have a million batches, so a step is three numbers in three arrays and no object of its own; its number is its
 place.

@@ -1,4 +1,4 @@
-"""What a training will take, before it is begun: this machine's rate, measured once, times what the network needs.
+"""Estimate training time: a cost model of this machine, measured once, times the needs of a network.
 
 A batch takes as long as its multiply-accumulates, the numbers that its layers put out, its images, the weights to
 update and itself ask for. `measure` finds the prices by training a few small networks for a moment; `epoch_seconds`

@@ -1,4 +1,4 @@
-"""`Trainer`: iterate over it, and a network is trained; between two events it can be kept, changed or left.
+"""The training loop as an iterator: each `next` trains one batch and returns an event.
 
 - The caller paces it: between two events nothing runs, so whoever stops iterating has stopped the training.
 - The whole data set is two tensors and a batch is an index; there is no DataLoader.

@@ -1,4 +1,4 @@
-"""What the whole process shares: the manager of the runs, trained networks, the chart library's script."""
+"""Objects that all sessions share: the run manager, loaded networks, Plotly's script."""
 
 from __future__ import annotations
 

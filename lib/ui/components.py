@@ -1,4 +1,4 @@
-"""What touches Streamlit's machinery outside the pages: navigation, the live figure, the canvas."""
+"""Streamlit components: navigation, live figure, network view, drawing canvas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is too large, and memory that runs out, as a sentence on the page: in a page, a fragment and a callback."""
+"""Show errors of size and memory as a sentence: in a page, a fragment and a callback."""
 
 from __future__ import annotations
 

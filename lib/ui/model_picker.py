@@ -1,4 +1,4 @@
-"""Who may read a digit: saved networks, and runs in training by the weights they last published."""
+"""Choose the network that predicts: a saved one, or the last published weights of a run in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers -> pictures made of enlarged pixels: feature maps, filters, heat over a digit, fields.
+"""Draw tensors as pictures of enlarged pixels: feature maps, filters, heat maps, receptive fields.
 
 uint8 (height, width) greys, or (height, width, 3 or 4) RGB and RGBA.
 """

@@ -1,4 +1,4 @@
-"""What a page's address holds: one table that drives both reading and writing it.
+"""Keep the state of the pages in the URL: one table drives reading and writing.
 
 Streamlit's own binding of widgets to the address forgets a value that came with the address as soon as the page
 changes. Here every value lives in the session under its key, outlives a change of page, and is written to the address
