@@ -1,24 +1,40 @@
-"""Refresh the lists of modules in the documentation, from the first sentences of their docstrings.
+"""Refresh what the documentation says of modules and packages, from the code.
 
     python -m docs.modules
 
-A list stands between `<!-- modules: FOLDER -->` and `<!-- end of modules -->`; each package in the folder gets its own.
+- `<!-- modules: FOLDER -->` to `<!-- end of modules -->`: the modules of a folder and of its packages, with the first
+  sentences of their docstrings.
+- `<!-- layers -->` to `<!-- end of layers -->`: a diagram of the packages, from the import contract in pyproject.toml.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 from docs.pages import ROOT, rewrite
 
-_BLOCK = re.compile(r"<!-- modules: ([\w/]+) -->\n.*?<!-- end of modules -->", re.DOTALL)
+_MODULES = re.compile(r"(<!-- modules: ([\w/]+) -->\n).*?(<!-- end of modules -->)", re.DOTALL)
+_LAYERS = re.compile(r"(<!-- layers -->\n).*?(<!-- end of layers -->)", re.DOTALL)
 
 
 def refreshed(page: str) -> str:
-    """The page's text with its lists as the modules describe themselves."""
-    return _BLOCK.sub(lambda block: f"<!-- modules: {block[1]} -->\n{_list(block[1])}\n<!-- end of modules -->", page)
+    """The page's text with its lists and its diagram as the code has them."""
+    page = _MODULES.sub(lambda block: f"{block[1]}{_list(block[2])}\n{block[3]}", page)
+    return _LAYERS.sub(lambda block: f"{block[1]}{_diagram()}\n{block[2]}", page)
+
+
+def _diagram() -> str:
+    """A Mermaid flowchart, one box for each layer of the first contract that has layers."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    boxes = [f'l{number}["{" · ".join(layer.split(" | "))}"]' for number, layer in enumerate(layers)]
+    arrows = [f"    {above} --> {below}" for above, below in pairwise(['l["app.py · pages/"]', *boxes])]
+    return "\n".join(["```mermaid", "flowchart TD", *arrows, "```"])
 
 
 def _list(folder: str) -> str:
