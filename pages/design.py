@@ -27,9 +27,10 @@ from lib.text.untrusted_text import escaped, visible
 from lib.training.time_estimate import estimate_text
 from lib.ui import guard
 from lib.ui.cache import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
-from lib.ui.charts import layer_costs
-from lib.ui.components import live_figure, network_input, network_view, preset_pills, setup_page
+from lib.ui.charts.design import layer_sizes
+from lib.ui.page import setup_page
 from lib.ui.url_state import HIDEABLE_SECTIONS, MAX_LENGTH, hidden, recipe
+from lib.ui.widgets import live_figure, network_input, network_view, preset_pills
 
 setup_page("design")
 
@@ -316,7 +317,6 @@ def verdict_card(verdict: Requirement) -> None:
         st.badge(verdict.status, icon=icon, color=colour)
 
 
-st.title("Design a network")
 st.caption(
     "Choose how many channels each convolution has. The table says what every layer outputs, costs and sees: "
     "the receptive field is the square of input pixels that one value of the layer depends on."
@@ -422,7 +422,7 @@ if not guessing and not hidden("costs"):
     with chart:
         st.subheader("Where the parameters and the work are")
         live_figure(
-            layer_costs(folded, architecture),
+            layer_sizes(folded, architecture),
             key="costs",
             height=110 + ROW_PIXELS * len(folded.rows),
             revision=notation(architecture),

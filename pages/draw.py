@@ -18,8 +18,7 @@ from lib.text.formatting import percent
 from lib.text.untrusted_text import escaped
 from lib.ui import guard, rendering
 from lib.ui.cache import run_manager
-from lib.ui.charts import probability_bars, probability_curves
-from lib.ui.components import drawing_canvas, live_figure, setup_page
+from lib.ui.charts.draw import probability_bars, probability_curves
 from lib.ui.model_picker import (
     DRAWING,
     LoadedModel,
@@ -32,6 +31,8 @@ from lib.ui.model_picker import (
     prediction_heading,
     run_in_training,
 )
+from lib.ui.page import setup_page
+from lib.ui.widgets import drawing_canvas, live_figure
 
 setup_page("draw")
 
@@ -215,7 +216,6 @@ def other_ways(drawing: Tensor, name: str) -> None:
                     st.caption(f"Read as {prediction.digit}, with a probability of {percent(prediction.confidence)}.")
 
 
-st.title("Draw a digit")
 name = choose_model()
 st.session_state.setdefault("source", DRAWING)
 source = choose_source()

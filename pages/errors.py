@@ -18,10 +18,11 @@ from lib.storage.checkpoints import CheckpointError
 from lib.text.formatting import percent
 from lib.text.untrusted_text import escaped
 from lib.ui import guard, rendering
-from lib.ui.charts import class_accuracy, confusion_matrix, reliability
-from lib.ui.components import live_figure, setup_page
+from lib.ui.charts.errors import class_accuracy, confusion_matrix, reliability
 from lib.ui.model_picker import TEST, LoadedModel, choose_model, load_model, run_in_training
+from lib.ui.page import setup_page
 from lib.ui.url_state import TEST_IMAGES
+from lib.ui.widgets import live_figure
 
 setup_page("errors")
 
@@ -256,7 +257,6 @@ def show(found: Evaluation) -> None:
     calibration(found)
 
 
-st.title("Where it fails")
 name = choose_model()
 try:
     now = load_model(name)

@@ -29,7 +29,6 @@ from lib.evaluation.attribution import (
 from lib.text.formatting import percent, shape_text
 from lib.text.untrusted_text import escaped
 from lib.ui import guard, rendering
-from lib.ui.components import setup_page
 from lib.ui.model_picker import (
     DRAWING,
     TEST,
@@ -42,6 +41,7 @@ from lib.ui.model_picker import (
     prediction_heading,
     run_in_training,
 )
+from lib.ui.page import setup_page
 
 setup_page("inspect")
 
@@ -245,7 +245,6 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
             receptive_fields(network, now)
 
 
-st.title("Look inside")
 name = choose_model()
 try:
     image, subject = choose_image()

@@ -24,8 +24,8 @@ from lib.storage.digit_sets import DigitSet, DigitSetError
 from lib.text.formatting import percent
 from lib.text.untrusted_text import escaped, isolated, spreadsheet_cell
 from lib.ui import guard, rendering
-from lib.ui.components import setup_page
 from lib.ui.model_picker import LoadedModel, choose_model, load_model
+from lib.ui.page import setup_page
 
 setup_page("photos")
 
@@ -309,7 +309,6 @@ def test_on(digits: DigitSet, now: LoadedModel) -> None:
                 st.image(rendering.digit(digits.images[place], 2 * TILE), caption=words, alt=f"A digit: {words}")
 
 
-st.title("Your digits")
 name = choose_model()
 try:
     now = load_model(name)

@@ -38,10 +38,12 @@ from lib.text.untrusted_text import escaped, isolated
 from lib.training.time_estimate import duration, epoch_seconds, estimate_error_text, estimate_text
 from lib.training.trainer import EpochMetrics
 from lib.ui import guard, url_state
+from lib.ui.browser_identity import browser_id, set_browser_cookie
 from lib.ui.cache import example_digits, machine_rate, run_manager
-from lib.ui.charts import RunCurves, training_curves
-from lib.ui.components import browser, browser_cookie, live_figure, network_input, preset_pills, setup_page
+from lib.ui.charts.training import RunCurves, training_curves
+from lib.ui.page import setup_page
 from lib.ui.url_state import hidden, recipe_values
+from lib.ui.widgets import live_figure, network_input, preset_pills
 
 setup_page("train")
 
@@ -201,7 +203,7 @@ def augmentation_preview(recipe: Recipe) -> None:
 def start(text: str, recipe: Recipe) -> None:
     parent = st.session_state.get("fork")
     try:
-        run = run_manager().start(parse(text), recipe, owner=browser(), parent=parent)
+        run = run_manager().start(parse(text), recipe, owner=browser_id(), parent=parent)
     except RunError as error:
         st.session_state.refused = str(error)
         return
@@ -215,7 +217,7 @@ def ask(run: Run, action: Action) -> None:
     """Do it where the run is this browser's own; otherwise the page asks first."""
     value = st.session_state[VALUES[action]] if action in VALUES else None
     request = Request(run, action, value)
-    if run.owner == browser():
+    if run.owner == browser_id():
         carry_out(request)
     else:
         st.session_state.asked = request
@@ -534,13 +536,12 @@ def run_table(runs: list[Run]) -> None:
                 "Epochs": f"{len(snapshot.epochs)} of {run.recipe.epochs}",
                 "Network": f"`{notation(run.architecture)}`",
                 "Started": started(run),
-                "By": "this browser" if run.owner == browser() else owner_text(run),
+                "By": "this browser" if run.owner == browser_id() else owner_text(run),
             }
         )
     st.table(rows)
 
 
-st.title("Train it")
 text = network_input("The network from the Design page; it may be changed here too.")
 problem = architecture = analysis = None
 try:
@@ -672,4 +673,4 @@ if runs:
     with st.expander(f"All runs ({len(runs)})", icon=":material/list:", key="all_runs", on_change="rerun") as listed:
         if listed.open:
             run_table(runs)
-browser_cookie()
+set_browser_cookie()

@@ -15,6 +15,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from lib.data.dataset import Dataset
+from lib.ui.page import PAGES
+from lib.ui.page import Page as AppPage
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.photographs import photo
 
@@ -23,22 +25,7 @@ expect.set_options(timeout=20_000)
 
 SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
 SCROLLED = "() => [document.scrollingElement.scrollTop, document.querySelector('[data-testid=stMain]').scrollTop]"
-HEADINGS = {
-    "": "Design a network",
-    "train": "Train it",
-    "draw": "Draw a digit",
-    "inspect": "Look inside",
-    "errors": "Where it fails",
-    "photos": "Your digits",
-}
-PATHS = {
-    "Design": "",
-    "Train": "train",
-    "Draw": "draw",
-    "Inside": "inspect",
-    "Errors": "errors",
-    "Your digits": "photos",
-}
+DESIGN, TRAIN, DRAW, INSPECT, ERRORS, _ = PAGES
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +53,9 @@ def page(chromium: Browser) -> Iterator[Page]:
     assert asked == []
 
 
-def go(page: Page, name: str) -> None:
-    page.get_by_role("link", name=name, exact=True).first.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[PATHS[name]])
+def go(page: Page, to: AppPage) -> None:
+    page.get_by_role("link", name=to.title, exact=True).first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(to.heading)
     settled(page)
 
 
@@ -113,7 +100,7 @@ def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     page.keyboard.press("ArrowRight")
     expect(net(page)).to_have_value("4 4 10 M 12 12 16 M 20v 10v A")
     expect(total(page)).to_contain_text("9,568")
-    go(page, "Train")
+    go(page, TRAIN)
     expect(net(page)).to_have_value("4 4 10 M 12 12 16 M 20v 10v A")
     page.get_by_text("One epoch", exact=True).click()
     expect(page.get_by_text("the shortest honest training")).to_be_visible()
@@ -124,7 +111,7 @@ def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     expect(
         page.get_by_text(re.compile(r"Finished: 9[789]\.\d\d % \(95 % CI 9\d\.\d\d–9\d\.\d\d %\) on the test images"))
     ).to_be_visible(timeout=240_000)
-    go(page, "Draw")
+    go(page, DRAW)
     expect(page.get_by_text("Nothing drawn yet")).to_be_visible()
     expect(page.get_by_role("combobox")).to_have_value(re.compile("^For drawings"))
     page.get_by_role("combobox").click()
@@ -149,8 +136,8 @@ def test_the_network_is_in_the_address(page: Page, chromium: Browser, url: str) 
     visit(other, page.url)
     expect(net(other)).to_have_value("8 M 16s2 M 10 A")
     expect(total(other)).to_contain_text(total(page).inner_text().split("\t")[2])
-    for name in ("Train", "Draw", "Train", "Design"):
-        go(other, name)
+    for to in (TRAIN, DRAW, TRAIN, DESIGN):
+        go(other, to)
         expect(other).to_have_url(re.compile(r"net=8\+M\+16s2\+M\+10\+A"))
     expect(net(other)).to_have_value("8 M 16s2 M 10 A")
     other.context.close()
@@ -166,7 +153,7 @@ def test_back_brings_the_network_before_and_a_change_of_page_loses_none(page: Pa
     page.go_back()
     expect(net(page)).to_have_value("8 M 10 A")
     settled(page)
-    go(page, "Train")
+    go(page, TRAIN)
     expect(page).to_have_url(re.compile(r"/train\?net=8\+M\+10\+A"))
     expect(net(page)).to_have_value("8 M 10 A")
     # A change of page is one entry of the browser's history, or two: the page, then what it writes to its address.
@@ -175,7 +162,7 @@ def test_back_brings_the_network_before_and_a_change_of_page_loses_none(page: Pa
     settled(page)
     if page.url.endswith("/train"):
         page.go_back()
-    expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[""])
+    expect(page.get_by_role("heading", level=1)).to_have_text(DESIGN.heading)
     expect(net(page)).to_have_value("8 M 10 A")
 
 
@@ -289,7 +276,7 @@ def test_nothing_stands_in_the_way_of_a_reader(
     context = chromium.new_context(viewport={"width": widths[0], "height": 900}, color_scheme=scheme)
     tab = context.new_page()
     designs = (BUSY, "?net=4+oops&hide=nonsense", "?guess=true&modules=true&net=8+M+16+32f+10f")
-    for path in (*designs, "train", "draw", "inspect?image=4", "errors", "photos"):
+    for path in (*designs, *(page.name for page in PAGES[1:])):
         visit(tab, f"{url}/{path}")
         if path in designs:
             expect(tab.locator(".strip svg")).to_be_visible()
@@ -339,8 +326,8 @@ def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) ->
         page.get_by_role("radio", name=section).click()
         expect(pictures(page)).to_have_count(number)
     # What is looked at, and the image, outlive a change of page.
-    go(page, "Draw")
-    go(page, "Inside")
+    go(page, DRAW)
+    go(page, INSPECT)
     expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
     expect(page.get_by_role("radio", name="Receptive fields")).to_be_checked()
     assert raised == []
@@ -375,7 +362,7 @@ def test_a_cell_of_the_matrix_shows_its_images_by_click_and_by_keyboard(page: Pa
     number = page.locator("[class*='st-key-errors_']").get_by_role("button").first
     name = number.inner_text()
     number.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Look inside")
+    expect(page.get_by_role("heading", level=1)).to_have_text(INSPECT.heading)
     expect(page.get_by_text(f"test image {name.removeprefix('No. ')}, labelled")).to_be_visible()
     assert raised == []
 
@@ -547,14 +534,14 @@ def test_a_digit_is_read_while_the_network_learns(page: Page, school: str) -> No
     visit(page, f"{school}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
     start(page)
     step(page)
-    go(page, "Draw")
+    go(page, DRAW)
     expect(page.get_by_role("combobox")).to_have_value(re.compile(r"^run-\d+-\w+, in training"))
     draw(page, SEVEN)
     expect(page.get_by_role("heading", name=re.compile(r"It reads \d"))).to_be_visible(timeout=15_000)
     learning = page.get_by_text(re.compile(r"weights after [\d,]+ steps"))
     first = learning.inner_text()
     expect(learning).not_to_have_text(first, timeout=15_000)
-    go(page, "Train")
+    go(page, TRAIN)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
 
@@ -563,7 +550,7 @@ def test_the_inside_and_the_errors_of_a_network_change_as_it_learns(page: Page, 
     visit(page, f"{school}/train?net=4+4+8+M+8+8+8+M+8v+10v+A&epochs=19")
     start(page)
     step(page)
-    go(page, "Inside")
+    go(page, INSPECT)
     expect(page.get_by_role("combobox")).to_have_value(re.compile(r"^run-\d+-\w+, in training"))
     page.get_by_role("radio", name="Receptive fields").click()
     field = page.get_by_role("img", name=re.compile("effective receptive field of layer 9"))
@@ -574,12 +561,12 @@ def test_the_inside_and_the_errors_of_a_network_change_as_it_learns(page: Page, 
             arg=list(seen),
         )
         seen.add(field.get_attribute("src"))
-    go(page, "Errors")
+    go(page, ERRORS)
     measured = page.get_by_text(re.compile(r"measured after step [\d,]+, now at step"))
     first = measured.inner_text().partition(", now")[0]
     page.get_by_role("button", name="Measure again").click()
     expect(measured).not_to_contain_text(first)
-    go(page, "Train")
+    go(page, TRAIN)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
 
@@ -672,7 +659,7 @@ def test_photos_are_dropped_read_put_into_a_set_and_tested(
     expect(page.get_by_role("img", name="All with the label 7: 1")).to_be_visible()
     assert violations(page) == []
     page.get_by_role("link", name="Draw a digit", exact=True).click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS["draw"])
+    expect(page.get_by_role("heading", level=1)).to_have_text(DRAW.heading)
 
 
 def settled_ticking(page: Page) -> None:

@@ -21,20 +21,11 @@ from lib.evaluation.proportion import Proportion
 from lib.inference.predict import Prediction
 from lib.training.history import Curves
 from lib.training.trainer import EpochMetrics
-from lib.ui.charts import (
-    PALETTE,
-    RAW_POINTS,
-    SURFACE,
-    RunCurves,
-    class_accuracy,
-    confusion_matrix,
-    downsample_min_max,
-    layer_costs,
-    probability_bars,
-    reliability,
-    running_mean,
-    training_curves,
-)
+from lib.ui.charts.colors import PALETTE, SURFACE
+from lib.ui.charts.design import layer_sizes
+from lib.ui.charts.draw import probability_bars
+from lib.ui.charts.errors import class_accuracy, confusion_matrix, reliability
+from lib.ui.charts.training import RAW_POINTS, RunCurves, downsample_min_max, running_mean, training_curves
 from tests.architectures import architectures
 
 CONFIG = tomllib.loads((Path(__file__).parent.parent / ".streamlit" / "config.toml").read_text())
@@ -110,12 +101,11 @@ def test_a_run_without_a_step_is_an_empty_figure_that_names_what_it_is_measured_
 
 
 def test_bars_name_every_digit_and_mark_the_likeliest() -> None:
-    figure = probability_bars(Prediction((0.1, 0.2, 0.7, 0, 0, 0, 0, 0, 0, 0)))
-    bar = figure.data[0]
+    (bar,) = go.Figure(json.loads(probability_bars(Prediction((0.1, 0.2, 0.7, 0, 0, 0, 0, 0, 0, 0))))).data
     assert list(bar.y) == [str(d) for d in range(10)]
     assert bar.text[2] == "70.0 %"
-    assert [colour == PALETTE[0] for colour in bar.marker.color].index(True) == 2
-    assert list(probability_bars(None).data[0].text) == [""] * 10
+    assert [color == PALETTE[0] for color in bar.marker.color].index(True) == 2
+    assert json.loads(probability_bars(None))["data"][0]["text"] == [""] * 10
 
 
 def test_the_palette_is_the_light_themes_and_the_dark_one_is_as_long() -> None:
@@ -128,7 +118,7 @@ def test_the_palette_is_the_light_themes_and_the_dark_one_is_as_long() -> None:
 def test_bars_end_at_the_totals_and_plotly_takes_them(architecture: Architecture) -> None:
     analysis = per_layer(analyze(architecture), architecture)
     # Plotly's own validation refuses a name or a value that it does not know.
-    figure = go.Figure(json.loads(layer_costs(analysis, architecture)))
+    figure = go.Figure(json.loads(layer_sizes(analysis, architecture)))
     parameters, macs, budget = figure.data
     for bars, total in ((parameters, analysis.num_params), (macs, analysis.macs)):
         ends = [base + length for base, length in zip(bars.base, bars.x, strict=True)]

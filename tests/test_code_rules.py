@@ -57,12 +57,13 @@ def modules_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_design_page_does_not_wait_for_torch() -> None:
-    assert "torch" not in modules_after("import lib.design.analysis, lib.design.edits, lib.ui.components, lib.ui.cache")
+def test_the_design_page_waits_neither_for_torch_nor_for_plotly() -> None:
+    loaded = modules_after("import lib.design.edits, lib.ui.page, lib.ui.widgets, lib.ui.cache, lib.ui.charts.draw")
+    assert not {"torch", "plotly.graph_objects"} & loaded
 
 
 def test_the_training_thread_never_calls_streamlit() -> None:
-    assert "streamlit" not in modules_after("import lib.runs.run_manager, lib.ui.charts")
+    assert "streamlit" not in modules_after("import lib.runs.run_manager, lib.ui.charts.training")
 
 
 # What makes text from outside safe for the place where it stands, and questions about it.

@@ -27,15 +27,16 @@ from lib.inference import photos
 from lib.runs import run_store
 from lib.runs.training_run import Run
 from lib.storage import checkpoints, digit_sets
-from lib.ui import cache
+from lib.ui import cache, widgets
 from lib.ui.cache import live_calibrator, run_manager
+from lib.ui.page import PAGES, Page
 from lib.ui.url_state import HIDEABLE_SECTIONS
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("design", "train", "draw", "inspect", "errors", "photos")
+INSPECT = next(page for page in PAGES if page.name == "inspect")
 
 
 @pytest.fixture(autouse=True)
@@ -89,10 +90,10 @@ def rows(at: AppTest) -> dict[str, list[object]]:
     return {str(row.iloc[0]): list(row.iloc[1:]) for _, row in frame.iterrows()}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_opens_and_says_what_to_do(page: str) -> None:
-    at = visit(page)
-    assert len(at.title) == 1
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_opens_and_says_what_to_do(page: Page) -> None:
+    at = visit(page.name)
+    assert [title.value for title in at.title] == [page.heading]
     hints = {
         "design": "Choose how many channels",
         "train": "Press Start training",
@@ -101,7 +102,7 @@ def test_every_page_opens_and_says_what_to_do(page: str) -> None:
         "errors": "Click a cell of the matrix",
         "photos": "Dark ink on light paper, or light on dark",
     }
-    assert hints[page] in words(at)
+    assert hints[page.name] in words(at)
     assert not at.error
 
 
@@ -112,7 +113,7 @@ def test_no_page_is_parsed_into_a_syntax_tree(monkeypatch: pytest.MonkeyPatch) -
         raise SystemError("AST constructor recursion depth mismatch")
 
     monkeypatch.setattr(magic, "add_magic", parsed)
-    assert visit("design").title[0].value == "Design a network"
+    assert visit("design").title[0].value == PAGES[0].heading
 
 
 def test_the_design_page_shows_the_answers_table_with_its_sums() -> None:
@@ -729,7 +730,7 @@ def test_the_reader_of_a_run_that_fails_is_the_shipped_network_again() -> None:
 
 def test_the_chart_says_where_its_script_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a-file").write_text("")
-    monkeypatch.setattr(cache, "STATIC_FOLDER", tmp_path / "a-file" / "static")
+    monkeypatch.setattr(widgets, "STATIC_FOLDER", tmp_path / "a-file" / "static")
     at = visit("draw")
     assert "Make that folder writable" in at.error[0].value
 
@@ -975,7 +976,7 @@ def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Da
     assert f"images of a {label} are read as a {taken}" in words(at)
     at.button(key=f"cell_{number}").click().run()
     assert not at.exception
-    assert at.title[0].value == "Look inside"
+    assert at.title[0].value == INSPECT.heading
     # Errors are what a network is least sure of.
     assert f"## It reads {taken}" in words(at) or f" a {taken}, with a probability" in words(at)
     assert f"test image {number}, labelled {label}" in words(at)

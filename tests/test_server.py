@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.ui.page import PAGES, Page
 from tests.browser import LOG, copy_project, serving
 from tests.web_client import first_shown, handshake, path_of, request, session, token, upload
 
@@ -18,29 +19,19 @@ pytestmark = pytest.mark.slow
 MEGABYTE = 2**20
 
 
-HEADINGS = {
-    "": "Design a network",
-    "train": "Train it",
-    "draw": "Draw a digit",
-    "inspect": "Look inside",
-    "errors": "Where it fails",
-    "photos": "Your digits",
-}
-
-
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project that nothing serves yet."""
     return copy_project(tmp_path_factory.mktemp("project"))
 
 
-@pytest.mark.parametrize("path", HEADINGS)
-def test_any_pages_own_url_may_be_the_first_hit_after_a_start(stopped: Path, path: str) -> None:
-    """Before it Streamlit knows of no navigation and takes the folder pages/ for an app of its older kind."""
+@pytest.mark.parametrize("page", [PAGES[0], PAGES[-1]], ids=lambda page: page.name)
+def test_any_pages_own_url_may_be_the_first_request_after_a_start(stopped: Path, page: Page) -> None:
+    """Until then Streamlit knows of no navigation, and treats the folder pages/ as an app of its older kind."""
     with serving(stopped, kill=True) as address:
-        shown = first_shown(address, path)
-    assert shown.headings == [HEADINGS[path]]
-    assert shown.menu == ["Design", "Train", "Draw", "Inside", "Errors", "Your digits"]
+        shown = first_shown(address, page.url_path)
+    assert shown.headings == [page.heading]
+    assert shown.menu == [page.title for page in PAGES]
     assert shown.titles[-1].endswith("Receptive")
     assert not shown.missing
 

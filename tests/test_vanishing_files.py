@@ -24,8 +24,8 @@ from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.training.history import History
 from lib.training.trainer import EvaluationProgress, Trainer
+from lib.ui.browser_identity import TOKEN_KEY
 from lib.ui.cache import run_manager
-from lib.ui.components import BROWSER_TOKEN
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "0" * 32
@@ -133,7 +133,7 @@ def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) ->
         run_store.save(replace(record, identity=f"run-{number}-going"), checkpoints.SAVED_FOLDER)
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     # Of a run of another browser it would ask first.
-    at.session_state[BROWSER_TOKEN] = TOKEN
+    at.session_state[TOKEN_KEY] = TOKEN
     at.switch_page("pages/train.py").run()
     runs = run_manager().runs()
     assert len(runs) == MAX_LOADED_RUNS + 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
-import os
 import sys
 import threading
 import time
@@ -16,8 +14,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import streamlit as st
 
-from lib import ROOT
-
 if TYPE_CHECKING:
     from lib.design.layers import Architecture
     from lib.evaluation.calibration import Calibration, LiveCalibrator
@@ -26,10 +22,6 @@ if TYPE_CHECKING:
     from lib.storage.checkpoints import Summary
     from lib.training.time_estimate import MachineProfile
 
-STATIC_FOLDER = ROOT / "static"
-# By the number in glibc's malloc.h. Every thread else has a pool of memory of its own, up to eight a core, and what it
-# frees stays there: thirty tabs with a run each then held 100 MB more than the thirty before them.
-M_ARENA_MAX, ARENAS = -8, 2
 # What the weights of all saved networks that are kept may take; the one asked for last stays whatever it takes.
 NETWORK_BYTES = 256 * 2**20
 Key = TypeVar("Key", bound=Hashable)
@@ -71,17 +63,6 @@ class BoundedCache(Generic[Key, Value]):
             while len(self._found) > 1 and sum(size for _, size in self._found.values()) > self._most:
                 self._found.popitem(last=False)
         return (value,)
-
-
-def share_memory() -> None:
-    """Let all threads of this process share two pools of memory, where the C library is glibc. To be called early:
-    a pool that is there stays.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
-
-
-share_memory()
 
 
 @st.cache_resource(show_spinner="Starting PyTorch…")
@@ -235,18 +216,3 @@ def final_accuracy(architecture: Architecture) -> float | None:
             if epochs:
                 return epochs[-1].test_accuracy
     return None
-
-
-@st.cache_resource(show_spinner=False)
-def plotly_js_url() -> str:
-    """Path, from the app's root, of the plotly.min.js that the installed plotly package carries."""
-    from plotly.offline import get_plotlyjs, get_plotlyjs_version
-
-    name = f"plotly-{get_plotlyjs_version()}.min.js"
-    target = STATIC_FOLDER / name
-    if not target.is_file():
-        STATIC_FOLDER.mkdir(exist_ok=True)
-        temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_text(get_plotlyjs(), encoding="utf-8")
-        temporary.replace(target)
-    return f"app/static/{name}"

@@ -1,4 +1,4 @@
-"""What the whole process shares."""
+"""Settings of the server process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import sys
 
 import pytest
 
-from lib.ui.cache import ARENAS
+from lib.ui.process import MAX_ARENAS
 from tests.browser import ROOT
 
 # Counts glibc's pools of memory while twenty threads at once hold some.
 CODE = """
 import ctypes, os, sys, tempfile, threading
 if sys.argv[1] == "shared":
-    import lib.ui.cache
+    from lib.ui.process import limit_memory_arenas
+    limit_memory_arenas()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
 ready, over = threading.Barrier(21), threading.Event()
@@ -43,5 +44,5 @@ def test_threads_share_two_pools_of_memory() -> None:
         command = [sys.executable, "-c", CODE, how]
         return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
-    assert pools("shared") <= ARENAS
-    assert pools("alone") > ARENAS
+    assert pools("shared") <= MAX_ARENAS
+    assert pools("alone") > MAX_ARENAS

@@ -1,0 +1,36 @@
+"""Settings of the server process, made once before its first page."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+from functools import cache
+
+from streamlit import net_util
+
+# M_ARENA_MAX has this number in glibc's malloc.h. By default each thread gets an arena of its own, up to 8 for each
+# core, and an arena keeps what is freed in it: thirty tabs with a run each then held 100 MB more than the thirty before
+# them.
+M_ARENA_MAX, MAX_ARENAS = -8, 2
+
+
+@cache
+def prepare_process() -> None:
+    """Limit the memory arenas, and forbid Streamlit to look up the external address."""
+    limit_memory_arenas()
+    forbid_address_lookup()
+
+
+def limit_memory_arenas() -> None:
+    """Let all threads share two arenas of memory, if the C library is glibc. An arena that exists is not removed."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, MAX_ARENAS)
+
+
+def forbid_address_lookup() -> None:
+    """Let Streamlit refuse a page of another site without asking for this machine's external address.
+
+    To compare the origin of such a page with that address, it would ask checkip.amazonaws.com at every attempt, and
+    block the server for up to two seconds. No option turns that off. Without an address the page is refused at once.
+    """
+    net_util.get_external_ip = lambda: None
