@@ -26,10 +26,11 @@ from lib.text.formatting import megabytes, shape_text
 from lib.text.untrusted_text import escaped, visible
 from lib.training.time_estimate import estimate_text
 from lib.ui import guard
-from lib.ui.cache import example_digits, final_accuracy, machine_rate, onnx_file, trained, warm_up
+from lib.ui.cache import example_digits, onnx_file, trained_accuracy, trained_checkpoints
 from lib.ui.charts.design import layer_sizes
 from lib.ui.page import setup_page
 from lib.ui.url_state import HIDEABLE_SECTIONS, MAX_LENGTH, hidden, recipe
+from lib.ui.warm_up import machine_profile, warm_up
 from lib.ui.widgets import live_figure, network_input, network_view, preset_pills
 
 setup_page("design")
@@ -281,7 +282,7 @@ def take_away(architecture: Architecture, shown: NetworkAnalysis) -> None:
                 ("Table as Markdown", layers_markdown(shown), "network.md"),
             ):
                 st.download_button(label, content, name, on_click="ignore", icon=":material/download:")
-            found = trained(architecture)
+            found = trained_checkpoints(architecture)
             for title, path in found.items():
                 st.download_button(
                     f"ONNX: {escaped(title)}",
@@ -298,7 +299,7 @@ def take_away(architecture: Architecture, shown: NetworkAnalysis) -> None:
 
 def estimate(architecture: Architecture, ticking: bool) -> None:
     """What a training will take here."""
-    rate = machine_rate()
+    rate = machine_profile()
     if rate is None:
         st.caption("Measuring how fast this machine trains…")
         return
@@ -350,7 +351,7 @@ analysis = analyze(architecture)
 folded = per_layer(analysis, architecture)
 if not hidden("verdicts"):
     with st.grid(4, min_column_width=150):
-        for verdict in requirements(analysis, architecture, st.session_state.epochs, final_accuracy(architecture)):
+        for verdict in requirements(analysis, architecture, st.session_state.epochs, trained_accuracy(architecture)):
             unknown = guessing and verdict.limit == PARAMS_REQUIREMENT
             verdict_card(Requirement(verdict.limit, "Guess", "unknown") if unknown else verdict)
 
@@ -359,7 +360,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
         st.switch_page("pages/train.py")
     st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not st.session_state.get("undo"))
     if not hidden("estimate"):
-        unmeasured = machine_rate() is None
+        unmeasured = machine_profile() is None
         guard.fragment(estimate, ESTIMATE_SECONDS if unmeasured else None)(architecture, unmeasured)
 
 drawing = st.container()

@@ -39,10 +39,11 @@ from lib.training.time_estimate import duration, epoch_seconds, estimate_error_t
 from lib.training.trainer import EpochMetrics
 from lib.ui import guard, url_state
 from lib.ui.browser_identity import browser_id, set_browser_cookie
-from lib.ui.cache import example_digits, machine_rate, run_manager
+from lib.ui.cache import example_digits, run_manager
 from lib.ui.charts.training import RunCurves, training_curves
 from lib.ui.page import setup_page
 from lib.ui.url_state import hidden, recipe_values
+from lib.ui.warm_up import machine_profile
 from lib.ui.widgets import live_figure, network_input, preset_pills
 
 setup_page("train")
@@ -298,7 +299,7 @@ def undelete(identity: str, name: str) -> None:
 
 def seconds_before(run: Run) -> float | None:
     """Estimated seconds until a queued run begins; None where one before it has no rate of its own, nor the machine."""
-    rate, seconds = machine_rate(), 0.0
+    rate, seconds = machine_profile(), 0.0
     for other in run_manager().runs_before(run):
         snapshot = other.snapshot(since_step=sys.maxsize)
         if snapshot.seconds_left is not None:
@@ -384,7 +385,7 @@ def outcome(run: Run, snapshot: RunStatus) -> None:
                 f"Finished: {accuracy} on the test images after the final epoch, trained in {duration(seconds)}.",
                 icon=":material/check_circle:",
             )
-            rate = machine_rate()
+            rate = machine_profile()
             if rate and not hidden("estimate"):
                 estimated = epoch_seconds(rate, run.architecture, run.recipe)
                 st.caption(estimate_error_text(estimated, seconds / len(snapshot.epochs)))
@@ -586,7 +587,7 @@ if analysis:
         f"{analysis.num_params:,} parameters, {analysis.macs / 1e6:.2f} million multiply-accumulates an image, trained "
         f"on the 60,000 images of MNIST. {measured}"
     )
-rate = machine_rate()
+rate = machine_profile()
 if architecture and recipe and rate and not hidden("estimate"):
     st.caption(estimate_text(rate, architecture, recipe))
 if problem:

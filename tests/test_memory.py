@@ -34,7 +34,7 @@ from lib.nn.memory import (
 )
 from lib.nn.network import build
 from lib.ui import rendering
-from lib.ui.cache import BoundedCache
+from lib.ui.bounded_cache import BoundedCache
 from tests.large_networks import large_architectures
 
 pytestmark = pytest.mark.slow

@@ -27,7 +27,7 @@ from lib.inference import photos
 from lib.runs import run_store
 from lib.runs.training_run import Run
 from lib.storage import checkpoints, digit_sets
-from lib.ui import cache, widgets
+from lib.ui import warm_up, widgets
 from lib.ui.cache import live_calibrator, run_manager
 from lib.ui.page import PAGES, Page
 from lib.ui.url_state import HIDEABLE_SECTIONS
@@ -250,7 +250,7 @@ def test_an_address_that_cannot_be_read_is_named(query: dict[str, str], says: st
 def test_the_cost_is_estimated_before_training() -> None:
     at = visit("design")
     for _ in range(600):
-        if cache.machine_rate():
+        if warm_up.machine_profile():
             break
         time.sleep(0.1)
     assert "of training an epoch" in words(at.run())
@@ -604,7 +604,7 @@ def test_the_verdict_on_accuracy_is_known_after_training_and_only_for_that_netwo
     next(button for button in at.button if button.label == "Start training").click().run()
     (run,) = run_manager().runs()
     until(lambda: not run.active)
-    until(lambda: cache.machine_rate() is not None)
+    until(lambda: warm_up.machine_profile() is not None)
     at.run()
     assert "Finished:" in words(at)
     assert "Estimated at" in words(at)

@@ -1,18 +1,20 @@
-"""Objects that all sessions share: the run manager, loaded networks, Plotly's script."""
+"""Objects that all sessions share: the run manager, loaded networks and their calibrations.
+
+The imports of torch and of what needs it are in the functions, so that the Design page does not wait for them.
+"""
 
 from __future__ import annotations
 
 import atexit
 import sys
 import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import streamlit as st
+
+from lib.ui.bounded_cache import BoundedCache
 
 if TYPE_CHECKING:
     from lib.design.layers import Architecture
@@ -20,104 +22,34 @@ if TYPE_CHECKING:
     from lib.nn.network import Network
     from lib.runs.run_manager import RunManager
     from lib.storage.checkpoints import Summary
-    from lib.training.time_estimate import MachineProfile
 
-# What the weights of all saved networks that are kept may take; the one asked for last stays whatever it takes.
-NETWORK_BYTES = 256 * 2**20
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-_manager_made = threading.Event()
-_rates: list[MachineProfile] = []
-_measuring = threading.Lock()
-
-
-class BoundedCache(Generic[Key, Value]):
-    """Values by key, as long as their sizes together are within `most`; those not asked for longest go first."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._loading = threading.Lock()
-        self._found: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
-
-    def get(self, key: Key, load: Callable[[], tuple[Value, int]]) -> Value:
-        """The value of this key; `load` makes it and says its size. One is loaded at a time."""
-        held = self._held(key)
-        if held is None:
-            with self._loading:
-                held = self._held(key)
-                if held is None:
-                    held = self._keep(key, *load())
-        return held[0]
-
-    def _held(self, key: Key) -> tuple[Value] | None:
-        with self._lock:
-            if key not in self._found:
-                return None
-            self._found.move_to_end(key)
-            return self._found[key][:1]
-
-    def _keep(self, key: Key, value: Value, size: int) -> tuple[Value]:
-        with self._lock:
-            self._found[key] = (value, size)
-            while len(self._found) > 1 and sum(size for _, size in self._found.values()) > self._most:
-                self._found.popitem(last=False)
-        return (value,)
+# Bytes of the weights of all loaded networks.
+MAX_NETWORK_BYTES = 256 * 2**20
+_run_manager_made = threading.Event()
 
 
 @st.cache_resource(show_spinner="Starting PyTorch…")
 def run_manager() -> RunManager:
-    """One manager for all tabs; it outlives every one of them."""
+    """Return the run manager of the process; it outlives every session."""
     from lib.data import dataset
     from lib.runs.run_manager import RunManager
     from lib.storage import checkpoints
 
     manager = RunManager(dataset.load, checkpoints.SAVED_FOLDER)
-    _manager_made.set()
-    # What trains when the server is stopped is saved at its last batch.
+    _run_manager_made.set()
+    # Saves a run that is in training while the server is stopped.
     atexit.register(manager.close)
     return manager
 
 
-@st.cache_resource(show_spinner=False)
-def warm_up() -> None:
-    """While the first visitor designs, in the background: import torch, so that Train and Draw open without a wait, and
-    measure what a training costs on this machine.
-    """
-
-    def load() -> None:
-        try:
-            import_and_measure()
-        except Exception:
-            # What is imported while the process ends fails, and then nobody needs it.
-            if threading.main_thread().is_alive():
-                raise
-
-    def import_and_measure() -> None:
-        import torchvision.datasets  # noqa: F401
-
-        import lib.runs.run_manager  # noqa: F401
-        from lib.training import time_estimate
-
-        with _measuring:
-            if _rates:
-                return
-            # A training beside it would make the machine look slower than it is: measured again when that has ended.
-            while threading.main_thread().is_alive():
-                if not _training():
-                    rate = time_estimate.measure()
-                    if not _training():
-                        _rates.append(rate)
-                        return
-                time.sleep(1)
-
-    # Not a daemon, as its parent is: a process that ends in the middle of torch's work aborts.
-    threading.Thread(target=load, name="warm-up", daemon=False).start()
+def existing_run_manager() -> RunManager | None:
+    """Return the run manager, or None if nothing has needed it yet: making it would import torch."""
+    return run_manager() if _run_manager_made.is_set() else None
 
 
 @st.cache_resource(show_spinner=False)
 def example_digits() -> tuple[bytes, ...]:
-    """A test image of each digit. Raises DatasetError."""
+    """Return a test image of each digit, as 28 × 28 bytes. Raises DatasetError."""
     from lib.data import dataset
 
     return dataset.examples()
@@ -125,11 +57,14 @@ def example_digits() -> tuple[bytes, ...]:
 
 @st.cache_resource(show_spinner=False)
 def _networks() -> BoundedCache[tuple[Path, int], Network]:
-    return BoundedCache(NETWORK_BYTES)
+    return BoundedCache(MAX_NETWORK_BYTES)
 
 
 def checkpoint_network(path: Path, modified: int) -> Network:
-    """A saved network in eval mode; `modified` is the file's time in ns, so that a new file is read again."""
+    """Return a saved network in eval mode. Raises CheckpointError.
+
+    `modified` is the file's modification time in ns: a file that was replaced is read again.
+    """
     from lib.storage import checkpoints
 
     def load() -> tuple[Network, int]:
@@ -141,6 +76,7 @@ def checkpoint_network(path: Path, modified: int) -> Network:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def checkpoint_summary(path: Path, modified: int) -> Summary:
+    """Return what a checkpoint says of its network; `modified` as in `checkpoint_network`. Raises CheckpointError."""
     from lib.storage import checkpoints
 
     return checkpoints.load_summary(path)
@@ -148,7 +84,7 @@ def checkpoint_summary(path: Path, modified: int) -> Summary:
 
 @st.cache_resource(max_entries=64, show_spinner="Calibrating…")
 def checkpoint_calibration(path: Path, modified: int) -> Calibration:
-    """How far a saved network's probabilities are to be trusted. Raises CheckpointError, DatasetError."""
+    """Return the calibration of a saved network. Raises CheckpointError and DatasetError."""
     from lib.data import dataset
     from lib.evaluation.calibration import calibrate
 
@@ -157,24 +93,15 @@ def checkpoint_calibration(path: Path, modified: int) -> Calibration:
 
 @st.cache_resource(show_spinner=False)
 def live_calibrator() -> LiveCalibrator:
-    """The calibrations of the networks in training, for all tabs."""
+    """Return the calibrator of networks in training, for all sessions."""
     from lib.data import dataset
     from lib.evaluation.calibration import LiveCalibrator
 
     return LiveCalibrator(dataset.load)
 
 
-def _training() -> bool:
-    return _manager_made.is_set() and any(run.active for run in run_manager().runs())
-
-
-def machine_rate() -> MachineProfile | None:
-    """What a training costs on this machine; None until `warm_up` has measured it, some seconds after the start."""
-    return _rates[-1] if _rates else None
-
-
-def trained(architecture: Architecture) -> dict[str, Path]:
-    """Checkpoints of this very network, title -> file, shipped ones first. The Draw page names damaged ones."""
+def trained_checkpoints(architecture: Architecture) -> dict[str, Path]:
+    """Return the readable checkpoints of a network, title -> file, shipped ones first."""
     from lib.storage import checkpoints
 
     found = {}
@@ -186,8 +113,20 @@ def trained(architecture: Architecture) -> dict[str, Path]:
     return found
 
 
+def trained_accuracy(architecture: Architecture) -> float | None:
+    """Return the test accuracy at the final epoch of the newest finished run of a network, or None if there is none."""
+    manager = existing_run_manager()
+    for run in manager.runs() if manager else []:
+        if run.architecture == architecture and run.status == "finished":
+            epochs = run.snapshot(since_step=sys.maxsize).epochs
+            # A run that was unloaded has none if its file is gone.
+            if epochs:
+                return epochs[-1].test_accuracy
+    return None
+
+
 def onnx_file(path: Path) -> bytes:
-    """A checkpoint as ONNX. Raises CheckpointError, and RuntimeError, in a sentence, without the memory for it."""
+    """Return a checkpoint as ONNX. Raises CheckpointError, and RuntimeError if there is not enough memory."""
     from lib.export.onnx_file import onnx_bytes
     from lib.nn.memory import OUT_OF_MEMORY, is_out_of_memory
     from lib.storage import checkpoints
@@ -196,23 +135,7 @@ def onnx_file(path: Path) -> bytes:
         checkpoint = checkpoints.load(path)
         return onnx_bytes(checkpoint.summary.architecture, checkpoint.weights)
     except Exception as error:
-        # A browser shows what a download raises.
+        # The browser shows the message of an error that a download raises.
         if is_out_of_memory(error):
             raise RuntimeError(OUT_OF_MEMORY) from error
         raise
-
-
-def final_accuracy(architecture: Architecture) -> float | None:
-    """Test accuracy at the final epoch of the newest finished run of this network; None before there is one.
-
-    Makes no manager, which would import torch: where there is none yet, nothing was trained.
-    """
-    if not _manager_made.is_set():
-        return None
-    for run in run_manager().runs():
-        if run.architecture == architecture and run.status == "finished":
-            epochs = run.snapshot(since_step=sys.maxsize).epochs
-            # The file of a run that is no longer in memory may have gone.
-            if epochs:
-                return epochs[-1].test_accuracy
-    return None
