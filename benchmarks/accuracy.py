@@ -38,7 +38,7 @@ TEST_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Entry:
-    """A table: a network and a recipe, and the file and title of its shipped checkpoint."""
+    """A network and a recipe, the seeds to train with, and the file name and title of the shipped checkpoint."""
 
     name: str
     network: str

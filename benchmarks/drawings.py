@@ -119,7 +119,7 @@ def _known(image: Tensor | None) -> Tensor:
 
 
 def _redrawn(digit: Tensor, chance: np.random.Generator) -> Tensor:
-    """A digit (28, 28) with another pen, of another size and at another place: (CANVAS, CANVAS), 0 to 1."""
+    """Redraw a digit (28, 28) with a random pen, size and position: (CANVAS, CANVAS), 0 to 1."""
     size, pen = int(chance.integers(70, 230)), float(chance.choice(PENS))
     large = F.interpolate(digit[None, None], size=(size, size), mode="bicubic")[0, 0].clamp(0, 1)
     # Wider than a fifth of what it draws, nobody could read it; thinner than half of its ink, it would break.
@@ -143,7 +143,7 @@ def _letters(chance: np.random.Generator) -> list[Tensor]:
 
 
 def _pen_digits(lifted: bool, chance: np.random.Generator) -> tuple[Tensor, list[int]]:
-    """Reduced drawings, uint8 (N, 28, 28), and their digits."""
+    """Preprocessed drawings, uint8 (N, 28, 28), and their labels."""
     digits, names = pen_digits_of(PEN_DIGITS.read_text(encoding="ascii"))
     found = []
     for points, name in zip(digits, names.tolist(), strict=True):
@@ -154,8 +154,10 @@ def _pen_digits(lifted: bool, chance: np.random.Generator) -> tuple[Tensor, list
 
 
 def _pen_characters(chance: np.random.Generator) -> tuple[Tensor, list[int]]:
-    """As `_pen_digits`. Of every character the file has a line WORD with it and who wrote it, then a line NUMSTROKES,
-    and a line POINTS for each stroke, with its points behind a #, y down.
+    """As `_pen_digits`, from the UJI file.
+
+    For each character the file has a line WORD with the character and its writer, a line NUMSTROKES, and a line POINTS
+    for each stroke, with its points after a #, y down.
     """
     found: list[Tensor] = []
     names: list[int] = []
@@ -178,7 +180,7 @@ def _pen_characters(chance: np.random.Generator) -> tuple[Tensor, list[int]]:
 
 
 def _reduced(ways: list[NDArray[np.float64]], chance: np.random.Generator) -> Tensor:
-    """Strokes in any unit, drawn by some pen, of some size, somewhere on the canvas: uint8 (28, 28)."""
+    """Draw strokes, in any unit, with a random pen, size and position, and preprocess them: uint8 (28, 28)."""
     every = np.concatenate(ways)
     scale = int(chance.integers(70, 230)) / float(np.ptp(every, axis=0).max())
     size = np.ptp(every, axis=0) * scale
@@ -191,7 +193,7 @@ def _reduced(ways: list[NDArray[np.float64]], chance: np.random.Generator) -> Te
 
 
 def _draw(page: Image.Image, way: NDArray[np.float64], pen: float) -> None:
-    """A stroke with round ends."""
+    """Draw a stroke with round ends."""
     brush, places = ImageDraw.Draw(page), [(float(x), float(y)) for x, y in way]
     brush.line(places, fill=255, width=round(pen), joint="curve")
     for x, y in places:

@@ -1,12 +1,11 @@
-"""Which recipe is better, told without the test images: six times a sixth of the training images is left out.
+"""Compare recipes by cross-validation on six folds of the training images, without the test images.
 
     python -m benchmarks.folds NETWORK RECIPE [RECIPE ...]
 
-A recipe is named as for `python -m lib train --recipe`. All are trained on the same five sixths with the same seed, the
-number of the fold, and measured on the sixth left out, after the final epoch. Printed are all accuracies, their mean,
-and by how much a recipe beats the first one with the standard error of that. Six folds of Thorough take ten minutes
-or more. A single split of three seeds, as many recipes were once compared by, cannot tell 0.05 points from chance: see
-docs/experiments.md.
+Recipes are named as for `python -m lib train --recipe`. For each fold, all recipes are trained on the other five sixths
+with the same seed (the number of the fold), and measured on the fold after the final epoch. Prints all accuracies,
+their mean, and the mean difference to the first recipe with its standard error. docs/experiments.md tells why one
+split is not enough. Six folds of Thorough take ten minutes or more.
 """
 
 from __future__ import annotations
@@ -31,8 +30,9 @@ FOLDS = 6
 
 
 def folds(data: Dataset, count: int) -> Iterator[Dataset]:
-    """The training images in `count` ways, each time another part, a `count`-th of them, in the place of the test
-    images. The parts are the same at every call.
+    """Yield `count` data sets: in each, another part of the training images takes the place of the test images.
+
+    The parts are of equal size, disjoint, and the same at every call.
     """
     order = torch.randperm(len(data.train_images), generator=torch.Generator().manual_seed(1))
     parts = torch.tensor_split(order, count)
@@ -42,14 +42,15 @@ def folds(data: Dataset, count: int) -> Iterator[Dataset]:
 
 
 def final_accuracy(architecture: Architecture, recipe: Recipe, data: Dataset) -> float:
-    """A fraction, of the images left out, after the final epoch."""
+    """Train, and return the accuracy on the fold after the final epoch, a fraction."""
     *_, last = (event for event in Trainer(architecture, recipe, data) if isinstance(event, EpochMetrics))
     return last.validation_accuracy
 
 
 def advantage(accuracies: Sequence[float], first: Sequence[float]) -> tuple[float, float]:
-    """Accuracies, fractions, of two folds or more, and those of another recipe on the same folds -> by how much they
-    are higher on average, and the standard error of that, both fractions.
+    """Return the mean difference of two recipes' accuracies on the same two or more folds, and its standard error.
+
+    All are fractions.
     """
     differences = [one - other for one, other in zip(accuracies, first, strict=True)]
     return statistics.mean(differences), statistics.stdev(differences) / math.sqrt(len(differences))

@@ -1,29 +1,30 @@
-"""Speed on this machine, written to benchmarks/report.json.
+"""Measure the speed of training and of the pages on this machine, and write it to benchmarks/report.json.
 
     make bench
 
-- `throughput_ratio`: the assignment's network trained by our `Trainer` and by the loop of the assignment's notebook
-  (DataLoader, ToTensor, Normalize, batch 128, torch's own layers), in turns in one process, medians; each with its best
-  number of torch threads: all cores for the notebook, one beside its own workers for ours.
-- `stop_max_ms`: from the press of Stop to the word of it on the screen.
-- `ui_p95_ms`: while a run trains at full speed, from a slider to the new table and from the pen's lift to the
-  prediction, in Chromium, 95th percentiles; `ui_p95_ms` itself is the larger.
-- `draw_p95_ms`: from the pen's lift to the prediction while nothing trains; the first reading of a network included,
-  which is calibrated then.
-- `feature_maps_p95_ms`: from the press of Next on the page Inside to the maps of all layers of another test image.
-- `evaluation_seconds`: to measure a network on the 10,000 test images.
-- `seconds_to_99_4`, `epochs_to_99_4`, `tables`: what `benchmarks.accuracy` has just found.
-- `train_slowdown`: how many fewer images a second a run trains with its Train page open and ticking than with the page
-  closed, in turns in one run, medians; `inside_slowdown` and `draw_slowdown` with those pages, which follow it too.
-- `parse_and_analyse_30_layers_ms`: text to analysis of a network of 30 layers, median; `menus_30_layers_ms`: the
-  available actions of all its layers, which the Design page needs too.
-- `estimate_off_percent`: how much more or less time a batch took than `lib.training.time_estimate` had estimated, for
-  networks that it does not measure itself.
-- `design_p95_ms`: from a slider's release to the new table on the screen, in Chromium, 95th percentile.
-- `other_tab_delay_ms`: how much later than the median the slowest of these answers comes while another tab opens a
-  large network, for each of three; and, as "none", while no other tab does anything.
+All response times are measured in Chromium. Keys of the report:
 
-Rates are ratios' raw material, not promises: they depend on the machine and on what else it does.
+- `throughput_ratio`: images per second of `Trainer`, divided by those of the loop in the exercise's notebook
+  (DataLoader, ToTensor, Normalize, torch's own layers), for the exercise's network in batches of 128. Medians of rounds
+  in turns in one process. Each has the number of torch threads that suits it best: all cores for the notebook, one
+  beside its own workers for `Trainer`.
+- `train_slowdown`, `inside_slowdown`, `draw_slowdown`: the fraction of its images per second that a run loses while the
+  page is open and follows it. Medians, in turns in one run with no page open.
+- `design_p95_ms`, `design_median_ms`: from a slider to the new table, while nothing trains.
+- `draw_p95_ms`: from the end of a stroke to its prediction, while nothing trains; the first prediction calibrates the
+  network.
+- `feature_maps_p95_ms`: from Next on the Inside page to the maps of all layers of another test image.
+- `ui_slider_p95_ms`, `ui_draw_p95_ms`: as `design_p95_ms` and `draw_p95_ms`, while a run trains at full speed;
+  `ui_p95_ms` is the larger of the two.
+- `stop_median_ms`, `stop_max_ms`: from the press of Stop to "Stopped" on the screen, with the run saved.
+- `other_tab_delay_ms`: by what another tab opens meanwhile ("none" or a large network), how much later than the median
+  the slowest answer of the Design page comes.
+- `parse_and_analyse_30_layers_ms`, `menus_30_layers_ms`: the median time to parse and analyze a network of 30 layers,
+  and to find the available actions of all its layers, which the Design page also needs.
+- `evaluation_seconds`: the time to measure each shipped network on the 10,000 test images.
+- `estimate_off_percent`: by network, how much more time a batch took than `lib.training.time_estimate` had estimated.
+- `seconds_to_99_4`, `epochs_to_99_4`, `tables`: the content of accuracy.json.
+- `environment`: the machine and the versions.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def _median_milliseconds(call: Callable[[], object]) -> float:
 
 
 def _estimates() -> dict[str, int]:
-    """By notation; the measured batches are the engine's own, with its own number of threads."""
+    """Error of the estimated time in percent, by network; batches run with the number of threads that a run uses."""
     rate = time_estimate.measure()
     recipe = Recipe(epochs=1, batch_size=BATCH_SIZE, seed=SEED)
     off = {}
@@ -149,7 +150,7 @@ def _estimates() -> dict[str, int]:
 
 
 def _evaluations() -> dict[str, float]:
-    """Seconds to measure each shipped network on the 10,000 test images, as the Errors page does; median of five."""
+    """Median seconds of five to measure each shipped network on the 10,000 test images, as the Errors page does."""
     data, found = load(), {}
     for path in checkpoints.shipped():
         checkpoint = checkpoints.load(path)
@@ -163,7 +164,7 @@ def _evaluations() -> dict[str, float]:
 
 
 def _in_turns(*loops: tuple[Iterator[None], int]) -> list[float]:
-    """Images a second of each loop, the median of rounds taken in turns; the first round of each warms up."""
+    """Median images per second of each loop, in rounds taken in turns; the first round of each warms up."""
     rates: list[list[float]] = [[] for _ in loops]
     for _ in range(ROUNDS + 1):
         for (loop, cores), rate in zip(loops, rates, strict=True):
@@ -205,7 +206,7 @@ def _stock(module: nn.Module) -> nn.Module:
 
 
 def _latencies() -> dict[str, object]:
-    """What a person waits for, in a browser on the same machine."""
+    """Response times of the pages, in a browser on the same machine."""
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(copy_project(Path(folder))) as url,
@@ -227,7 +228,7 @@ def _latencies() -> dict[str, object]:
 
 
 def _stop_latency(page: Page, url: str) -> dict[str, float]:
-    """From the press of Stop to the word of it on the screen, the training ended and saved."""
+    """From the press of Stop to "Stopped" on the screen, with the run saved."""
     latencies = []
     for _ in range(STOPS):
         visit(page, f"{url}/train")
@@ -270,7 +271,7 @@ def _other_tab_delays(page: Page, url: str) -> dict[str, int]:
 
 
 def _slides(page: Page) -> list[float]:
-    """Slide one width up and down and wait, in the page itself, until the table's total has changed."""
+    """Move one width up and down, and measure in the page itself when the total of the table has changed."""
     page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution")).focus()
     latencies = []
     for slide in range(SLIDES + 1):
@@ -286,7 +287,7 @@ def _p95(latencies: list[float]) -> int:
 
 
 def _latencies_while_training(page: Page, url: str) -> dict[str, float]:
-    """A run of 100 epochs beside it; the prediction is the run's own, which the page follows."""
+    """Response times beside a run of 100 epochs; the Draw page follows that run."""
     _start(page, url)
     page.get_by_role("link", name="Design").click()
     expect(page.get_by_role("slider", name=re.compile("^3 · 3×3 convolution"))).to_be_visible(timeout=60_000)
@@ -299,7 +300,7 @@ def _latencies_while_training(page: Page, url: str) -> dict[str, float]:
 
 
 def _strokes(page: Page, url: str) -> list[float]:
-    """Draw stroke after stroke; from the pen's lift to the ten new probabilities."""
+    """From the end of each stroke to its ten probabilities."""
     strokes = []
     visit(page, f"{url}/draw")
     for stroke in range(STROKES):
@@ -312,7 +313,7 @@ def _strokes(page: Page, url: str) -> list[float]:
 
 
 def _looks(page: Page, url: str) -> list[float]:
-    """Test image after test image, and each time the maps of every layer."""
+    """From each press of Next to the feature maps of all layers."""
     visit(page, f"{url}/inspect")
     expect(page.get_by_alt_text(re.compile("feature maps of layer")).last).to_be_visible()
     looks = []
@@ -340,7 +341,7 @@ def _stop(page: Page, url: str) -> None:
 
 
 def _slowdown(page: Page, url: str, saved: Path) -> dict[str, float]:
-    """Rates of whole epochs, as the run's own file has them, with a page that follows it open and with none."""
+    """Images per second of whole epochs, from the run's file, with each page that follows the run and with none."""
     _start(page, url)
     followed = {"train": page.url, "inside": f"{url}/inspect", "draw": f"{url}/draw"}
     path = max(saved.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)

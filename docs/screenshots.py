@@ -1,4 +1,4 @@
-"""The README's pictures, taken of the running app in Chromium, light and dark.
+"""Take the pictures in docs/ from the running app in Chromium, light and dark.
 
 make screenshots
 """
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def shoot(page: Page, name: str) -> None:
-    """The page at its own height, as far as a reader of the README follows it."""
+    """Take the whole page, up to a height of LONGEST pixels."""
     settled(page)
     page.wait_for_timeout(1500)
     width, before = 1280, 800
