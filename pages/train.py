@@ -8,25 +8,17 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import streamlit as st
-import torch
-from torch import Tensor
 
-from lib.data.augmentation import preview
 from lib.data.dataset import DatasetError
-from lib.data.handwriting import handwriting
-from lib.data.outliers import marks
 from lib.design.analysis import analyze
 from lib.design.layers import ArchitectureError
 from lib.design.notation import notation, parse
 from lib.design.recipe import (
-    OPTIMISERS,
     RECIPES,
-    SCHEDULES,
-    VALIDATIONS,
-    Augmentation,
     Recipe,
     RecipeError,
     differences,
+    recipe_values,
 )
 from lib.evaluation.proportion import accuracy_text, interval_text
 from lib.runs.preflight import preflight_error, trained_images
@@ -39,10 +31,11 @@ from lib.training.time_estimate import duration, epoch_seconds, estimate_error_t
 from lib.training.trainer import EpochMetrics
 from lib.ui import guard, url_state
 from lib.ui.browser_identity import browser_id, set_browser_cookie
-from lib.ui.cache import example_digits, run_manager
+from lib.ui.cache import run_manager
 from lib.ui.charts.training import RunCurves, training_curves
 from lib.ui.page import setup_page
-from lib.ui.url_state import hidden, recipe_values
+from lib.ui.recipe_form import augmentation_preview, load_preset, recipe_form
+from lib.ui.url_state import hidden
 from lib.ui.warm_up import machine_profile
 from lib.ui.widgets import live_figure, network_input, preset_pills
 
@@ -67,7 +60,6 @@ QUESTIONS: dict[Action, str] = {
 }
 # Which widget's value an action needs.
 VALUES: dict[Action, str] = {"learning rate": "factor", "rename": "new_name"}
-VALIDATION_TITLES = {"test": "The 10,000 test images", "held-out": "5,000 held out of training"}
 
 
 @dataclass(frozen=True)
@@ -77,127 +69,6 @@ class Request:
     run: Run
     action: Action
     value: Any
-
-
-def load_preset() -> None:
-    preset = next((preset for preset in RECIPES if preset.title == st.session_state.recipe), None)
-    if preset:
-        st.session_state.update(recipe_values(preset.recipe))
-        if preset.network:
-            st.session_state.net = preset.network
-
-
-def recipe_inputs() -> None:
-    with st.grid(4, min_column_width=150):
-        st.selectbox(
-            "Optimiser",
-            OPTIMISERS,
-            key="optimiser",
-            help="How a gradient becomes a step. SGD follows it, with momentum. Adam divides every weight's gradient "
-            "by its usual size; AdamW also pulls the weights towards 0.",
-        )
-        st.number_input(
-            "Learning rate", step=0.001, format="%.4g", key="learning_rate", help="The peak of a one-cycle schedule."
-        )
-        st.selectbox(
-            "Schedule",
-            SCHEDULES,
-            key="schedule",
-            help="How the learning rate changes: not at all; dropped every few epochs; dropped when the loss stands "
-            "still; or up to a peak and down to nothing.",
-        )
-        st.number_input("Epochs", step=1, key="epochs", help="One epoch shows every image once.")
-        st.number_input("Batch size", step=1, key="batch_size", help="Images a step.")
-        st.number_input("Weight decay", step=0.001, format="%.4g", key="weight_decay")
-        st.number_input(
-            "Label smoothing",
-            step=0.01,
-            format="%.4g",
-            key="smoothing",
-            help="The share of the truth that is spread over all ten digits; it makes the training loss larger.",
-        )
-        st.number_input("Seed", step=1, key="seed", help="The same seed gives the same run.")
-        drops = st.session_state.schedule in ("step", "plateau")
-        st.number_input(
-            "Drop, factor",
-            step=0.1,
-            format="%.4g",
-            key="drop",
-            disabled=not drops,
-            help="For the schedules “step” and “plateau”: the learning rate is multiplied by it.",
-        )
-        st.number_input(
-            "Patience, epochs",
-            step=1,
-            key="patience",
-            disabled=not drops,
-            help="“step” drops after so many epochs, “plateau” when the loss has not fallen for more than so many.",
-        )
-        st.selectbox(
-            "Measured on",
-            VALIDATIONS,
-            key="validation",
-            format_func=VALIDATION_TITLES.__getitem__,
-            help="The assignment measures every epoch on the test images, and whoever then picks the best epoch fools "
-            "themselves a little. Images held out of training leave the test images for the end.",
-        )
-    st.markdown(
-        "**Augmentation**: every image is turned, shifted, zoomed and sheared at random, its stroke made "
-        "thicker or thinner, each time anew."
-    )
-    with st.grid(4, min_column_width=150):
-        st.number_input("Rotation, ± degrees", step=1.0, format="%.4g", key="rotation")
-        st.number_input("Shift, ± fraction", step=0.01, format="%.4g", key="shift")
-        st.number_input("Zoom, ± fraction", step=0.01, format="%.4g", key="zoom")
-        st.number_input("Shear, ± degrees", step=1.0, format="%.4g", key="shear")
-        st.number_input("Stroke, ± pixels", step=0.1, format="%.4g", key="stroke", help="At each edge of a stroke.")
-        st.number_input(
-            "Clean last epochs",
-            step=1,
-            key="clean",
-            help="In the last epochs the images stay as they are, as those are that the network will be measured on.",
-        )
-        st.number_input(
-            "Digits in other hands",
-            step=0.1,
-            format="%.4g",
-            key="written",
-            help="So many a digit of MNIST, written by a pen: a 7 with a bar, a 1 with a flag and a foot, an open 4. "
-            "MNIST's writers were Americans and seldom wrote them so. Half are made up, half thirty people in Turkey "
-            "wrote on a tablet.",
-        )
-        st.number_input(
-            "Marks that are no digit",
-            step=0.1,
-            format="%.4g",
-            key="marks",
-            help="So many a digit: letters and scribbles, for which the network learns to give all ten digits the same "
-            "probability. It then says of an unknown mark that it does not know.",
-        )
-
-
-def row_of(ink: Tensor) -> Tensor:
-    """(N, 1, 28, 28), 0 to 1, side by side."""
-    return preview((ink[:, 0] * 255).to(torch.uint8), Augmentation(), rows=0)
-
-
-def augmentation_preview(recipe: Recipe) -> None:
-    if not (recipe.augmentation.active or recipe.marks or recipe.written):
-        st.caption("All are 0: the network sees every image as it is.")
-        return
-    digits = torch.frombuffer(bytearray(b"".join(example_digits())), dtype=torch.uint8).view(-1, 28, 28)
-    picture = preview(digits, recipe.augmentation, rows=3)
-    caption = "Ten digits as they are (first row), and as the network may see them."
-    chance = torch.Generator().manual_seed(0)
-    if recipe.written:
-        some, _ = handwriting(len(digits), chance)
-        picture = torch.cat([picture, row_of(some)])
-        caption += " Then digits in other hands."
-    if recipe.marks:
-        some = marks(digits.unsqueeze(1) / 255, len(digits), chance)
-        picture = torch.cat([picture, row_of(some)])
-        caption += " Last row: marks that are no digit."
-    st.image(picture.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy(), caption=caption)
 
 
 @guard.callback
@@ -557,7 +428,7 @@ recipe: Recipe | None = None
 panel = None if hidden("recipe") else st.expander("Recipe", icon=":material/tune:")
 if panel:
     with panel:
-        recipe_inputs()
+        recipe_form()
 try:
     recipe = url_state.recipe()
 except RecipeError as error:

@@ -72,7 +72,7 @@ def assert_as_if_never_interrupted(record: RunRecord, data: Dataset, folder: Pat
     assert expected.state is not None
     for tensors, others in (
         (record.state.network, expected.state.network),
-        (record.state.optimiser, expected.state.optimiser),
+        (record.state.optimizer, expected.state.optimizer),
     ):
         assert tensors.keys() == others.keys()
         assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())

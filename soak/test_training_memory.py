@@ -15,14 +15,14 @@ ALL = Augmentation(10, 0.07, 0.1, 10, 0.3)
 @pytest.mark.parametrize(
     ("network", "recipe"),
     [
-        (CODE, Recipe(epochs=100, batch_size=4096, marks=1.0, written=1.0, augmentation=ALL)),
+        (CODE, Recipe(epochs=100, batch_size=4096, outlier_ratio=1.0, synthetic_ratio=1.0, augmentation=ALL)),
         (CODE, Recipe(epochs=100, batch_size=4096)),
         (CODE, Recipe()),
         ("64 64b M 64n 10 A", Recipe(batch_size=64)),
         ("2 10 A", Recipe(batch_size=4096)),
         ("16 16 16 10 A", Recipe(batch_size=512)),
         ("32n 64n M 128n 256n M 512vn 1024vn 10v", Recipe(batch_size=128)),
-        ("128n M 256n M 10 A", Recipe(batch_size=64, marks=1.0, written=1.0)),
+        ("128n M 256n M 10 A", Recipe(batch_size=64, outlier_ratio=1.0, synthetic_ratio=1.0)),
         ("1024f 1024f 10f", Recipe(batch_size=64)),
         ("M M 1024 1024 10 A", Recipe(batch_size=8)),
         ("16k1p28 " * 8 + "10 A", Recipe(batch_size=8)),

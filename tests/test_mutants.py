@@ -72,7 +72,7 @@ def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         )
 
     save("finished", recipe, 8, "finished")
-    save("held-out", replace(recipe, validation="held-out", optimiser="SGD"), 8, "finished")
+    save("held-out", replace(recipe, validation="held-out", optimizer="SGD"), 8, "finished")
     save("paused", recipe, 5, "paused")
     save("begun", recipe, 0, "interrupted")
     save("failed", recipe, 6, "failed", "The loss was no longer a number.")

@@ -68,7 +68,7 @@ def described(record: RunRecord) -> dict[str, object]:
             "losses": list(state.losses),
             "factor": state.learning_rate_factor,
             "network": digests(state.network),
-            "optimiser": digests(state.optimiser),
+            "optimiser": digests(state.optimizer),
         },
     }
 

@@ -587,7 +587,7 @@ def test_the_assignments_recipe_without_norm_brings_its_network() -> None:
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ({"batch_size": "0"}, "batch size must be from 1 to 4096"),
+        ({"batch_size": "0"}, "batch size must be from 1 to 4,096"),
         ({"learning_rate": "1000000000"}, "learning rate must be from"),
         ({"net": "4 M 4 M 4 M 4 M 4 M 10 A"}, "but only 1×1 reach it"),
         ({"net": "4 M 8 M 12v 12v 12v 10 A", "batch_size": "1"}, "cannot normalise a single value"),
@@ -1152,7 +1152,7 @@ def test_a_network_in_training_reads_photos_and_is_tested_as_it_is_now(mnist: Da
 def test_marks_are_in_the_preview_of_what_the_network_sees() -> None:
     at = visit("train", marks="0.25", written="0.5")
     (caption,) = (image.proto.imgs[0].caption for image in at.get("image"))
-    assert caption.endswith("Then digits in other hands. Last row: marks that are no digit.")
+    assert caption.endswith("Then synthetic digits. Last row: non-digit outliers.")
     at = visit("train")
     assert "Last row" not in at.get("image")[0].proto.imgs[0].caption
 

@@ -31,7 +31,9 @@ def peak(recipe: Recipe, network: str) -> int:
 def test_what_is_said_to_be_needed_is_what_a_training_takes() -> None:
     """soak/test_training_memory.py has more of them, the largest recipe included."""
     network = CODE
-    recipe = Recipe(batch_size=1024, marks=0.5, written=0.5, augmentation=Augmentation(10, 0.07, 0.1, 10, 0.3))
+    recipe = Recipe(
+        batch_size=1024, outlier_ratio=0.5, synthetic_ratio=0.5, augmentation=Augmentation(10, 0.07, 0.1, 10, 0.3)
+    )
     said, took = sum(needed(parse(network), recipe).values()), peak(recipe, network)
     assert 0.9 * took < said < 2 * took + 200e6
 
@@ -41,7 +43,7 @@ def test_measuring_and_making_batches_count(tmp_path: Path) -> None:
     alone = needed(parse("16k1p28 " * 8 + "10 A"), Recipe(batch_size=1))
     assert alone["measuring it"] > 2e8
     plain = needed(parse(CODE), Recipe(batch_size=4096))
-    written = needed(parse(CODE), Recipe(batch_size=4096, written=1.0))
+    written = needed(parse(CODE), Recipe(batch_size=4096, synthetic_ratio=1.0))
     assert written["making its batches"] > 2e8
     assert "making its batches" not in plain
     said = str(preflight_error(parse("16k1p28 " * 20 + "10 A"), Recipe(batch_size=64), tmp_path))
@@ -52,7 +54,7 @@ def test_measuring_and_making_batches_count(tmp_path: Path) -> None:
 @LINUX
 def test_a_limit_of_the_process_is_seen() -> None:
     code = (
-        "import resource\nfrom lib import preflight\nsize = preflight._field(preflight.Path('/proc/self/status'),"
+        "import resource\nfrom lib.runs import preflight\nsize = preflight._field(preflight.Path('/proc/self/status'),"
         " 'VmSize:') * 1024\nresource.setrlimit(resource.RLIMIT_AS, (size + 10**9,) * 2)\n"
         "print(preflight._available_memory())"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from typing import Any
 
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.design.recipe import (
-    OPTIMISERS,
+    FIELDS,
+    OPTIMIZERS,
     RECIPES,
     SCHEDULES,
     VALIDATIONS,
@@ -21,12 +24,14 @@ from lib.design.recipe import (
     differences,
     from_json,
     learning_rate,
+    recipe_from_values,
+    recipe_values,
     to_json,
 )
 
 recipes = st.builds(
     Recipe,
-    optimiser=st.sampled_from(OPTIMISERS),
+    optimizer=st.sampled_from(OPTIMIZERS),
     learning_rate=st.floats(1e-6, 10),
     schedule=st.sampled_from(SCHEDULES),
     epochs=st.integers(1, 100),
@@ -35,7 +40,7 @@ recipes = st.builds(
     augmentation=st.builds(Augmentation, st.floats(0, 180), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 45)),
     seed=st.integers(0, 2**31 - 1),
     label_smoothing=st.floats(0, 0.9),
-    drop=st.floats(0.001, 1),
+    gamma=st.floats(0.001, 1),
     patience=st.integers(1, 100),
     validation=st.sampled_from(VALIDATIONS),
 )
@@ -49,16 +54,16 @@ def test_json_round_trips(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("values", "names"),
     [
-        ({"batch_size": 0}, "batch size must be from 1 to 4096; 0 is outside"),
+        ({"batch_size": 0}, "batch size must be from 1 to 4,096; 0 is outside"),
         ({"learning_rate": 1e9}, "learning rate must be from 0.000001 to 10; 1,000,000,000 is outside"),
         ({"learning_rate": math.nan}, "learning rate must be a number"),
         ({"epochs": 2.5}, "epochs must be a whole number"),
         ({"epochs": True}, "whole number"),
-        ({"optimiser": "Lion"}, "one of SGD, Adam, AdamW"),
+        ({"optimizer": "Lion"}, "one of SGD, Adam, AdamW"),
         ({"augmentation": Augmentation(rotation=181)}, "rotation"),
         ({"seed": -1}, "seed"),
         ({"label_smoothing": 1.0}, "label smoothing must be from 0 to 0.9"),
-        ({"drop": 0}, "drop must be from 0.001 to 1"),
+        ({"gamma": 0}, "decay factor must be from 0.001 to 1"),
         ({"patience": 0}, "patience must be from 1"),
         ({"validation": "training"}, "validation must be one of test, held-out"),
     ],
@@ -84,9 +89,9 @@ def torch_rates(recipe: Recipe, steps_per_epoch: int, losses: list[float]) -> li
     if recipe.schedule == "one-cycle":
         per_step = schedulers.OneCycleLR(optimiser, recipe.learning_rate, steps_per_epoch * recipe.epochs + 1)
     elif recipe.schedule == "step":
-        per_epoch = schedulers.StepLR(optimiser, recipe.patience, recipe.drop)
+        per_epoch = schedulers.StepLR(optimiser, recipe.patience, recipe.gamma)
     elif recipe.schedule == "plateau":
-        plateau = schedulers.ReduceLROnPlateau(optimiser, factor=recipe.drop, patience=recipe.patience, eps=0)
+        plateau = schedulers.ReduceLROnPlateau(optimiser, factor=recipe.gamma, patience=recipe.patience, eps=0)
     rates = []
     for loss in losses:
         for _ in range(steps_per_epoch):
@@ -113,7 +118,7 @@ def torch_rates(recipe: Recipe, steps_per_epoch: int, losses: list[float]) -> li
 def test_schedules_are_those_of_torch(
     schedule: Any, epochs: int, steps_per_epoch: int, patience: int, drop: float, data: st.DataObject
 ) -> None:
-    recipe = Recipe(schedule=schedule, epochs=epochs, patience=patience, drop=drop)
+    recipe = Recipe(schedule=schedule, epochs=epochs, patience=patience, gamma=drop)
     losses = data.draw(st.lists(st.sampled_from([0.1, 0.2, 0.20001, 0.3]), min_size=epochs, max_size=epochs))
     ours = [
         learning_rate(recipe, step, steps_per_epoch, losses[: step // steps_per_epoch])
@@ -135,3 +140,21 @@ def test_differences_are_named_as_a_reader_would() -> None:
         "schedule one-cycle → step",
         "rotation 0 → 7.5",
     ]
+
+
+def test_a_field_is_one_row_of_the_table() -> None:
+    """Validation, JSON, URL and form go over the same rows; each row says all that they need."""
+    names = {f.name for f in dataclasses.fields(Recipe)} - {"augmentation"}
+    nested = {f.name for f in dataclasses.fields(Augmentation)}
+    assert {spec.name for spec in FIELDS if not spec.in_augmentation} == names
+    assert {spec.name for spec in FIELDS if spec.in_augmentation} == nested
+    for attribute in ("key", "json_key", "noun", "label"):
+        assert len({getattr(spec, attribute) for spec in FIELDS}) == len(FIELDS)
+    assert set(json.loads(to_json(Recipe()))) - {"augmentation"} == {
+        spec.json_key for spec in FIELDS if not spec.in_augmentation
+    }
+
+
+@given(recipes)
+def test_values_by_key_make_the_same_recipe(recipe: Recipe) -> None:
+    assert recipe_from_values(recipe_values(recipe)) == recipe

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lib.data.dataset import Dataset
 from lib.design.notation import notation, parse
-from lib.design.recipe import OPTIMISERS, Recipe, to_json
+from lib.design.recipe import OPTIMIZERS, Recipe, to_json
 from lib.nn.network import build
 from lib.runs import run_store
 from lib.runs.process_lock import RunLock, is_locked
@@ -102,12 +102,12 @@ def assert_equal(one: RunRecord, other: RunRecord) -> None:
         return
     for name in ("step", "losses", "sums", "learning_rate_factor"):
         assert getattr(one.state, name) == getattr(other.state, name)
-    for first, second in ((one.state.network, other.state.network), (one.state.optimiser, other.state.optimiser)):
+    for first, second in ((one.state.network, other.state.network), (one.state.optimizer, other.state.optimizer)):
         assert first.keys() == second.keys()
         assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimiser", OPTIMIZERS)
 def test_a_run_comes_back_whole(small: Dataset, tmp_path: Path, optimiser: Any) -> None:
     record = trained(
         small, "run-5-abc123", Recipe(optimiser, 0.01, epochs=3, batch_size=100, validation="held-out"), 14
@@ -582,8 +582,8 @@ def test_a_state_that_is_no_number_is_not_sound(record: RunRecord) -> None:
     worse: list[TrainingState] = [
         replace(state, network=with_value(state.network, "0.weight", torch.nan)),
         replace(state, network=with_value(state.network, "0.bias", torch.inf)),
-        replace(state, optimiser=with_value(state.optimiser, "0.exp_avg", torch.nan)),
+        replace(state, optimizer=with_value(state.optimizer, "0.exp_avg", torch.nan)),
         replace(state, sums=replace(state.sums, loss=torch.inf)),
     ]
     assert not any(map(run_store.is_finite, worse))
-    assert run_store.is_finite(replace(state, optimiser=with_value(state.optimiser, "0.exp_avg_sq", torch.inf)))
+    assert run_store.is_finite(replace(state, optimizer=with_value(state.optimizer, "0.exp_avg_sq", torch.inf)))

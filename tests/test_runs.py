@@ -552,7 +552,7 @@ def test_all_browsers_together_have_a_limit_too(manager: RunManager) -> None:
 
 def test_no_thread_trains_once_a_manager_is_closed(manager: RunManager) -> None:
     """One that still frees what torch holds aborts the interpreter when that ends."""
-    run = manager.start(parse("8n 8n M 8n 10n A"), Recipe(learning_rate=10, optimiser="SGD", schedule="constant"))
+    run = manager.start(parse("8n 8n M 8n 10n A"), Recipe(learning_rate=10, optimizer="SGD", schedule="constant"))
     assert run.wait(60)
     manager.close()
     assert run.status == "failed"

@@ -155,7 +155,10 @@ EPOCH_AND_MORE = 2 * 16 + 5
 RESUMED = [
     ("8 M 16 M 10 A", Recipe(epochs=3, batch_size=64, augmentation=Augmentation(10, 0.1, 0.1))),
     ("8 M 16 M 10 A", Recipe("SGD", 0.1, "plateau", 3, 64, 0.001, patience=1, label_smoothing=0.1)),
-    ("8 M 10 A", Recipe(epochs=3, batch_size=64, augmentation=Augmentation(stroke=0.5), marks=0.25, written=0.1)),
+    (
+        "8 M 10 A",
+        Recipe(epochs=3, batch_size=64, augmentation=Augmentation(stroke=0.5), outlier_ratio=0.25, synthetic_ratio=0.1),
+    ),
     ("8 D20 M 16b M 10 A", Recipe("Adam", 0.01, "step", 3, 64, 0.0, patience=1, validation="held-out")),
 ]
 
@@ -214,10 +217,10 @@ def test_a_state_shares_nothing_with_the_training(small: Dataset) -> None:
     training = Trainer(ARCHITECTURE, RECIPE, small)
     next(training)
     state = training.state()
-    before = {name: tensor.clone() for name, tensor in {**state.network, **state.optimiser}.items()}
+    before = {name: tensor.clone() for name, tensor in {**state.network, **state.optimizer}.items()}
     list(training)
     Trainer(ARCHITECTURE, RECIPE, small, state).__next__()
-    assert all(torch.equal(before[name], tensor) for name, tensor in {**state.network, **state.optimiser}.items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in {**state.network, **state.optimizer}.items())
     assert isinstance(state, TrainingState)
 
 
@@ -274,7 +277,7 @@ def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
     )
     sureness = {}
     for share in (0.0, 0.5):
-        training = Trainer(ARCHITECTURE, Recipe(epochs=12, batch_size=50, marks=share), small)
+        training = Trainer(ARCHITECTURE, Recipe(epochs=12, batch_size=50, outlier_ratio=share), small)
         steps = [event for event in training if isinstance(event, StepMetrics)]
         assert {step.images for step in steps} == {50}
         training.network.eval()
@@ -291,7 +294,9 @@ def test_digits_in_other_hands_are_learnt_beside_the_batch(small: Dataset) -> No
     unseen = (ink[:, 0] * 255).to(torch.uint8)
     read = {}
     for share in (0.0, 0.5):
-        training = Trainer(ARCHITECTURE, Recipe(epochs=12, batch_size=50, written=share, marks=share / 2), small)
+        training = Trainer(
+            ARCHITECTURE, Recipe(epochs=12, batch_size=50, synthetic_ratio=share, outlier_ratio=share / 2), small
+        )
         steps = [event for event in training if isinstance(event, StepMetrics)]
         assert {step.images for step in steps} == {50}
         read[share] = accuracy_on(training.network, unseen, labels)

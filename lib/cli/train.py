@@ -18,7 +18,7 @@ from lib.cli.signals import Signals, has_ended
 from lib.design.analysis import analyze
 from lib.design.layers import Architecture
 from lib.design.notation import notation, parse
-from lib.design.recipe import RECIPES, Recipe, differences, from_json
+from lib.design.recipe import RECIPES, Recipe, differences, from_json, json_values
 from lib.evaluation.proportion import accuracy_text
 from lib.files import regular_file
 from lib.text.untrusted_text import NameRefusedError, visible
@@ -259,7 +259,7 @@ def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
         "run": run.identity,
         "network": notation(run.architecture),
         "num_params": analyze(run.architecture).num_params,
-        "recipe": asdict(run.recipe),
+        "recipe": json_values(run.recipe),
         "step": steps,
     }
     while True:
@@ -318,7 +318,7 @@ def as_sentence(event: Event, recipe: Recipe) -> str | None:
         case "start":
             after = f"; it goes on after step {event['step']:,}" if event["step"] else ""
             return (
-                f"{event['run']}: {event['network']}, {event['num_params']:,} parameters; {recipe.optimiser} at "
+                f"{event['run']}: {event['network']}, {event['num_params']:,} parameters; {recipe.optimizer} at "
                 f"{recipe.learning_rate:g}, {recipe.schedule}, {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "
                 f"batches of {recipe.batch_size:,}, seed {recipe.seed}{after}"
             )

@@ -83,8 +83,11 @@ def needed(architecture: Architecture, recipe: Recipe) -> dict[str, int]:
     more; calibrating, which goes on while it trains; and what any training takes.
     """
     weights = 4 * analyze(architecture).num_params
-    kept = (2 if recipe.optimiser == "SGD" else 3) * weights
-    written, unknown = round(recipe.written * recipe.batch_size), round(recipe.marks * recipe.batch_size)
+    kept = (2 if recipe.optimizer == "SGD" else 3) * weights
+    written, unknown = (
+        round(recipe.synthetic_ratio * recipe.batch_size),
+        round(recipe.outlier_ratio * recipe.batch_size),
+    )
     shown, batch, in_fused = (
         recipe.batch_size + written + unknown,
         batch_size(architecture),

@@ -72,7 +72,7 @@ def save(record: RunRecord, folder: Path) -> Path:
     state, epochs = record.state, record.history.epochs
     extra: dict[str, Tensor] = {f"history.{name}": tensor for name, tensor in record.history.tensors().items()}
     if state:
-        extra |= {f"optimiser.{name}": tensor for name, tensor in state.optimiser.items()}
+        extra |= {f"optimiser.{name}": tensor for name, tensor in state.optimizer.items()}
     # An accuracy measured before the last batch is not that of these weights.
     measured = bool(state and epochs and epochs[-1].step == state.step)
     summary = checkpoints.Summary(
@@ -196,7 +196,7 @@ def _factor(value: object) -> float:
 
 def _state(checkpoint: Checkpoint, values: Mapping[str, Any], per_epoch: int) -> TrainingState:
     step, optimiser, sums = _whole(values["step"]), _part(checkpoint, "optimiser."), RunningTotals(**values["sums"])
-    expected = _optimiser_shapes(checkpoint) if step else {}
+    expected = _optimizer_shapes(checkpoint) if step else {}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in optimiser.items()} != expected:
         raise ImpossibleValueError("its optimiser's state is not that of its network")
     losses = tuple(values["losses"])
@@ -220,14 +220,14 @@ def is_finite(state: TrainingState) -> bool:
     """Whether a training may go on from it: all its values are numbers; a second moment of Adam may be infinite."""
     return (
         all(bool(torch.isfinite(tensor).all()) for tensor in state.network.values())
-        and not any(bool(torch.isnan(tensor).any()) for tensor in state.optimiser.values())
+        and not any(bool(torch.isnan(tensor).any()) for tensor in state.optimizer.values())
         and all(math.isfinite(value) for value in (state.sums.loss, state.sums.correct, state.sums.seconds))
     )
 
 
-def _optimiser_shapes(checkpoint: Checkpoint) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def _optimizer_shapes(checkpoint: Checkpoint) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """What the recipe's optimiser keeps after a step, by the names of TrainingState."""
-    moments = ("momentum_buffer",) if checkpoint.summary.recipe.optimiser == "SGD" else ("exp_avg", "exp_avg_sq")
+    moments = ("momentum_buffer",) if checkpoint.summary.recipe.optimizer == "SGD" else ("exp_avg", "exp_avg_sq")
     shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
     with torch.device("meta"):
         parameters = list(build(checkpoint.summary.architecture).parameters())

@@ -187,7 +187,7 @@ class Run:
             copies = (*self._weight_history, self._weights) if self._weights else self._weight_history
             tensors = [tensor for copy in copies for tensor in copy.tensors.values()]
             if self._state:
-                tensors += [*self._state.network.values(), *self._state.optimiser.values()]
+                tensors += [*self._state.network.values(), *self._state.optimizer.values()]
             return sum(tensor.nbytes for tensor in tensors)
 
     def pause(self) -> None:

@@ -77,7 +77,7 @@ def epoch_seconds(
 ) -> float:
     """Estimated seconds of training an epoch of `images`, the measuring on the test images left out."""
     prices = astuple(rate.fused if has_fast_path(architecture) else rate.other)
-    more = 1 + recipe.marks + recipe.written
+    more = 1 + recipe.outlier_ratio + recipe.synthetic_ratio
     batch_size, shown = round(recipe.batch_size * more), round(images * more)
     needs = _needs(architecture, batch_size, recipe.augmentation, shown)
     return float(sum(price * need for price, need in zip(prices, needs, strict=True)))

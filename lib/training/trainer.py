@@ -110,7 +110,7 @@ class TrainingState:
     sums: RunningTotals
     learning_rate_factor: float
     network: Mapping[str, Tensor]
-    optimiser: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
 
 
 class Trainer(Iterator[Event]):
@@ -139,7 +139,7 @@ class Trainer(Iterator[Event]):
         self._losses: list[float] = []
         self._sums = RunningTotals()
         self.network.to(device).to(memory_format=torch.channels_last)
-        self._optimiser = _optimiser(self.network, recipe)
+        self._optimizer = _optimizer(self.network, recipe)
         if state:
             self._restore(state)
         self._forward = _training_pass(self.network, architecture, device)
@@ -164,7 +164,7 @@ class Trainer(Iterator[Event]):
         """A copy of all that going on needs, on the CPU. To be taken between two events."""
         slots = {
             f"{number}.{name}": value
-            for number, values in self._optimiser.state_dict()["state"].items()
+            for number, values in self._optimizer.state_dict()["state"].items()
             for name, value in values.items()
             if value is not None
         }
@@ -182,14 +182,14 @@ class Trainer(Iterator[Event]):
         self.network.load_state_dict(dict(state.network))
         slots: dict[int, dict[str, Tensor]] = {}
         parameters = list(self.network.parameters())
-        for key, tensor in state.optimiser.items():
+        for key, tensor in state.optimizer.items():
             number, name = key.split(".", 1)
             parameter = parameters[int(number)]
             # The optimisers walk through parameter and moments in memory side by side: their layouts must be one.
             like = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
             slots.setdefault(int(number), {})[name] = like.detach().copy_(tensor)
         if slots:
-            self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": slots})
+            self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": slots})
 
     def _run(self) -> Generator[Event, None, None]:
         while self.epochs_done < self.recipe.epochs:
@@ -204,7 +204,7 @@ class Trainer(Iterator[Event]):
             started = time.perf_counter()
             self.network.train()
             rate = self.learning_rate_factor * learning_rate(recipe, self.step, self.steps_per_epoch, self._losses)
-            for group in self._optimiser.param_groups:
+            for group in self._optimizer.param_groups:
                 group["lr"] = rate
             for module in self.network:
                 if isinstance(module, Dropout):
@@ -212,7 +212,7 @@ class Trainer(Iterator[Event]):
             batch = batch.to(self._device)
             y = labels[batch]
             x, truth = self._shown(normalise(images[batch]), y)
-            if epoch <= recipe.epochs - recipe.clean_epochs:
+            if epoch <= recipe.epochs - recipe.unaugmented_epochs:
                 x = augment(x, recipe.augmentation, _chance(recipe.seed, "augmentation", self.step))
             with self._whole_batch():
                 logits = self._forward(x)
@@ -223,9 +223,9 @@ class Trainer(Iterator[Event]):
                     whole = F.cross_entropy(of_digits, truth, label_smoothing=recipe.label_smoothing)
                 if len(of_marks):
                     whole = whole + MARKS_WEIGHT * F.cross_entropy(of_marks, torch.full_like(of_marks, 0.1))
-                self._optimiser.zero_grad(set_to_none=True)
+                self._optimizer.zero_grad(set_to_none=True)
                 whole.backward()  # type: ignore[no-untyped-call]
-            self._optimiser.step()
+            self._optimizer.step()
             self.step += 1
             train_loss, hits = loss.item(), int((logits.argmax(1) == y).sum())
             self._sums = RunningTotals(
@@ -245,7 +245,7 @@ class Trainer(Iterator[Event]):
         the batch, then marks, which have none. To be augmented together, or that would tell them from one another.
         """
         recipe, shown, truth = self.recipe, [x], y
-        written, unknown = round(recipe.written * len(x)), round(recipe.marks * len(x))
+        written, unknown = round(recipe.synthetic_ratio * len(x)), round(recipe.outlier_ratio * len(x))
         if written:
             digits, names = handwriting(written, _chance(recipe.seed, "written", self.step))
             shown.append(_as_bright(digits, x))
@@ -395,9 +395,9 @@ def _batches(network: Network, images: Tensor, labels: Tensor) -> Iterable[tuple
     return zip(torch.split(images, count), torch.split(labels, count), strict=True)
 
 
-def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters, rate, decay = network.parameters(), recipe.learning_rate, recipe.weight_decay
-    match recipe.optimiser:
+    match recipe.optimizer:
         case "SGD":
             return torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=decay, nesterov=True, fused=True)
         case "Adam":

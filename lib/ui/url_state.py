@@ -15,7 +15,8 @@ import streamlit as st
 
 from lib.design.layers import MAX_LAYERS
 from lib.design.presets import PRESETS
-from lib.design.recipe import OPTIMISERS, RECIPES, SCHEDULES, VALIDATIONS, Augmentation, Recipe
+from lib.design.recipe import FIELDS as RECIPE_FIELDS
+from lib.design.recipe import RECIPES, Recipe, recipe_from_values
 
 # A network of as many layers as are allowed, each with every suffix, fits.
 MAX_LENGTH = 1200
@@ -110,58 +111,11 @@ def _number(kind: type) -> Callable[[str], object]:
     return read
 
 
-def recipe_values(recipe: Recipe) -> dict[str, object]:
-    """A recipe as the values of its widgets, by key."""
-    return {
-        "optimiser": recipe.optimiser,
-        "learning_rate": recipe.learning_rate,
-        "schedule": recipe.schedule,
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "weight_decay": recipe.weight_decay,
-        "rotation": recipe.augmentation.rotation,
-        "shift": recipe.augmentation.shift,
-        "zoom": recipe.augmentation.zoom,
-        "shear": recipe.augmentation.shear,
-        "stroke": recipe.augmentation.stroke,
-        "seed": recipe.seed,
-        "smoothing": recipe.label_smoothing,
-        "drop": recipe.drop,
-        "patience": recipe.patience,
-        "validation": recipe.validation,
-        "clean": recipe.clean_epochs,
-        "marks": recipe.marks,
-        "written": recipe.written,
-    }
-
-
 def recipe() -> Recipe:
-    """The session's recipe. Raises RecipeError for a value that was forced on it, by the address for one."""
-    state = st.session_state
-    return Recipe(
-        state.optimiser,
-        state.learning_rate,
-        state.schedule,
-        state.epochs,
-        state.batch_size,
-        state.weight_decay,
-        Augmentation(state.rotation, state.shift, state.zoom, state.shear, state.stroke),
-        state.seed,
-        state.smoothing,
-        state.drop,
-        state.patience,
-        state.validation,
-        state.clean,
-        state.marks,
-        state.written,
-    )
+    """The recipe in the session. Raises RecipeError for a value that is not allowed, such as one from the URL."""
+    return recipe_from_values({spec.key: st.session_state[spec.key] for spec in RECIPE_FIELDS})
 
 
-_READERS: dict[str, Callable[[str], object]] = {
-    "optimiser": _one_of(OPTIMISERS),
-    "schedule": _one_of(SCHEDULES),
-    "validation": _one_of(VALIDATIONS),
-}
 URL_FIELDS = (
     Field("net", PRESETS[0].text, str),
     Field("modules", False, _flag),
@@ -173,8 +127,10 @@ URL_FIELDS = (
     Field("run", None, str),
     Field("ghost", None, str),
     *(
-        Field(key, default, _READERS.get(key) or _number(type(default)))
-        for key, default in recipe_values(RECIPES[0].recipe).items()
+        Field(
+            spec.key, spec.get(RECIPES[0].recipe), _one_of(tuple(spec.choices)) if spec.choices else _number(spec.kind)
+        )
+        for spec in RECIPE_FIELDS
     ),
 )
 
