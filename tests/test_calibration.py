@@ -100,7 +100,8 @@ def test_without_mnist_a_network_in_training_is_not_calibrated() -> None:
 
 def test_a_process_may_end_while_a_network_is_calibrated() -> None:
     program = (
-        "from lib.data import dataset; from lib.storage import checkpoints; from lib.evaluation.calibration import LiveCalibrator;"
+        "from lib.data import dataset; from lib.storage import checkpoints;"
+        "from lib.evaluation.calibration import LiveCalibrator;"
         "network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / 'assignment-9274.safetensors'));"
         "data = dataset.load(); LiveCalibrator(lambda: data).get('one', 1, network)"
     )
