@@ -1,6 +1,9 @@
 # The app with the CPU build of PyTorch. Runs and digit sets are kept in two volumes.
 #
-#   docker build -t receptive .
+#   docker build -t receptive --build-arg TORCH_INDEX_URL=ADDRESS .
+#
+# ADDRESS is the index of PyTorch's CPU build, which the selector on pytorch.org shows.
+#
 #   docker run --rm -p 127.0.0.1:8501:8501 \
 #     -v receptive-runs:/app/checkpoints/saved -v receptive-digits:/app/data/own receptive
 
@@ -10,8 +13,9 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 
 # torch and torchvision first, from PyTorch's own index: the other packages then find their versions installed.
+ARG TORCH_INDEX_URL
 COPY requirements.txt ./
-RUN pip install --index-url https://download.pytorch.org/whl/cpu $(grep -E '^torch(vision)?==' requirements.txt) \
+RUN pip install --index-url "${TORCH_INDEX_URL:?}" $(grep -E '^torch(vision)?==' requirements.txt) \
     && pip install -r requirements.txt
 
 # .dockerignore lists what an image needs.
