@@ -128,6 +128,16 @@ def test_specks_and_what_comes_in_from_the_edge_are_no_strokes(mnist: Dataset, s
     assert _nearest(encoded(Image.fromarray(dirty), "PNG"), mnist.test_images[0]) < 8
 
 
+def test_faint_ink_beside_dark_stripes_from_the_edge_is_no_sheet() -> None:
+    """The stripes are cut away, and no pixel of the rest is darker than half of them."""
+    paper = np.full((7, 12), 255, np.uint8)
+    paper[:6, 4] = 53
+    paper[2:6, 2] = 155
+    paper[3:, 3] = paper[3:, 5:8] = paper[6, 4] = 197
+    found = photo_to_grayscale(encoded(Image.fromarray(paper), "PNG"))
+    assert 0 < float(found.max()) < 0.5
+
+
 def test_ink_is_light_from_0_to_1_and_small(seven: Image.Image) -> None:
     found = photo_to_grayscale(encoded(seven.resize((3000, 2700)), "JPEG"))
     assert found.shape == (461, 512)

@@ -24,8 +24,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy import ndimage
-from skimage import filters, measure, segmentation
 from torch import Tensor
 
 from lib.inference.predict import Prediction
@@ -103,6 +101,8 @@ def table_csv(read: Sequence[tuple[str, Prediction | str]]) -> str:
 def _sheet(found: Plane) -> tuple[slice, slice] | None:
     """The inside of what is a sheet of paper among the ink (H, W) and no stroke; None where there is none."""
     rows, columns = np.nonzero(found > 0.5)
+    if not len(rows):
+        return None
     top, left = int(rows.min()), int(columns.min())
     height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
     large = min(height / found.shape[0], width / found.shape[1]) > _SHEET_SIDE
@@ -117,7 +117,7 @@ def _strokes(grey: Plane) -> Plane:
     difference = grey - _paper(grey)
     if np.square(difference.clip(max=0)).sum() > np.square(difference.clip(min=0)).sum():
         difference = -difference
-    core = difference > filters.threshold_otsu(difference.clip(min=0))
+    core = difference > _otsu(difference.clip(min=0))
     if not core.any() or core.all():
         raise PhotoError(_BLANK)
     paper, full = float(np.median(difference[~core])), float(np.median(difference[core]))
@@ -225,19 +225,31 @@ def _deviation(values: NDArray[np.floating]) -> float:
     return 1.4826 * float(np.median(np.abs(values)))
 
 
+def _otsu(values: Plane) -> float:
+    """Otsu's threshold of values >= 0, from a histogram of 256 bins."""
+    from skimage.filters import threshold_otsu
+
+    # scikit-image returns the center of the last bin of the lower class, all of which is paper.
+    return float(threshold_otsu(values)) + float(values.max()) / 512
+
+
 def _near_strokes(core: Mask) -> Mask:
     """The strokes among the parts of `core` (H, W), and what is close to them, where their soft edges are."""
+    from scipy.ndimage import binary_dilation
+    from skimage.measure import label
+    from skimage.segmentation import clear_border
+
     height, width = core.shape
     block = -(-max(core.shape) // _SPECK_SIDE)
     padded = np.pad(core, ((0, -height % block), (0, -width % block)))
     areas = padded.reshape(padded.shape[0] // block, block, padded.shape[1] // block, block).sum((1, 3))
-    labels = measure.label(areas > 0)
+    labels = label(areas > 0)
     # Ink that touches the edge is left out, unless it is most of the ink: a shadow, or a line of the sheet.
-    free = segmentation.clear_border(labels)
+    free = clear_border(labels)
     if areas[free > 0].sum() > _FREE * areas.sum():
         labels = free
     sizes = np.bincount(labels.ravel(), areas.ravel())
     sizes[0] = 0
     kept = (sizes > 0) & (sizes >= _SPECK * sizes.max())
-    near: Mask = ndimage.binary_dilation(kept[labels], np.ones((3, 3)))
+    near: Mask = binary_dilation(kept[labels], np.ones((3, 3)))
     return near.repeat(block, 0).repeat(block, 1)[:height, :width]

@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -129,9 +128,11 @@ def set_stroke_width(digit: Tensor, width: float) -> Tensor:
 
 def distances(mask: Tensor) -> Tensor:
     """bool (h, w) -> float (h, w): distance in pixels to the nearest pixel of the mask, infinite if it is empty."""
+    from scipy.ndimage import distance_transform_edt
+
     if not bool(mask.any()):
         return torch.full(mask.shape, math.inf)
-    return torch.from_numpy(ndimage.distance_transform_edt(~mask.numpy())).float()
+    return torch.from_numpy(distance_transform_edt(~mask.numpy())).float()
 
 
 def _crop(drawing: Tensor) -> Tensor | None:
