@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lib.data.dataset import Dataset
 from lib.design.analysis import analyze
 from lib.design.notation import parse
 from lib.design.presets import PRESETS
-from lib.design.recipe import RECIPES, Recipe
+from lib.design.recipe import RECIPES, Recipe, json_values
 from lib.evaluation.proportion import accuracy_text
 from lib.runs import run_store
 from lib.runs.run_store import RunRecord
@@ -186,7 +185,8 @@ def test_every_step_and_every_epoch_is_an_event(whole: tuple[Training, RunRecord
 def test_the_run_is_named_and_its_recipe_is_the_one_that_was_asked_for(whole: tuple[Training, RunRecord]) -> None:
     training, record = whole
     (start,) = training.named("start")
-    assert start["recipe"] == asdict(Recipe(seed=7, epochs=3, batch_size=1000)) == asdict(record.recipe)
+    expected = json_values(Recipe(seed=7, epochs=3, batch_size=1000))
+    assert start["recipe"] == expected == json_values(record.recipe)
     assert (start["network"], start["num_params"]) == ("2 10 A", 214)
     assert (start["run"], record.name) == (record.identity, "Mine alone")
 

@@ -221,7 +221,7 @@ import torch
 from lib.data import dataset
 from lib.runs import run_store
 from lib.storage import checkpoints, digit_sets
-from lib.architecture import parse
+from lib.design.notation import parse
 from lib.data.dataset import Dataset
 from lib.design.recipe import Recipe
 from lib.runs.run_manager import RunManager
