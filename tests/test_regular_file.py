@@ -217,7 +217,7 @@ def test_a_set_takes_no_name_that_something_else_has(tmp_path: Path, monkeypatch
 IMPORTS = """
 import os, sys
 from pathlib import Path
-import torch
+import psutil, torch
 from lib.data import dataset
 from lib.runs import run_store
 from lib.storage import checkpoints, digit_sets
