@@ -164,24 +164,24 @@ def compared(found: tuple[LayerDiff, ...]) -> Styler:
 
     rows = [
         {
-            THIS_DESIGN: side(pair.one)[0],
-            "Output": side(pair.one)[1],
-            "The other": side(pair.other)[0],
-            "Its output": side(pair.other)[1],
-            "Parameters": pair.one.num_params if pair.one else None,
-            "Its parameters": pair.other.num_params if pair.other else None,
+            THIS_DESIGN: side(pair.left)[0],
+            "Output": side(pair.left)[1],
+            "The other": side(pair.right)[0],
+            "Its output": side(pair.right)[1],
+            "Parameters": pair.left.num_params if pair.left else None,
+            "Its parameters": pair.right.num_params if pair.right else None,
             "More or fewer": pair.num_params,
             "MACs, more or fewer": pair.macs,
-            "Receptive field": field(pair.one),
-            "Its field": field(pair.other),
+            "Receptive field": field(pair.left),
+            "Its field": field(pair.right),
         }
         for pair in found
     ]
     rows.append(
         {
             THIS_DESIGN: "**Total**",
-            "Parameters": sum(pair.one.num_params for pair in found if pair.one),
-            "Its parameters": sum(pair.other.num_params for pair in found if pair.other),
+            "Parameters": sum(pair.left.num_params for pair in found if pair.left),
+            "Its parameters": sum(pair.right.num_params for pair in found if pair.right),
             "More or fewer": sum(pair.num_params for pair in found),
             "MACs, more or fewer": sum(pair.macs for pair in found),
         }

@@ -1,4 +1,4 @@
-"""Two designs side by side."""
+"""Two designs compared layer by layer."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from tests.architectures import architectures
 
 
 @given(architectures(), architectures())
-def test_every_layer_of_both_stands_once_and_the_differences_add_up(one: Architecture, other: Architecture) -> None:
-    found = diff_layers(one, other)
-    assert [pair.one for pair in found if pair.one] == list(per_layer(analyze(one), one).rows)
-    assert [pair.other for pair in found if pair.other] == list(per_layer(analyze(other), other).rows)
-    assert all(pair.one or pair.other for pair in found)
-    assert sum(pair.num_params for pair in found) == analyze(other).num_params - analyze(one).num_params
-    assert sum(pair.macs for pair in found) == analyze(other).macs - analyze(one).macs
+def test_every_layer_of_both_occurs_once_and_the_differences_add_up(left: Architecture, right: Architecture) -> None:
+    found = diff_layers(left, right)
+    assert [diff.left for diff in found if diff.left] == list(per_layer(analyze(left), left).rows)
+    assert [diff.right for diff in found if diff.right] == list(per_layer(analyze(right), right).rows)
+    assert all(diff.left or diff.right for diff in found)
+    assert sum(diff.num_params for diff in found) == analyze(right).num_params - analyze(left).num_params
+    assert sum(diff.macs for diff in found) == analyze(right).macs - analyze(left).macs
 
 
 @given(architectures())
-def test_a_design_beside_itself_is_the_same_in_every_row(architecture: Architecture) -> None:
+def test_a_design_compared_with_itself_is_the_same_in_every_row(architecture: Architecture) -> None:
     found = diff_layers(architecture, architecture)
     assert found
-    assert all(pair.one == pair.other for pair in found)
+    assert all(diff.left == diff.right for diff in found)
 
 
-def test_an_added_layer_faces_nothing() -> None:
+def test_an_added_layer_has_no_counterpart() -> None:
     found = diff_layers(parse("4 4 M 8 10 A"), parse("4 4 6 M 8 10 A"))
-    assert [pair.one is None for pair in found] == [False, False, True, False, False, False, False]
+    assert [diff.left is None for diff in found] == [False, False, True, False, False, False, False]
 
 
 def test_the_assignments_two_networks_differ_in_three_layers_and_in_no_parameter() -> None:
     found = diff_layers(*(parse(preset.text) for preset in PRESETS[:2]))
-    assert sum(pair.num_params for pair in found) == 0
+    assert sum(diff.num_params for diff in found) == 0
     assert len(found) == 11
-    assert [pair.one.output_shape[1] for pair in found if pair.one][6:10] == [14, 7, 5, 3]
-    assert [pair.other.output_shape[1] for pair in found if pair.other][6:10] == [12, 6, 6, 4]
+    assert [diff.left.output_shape[1] for diff in found if diff.left][6:10] == [14, 7, 5, 3]
+    assert [diff.right.output_shape[1] for diff in found if diff.right][6:10] == [12, 6, 6, 4]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import zip_longest
 
 from lib.design.analysis import LayerAnalysis, analyze, per_layer
 from lib.design.layers import Architecture
@@ -12,45 +13,38 @@ from lib.design.layers import Architecture
 
 @dataclass(frozen=True)
 class LayerDiff:
-    """A layer of each design, None where the other has none like it."""
+    """One layer of the left design and its counterpart in the right design; one of the two may be None."""
 
-    one: LayerAnalysis | None
-    other: LayerAnalysis | None
+    left: LayerAnalysis | None
+    right: LayerAnalysis | None
 
     @property
     def num_params(self) -> int:
-        """How many more parameters the other has; negative where it has fewer."""
-        return (self.other.num_params if self.other else 0) - (self.one.num_params if self.one else 0)
+        """Parameters of the right layer minus those of the left layer."""
+        return (self.right.num_params if self.right else 0) - (self.left.num_params if self.left else 0)
 
     @property
     def macs(self) -> int:
-        """How many more multiply-accumulates the other takes."""
-        return (self.other.macs if self.other else 0) - (self.one.macs if self.one else 0)
+        """Multiply-accumulates of the right layer minus those of the left layer."""
+        return (self.right.macs if self.right else 0) - (self.left.macs if self.left else 0)
 
 
-def diff_layers(one: Architecture, other: Architecture) -> tuple[LayerDiff, ...]:
-    """Every layer of both once, in order: equal layers face each other, then layers of one kind.
+def diff_layers(left: Architecture, right: Architecture) -> tuple[LayerDiff, ...]:
+    """Align the layers of two designs: equal layers first, then layers of the same class.
 
-    Raises ArchitectureError as `operations` does.
+    Each layer of both designs occurs once, in order. Raises ArchitectureError as `operations`.
     """
-    left, right = per_layer(analyze(one), one).rows, per_layer(analyze(other), other).rows
-    found = []
-    for lefts, rights in _aligned(one.layers, other.layers):
-        kinds, other_kinds = (list(map(type, layers)) for layers in (one.layers[lefts], other.layers[rights]))
-        for some, more in _aligned(kinds, other_kinds):
-            mine, theirs = left[lefts][some], right[rights][more]
-            longest = max(len(mine), len(theirs))
-            for index in range(longest):
-                found.append(
-                    LayerDiff(
-                        mine[index] if index < len(mine) else None,
-                        theirs[index] if index < len(theirs) else None,
-                    )
-                )
+    left_rows, right_rows = (per_layer(analyze(design), design).rows for design in (left, right))
+    found: list[LayerDiff] = []
+    for left_block, right_block in _aligned(left.layers, right.layers):
+        left_classes, right_classes = map(type, left.layers[left_block]), map(type, right.layers[right_block])
+        for left_part, right_part in _aligned(tuple(left_classes), tuple(right_classes)):
+            counterparts = zip_longest(left_rows[left_block][left_part], right_rows[right_block][right_part])
+            found += [LayerDiff(left=one, right=other) for one, other in counterparts]
     return tuple(found)
 
 
-def _aligned(one: Sequence[Hashable], other: Sequence[Hashable]) -> list[tuple[slice, slice]]:
-    """Stretches that face each other, in order; those that differ may differ in length."""
-    matcher = SequenceMatcher(None, one, other, autojunk=False)
+def _aligned(left: Sequence[Hashable], right: Sequence[Hashable]) -> list[tuple[slice, slice]]:
+    """Pairs of slices that cover both sequences in order. Slices with different items may differ in length."""
+    matcher = SequenceMatcher(None, left, right, autojunk=False)
     return [(slice(a, b), slice(c, d)) for _, a, b, c, d in matcher.get_opcodes()]
