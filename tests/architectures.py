@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from lib.design.layers import (
@@ -18,23 +20,28 @@ from lib.design.layers import (
 )
 from lib.design.operations import validate
 
-convolutions = st.builds(
-    Convolution,
-    channels=st.integers(1, 6),
-    kernel_size=st.integers(1, 6),
-    stride=st.sampled_from([1, 1, 1, 2, 3]),
-    dilation=st.sampled_from([1, 1, 1, 2, 3]),
-    padding=st.sampled_from([None, None, 0, 0, 1, 3]),
-    norm=st.sampled_from(["after", "before", "none"]),
+# Values of every field of every layer. A test compares the keys with the dataclasses, so that no new field is left out.
+FIELDS: dict[type[Layer], dict[str, st.SearchStrategy[Any]]] = {
+    Convolution: {
+        "channels": st.integers(1, 6),
+        "kernel_size": st.integers(1, 6),
+        "stride": st.sampled_from([1, 1, 1, 2, 3]),
+        "dilation": st.sampled_from([1, 1, 1, 2, 3]),
+        "padding": st.sampled_from([None, None, 0, 0, 1, 3]),
+        "norm": st.sampled_from(["after", "before", "none"]),
+    },
+    MaxPool: {"kernel_size": st.integers(1, 4), "stride": st.integers(1, 3)},
+    AveragePool: {"kernel_size": st.integers(1, 4), "stride": st.integers(1, 3)},
+    GlobalAveragePool: {},
+    FullyConnected: {"features": st.integers(1, 16)},
+    Dropout: {"percent": st.integers(1, 90)},
+}
+_convolutions, _max_pools, _average_pools, _dropouts = (
+    st.builds(layer, **FIELDS[layer]) for layer in (Convolution, MaxPool, AveragePool, Dropout)
 )
-pools = st.builds(
-    lambda kind, kernel_size, stride: kind(kernel_size, stride),
-    st.sampled_from([MaxPool, AveragePool]),
-    st.integers(1, 4),
-    st.integers(1, 3),
+_bodies: st.SearchStrategy[list[Layer]] = st.lists(
+    st.one_of(_convolutions, _convolutions, _max_pools | _average_pools, _dropouts), max_size=7
 )
-
-dropouts = st.builds(Dropout, st.integers(1, 90))
 
 
 def buildable(layers: list[Layer]) -> bool:
@@ -48,11 +55,12 @@ def buildable(layers: list[Layer]) -> bool:
 
 @st.composite
 def architectures(draw: st.DrawFn, dense: bool = True) -> Architecture:
-    """A few convolutions and pools, then a head that ends in ten numbers."""
-    body: list[Layer] = draw(st.lists(st.one_of(convolutions, convolutions, pools, dropouts), min_size=0, max_size=7))
+    """A few convolutions, pools and dropouts, then a head that ends in ten numbers."""
+    body: list[Layer] = draw(_bodies)
     heads: list[list[Layer]] = [[Convolution(CLASSES), GlobalAveragePool()]]
     if dense:
-        heads += [[FullyConnected(CLASSES)], [FullyConnected(12), FullyConnected(CLASSES)]]
+        hidden = draw(st.builds(FullyConnected, **FIELDS[FullyConnected]))
+        heads += [[FullyConnected(CLASSES)], [hidden, FullyConnected(CLASSES)]]
     head = draw(st.sampled_from(heads))
     while not buildable(body + head):
         body.pop()

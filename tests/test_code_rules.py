@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import shutil
 import subprocess
@@ -130,6 +131,23 @@ def test_what_is_shown_as_it_came_is_found(line: str) -> None:
     for held in ("str(error)", "in_words(error)", "digits.name", "snapshot.message", "{error}"):
         line = line.replace(held, f"{{escaped({held[1:-1]})}}" if held[0] == "{" else f"escaped({held})")
     assert as_it_came(ast.parse(handled + line)) == []
+
+
+def positional(tree: ast.AST) -> list[str]:
+    """Class patterns that name a field by its position; a field added before it would change what they match."""
+    return [
+        f"{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.MatchClass) and node.patterns and ast.unparse(node.cls) not in vars(builtins)
+    ]
+
+
+def test_class_patterns_name_their_fields() -> None:
+    for path in [*ROOT.glob("lib/**/*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("tests/*.py")]:
+        assert positional(ast.parse(path.read_text(encoding="utf-8"))) == [], path
+    pattern = "match layer:\n    case Convolution(channels, 3):\n        pass"
+    assert positional(ast.parse(pattern)) == ["2: Convolution(channels, 3)"]
+    assert positional(ast.parse(pattern.replace("channels, 3", "channels=channels, kernel_size=3"))) == []
 
 
 TESTS = sorted(

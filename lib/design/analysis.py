@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from lib.design.layers import Architecture, Shape
-from lib.design.operation_specs import num_macs, num_params
+from lib.design.operation_specs import SPECS, num_macs, num_params
 from lib.design.operations import operations
 from lib.design.receptive_field import ReceptiveField, used_positions
 
@@ -64,14 +64,14 @@ class NetworkAnalysis:
 
 
 def analyze(architecture: Architecture) -> NetworkAnalysis:
-    """One row for each nn module. Flatten costs nothing and has no row. Raises ArchitectureError as `operations`."""
+    """One row for each nn module. Flatten, a view, has no row. Raises ArchitectureError as `operations`."""
     steps = list(operations(architecture))
     total = sum(map(num_params, steps))
     rows: list[LayerAnalysis] = []
     field = ReceptiveField()
     for step, used in zip(steps, used_positions(steps), strict=True):
         field = field.after(step)
-        if step.kind == "Flatten":
+        if SPECS[step.kind].is_view:
             continue
         params = num_params(step)
         rows.append(

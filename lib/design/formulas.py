@@ -53,7 +53,7 @@ def layer_formulas(architecture: Architecture) -> tuple[LayerFormulas, ...]:
 
 def _size(mover: Operation, reach: str) -> str:
     (_, before, _), (_, after, _) = mover.input_shape, mover.output_shape
-    if mover.kind in ("Flatten", "Linear", "AdaptiveAvgPool2d"):
+    if SPECS[mover.kind].is_global:
         return f"{after}"
     padded = f"{before} + 2 · {mover.padding}" if mover.padding else f"{before}"
     return f"⌊({padded} − {reach} − 1) / {mover.stride}⌋ + 1 = {after}"

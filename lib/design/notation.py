@@ -52,7 +52,7 @@ def parse(text: str) -> Architecture:
         raise ArchitectureError("The network is empty. Type channel widths, for example 4 8 M 16 10 A.")
     if len(tokens) > MAX_LAYERS:
         raise ArchitectureError(f"The network has {len(tokens)} layers; the limit is {MAX_LAYERS}. Remove some.")
-    architecture = Architecture(tuple(_layer(token, place) for place, token in enumerate(tokens, start=1)))
+    architecture = Architecture(tuple(_layer(token, position) for position, token in enumerate(tokens, start=1)))
     validate(architecture)
     return architecture
 
@@ -62,41 +62,42 @@ def notation(architecture: Architecture) -> str:
     return " ".join(layer.token for layer in architecture.layers)
 
 
-def _layer(text: str, place: int) -> Layer:
-    """Read one token; `place`, counted from 1, is for the error message."""
+def _layer(text: str, position: int) -> Layer:
+    """Read one token; `position`, counted from 1, is for the error message."""
     match = _TOKEN.fullmatch(text)
     shown = text if len(text) <= 20 else text[:20] + "…"
     if match is None or not text.isascii():
         raise ArchitectureError(
-            f"Token {place}, “{shown}”, is not a layer. Write a channel width (16, 16v, 16k5), M or A for a pool, "
+            f"Token {position}, “{shown}”, is not a layer. Write a channel width (16, 16v, 16k5), M or A for a pool, "
             "D10 for dropout, or 10f for a fully connected layer."
         )
 
     def bounded(number: str | int, name: str, largest: int, least: int = 1) -> int:
         if not least <= int(number) <= largest:
-            raise ArchitectureError(f"Token {place}, “{shown}”: {name} must be from {least} to {largest}.")
+            raise ArchitectureError(f"Token {position}, “{shown}”: {name} must be from {least} to {largest}.")
         return int(number)
 
     if match["pool"]:
         if match["size"] is None and match["pool_stride"] is not None:
-            raise ArchitectureError(f"Token {place}, “{shown}”: a pool's stride follows its size, as in M3s2.")
+            raise ArchitectureError(f"Token {position}, “{shown}”: a pool's stride follows its size, as in M3s2.")
         if match["size"] is None:
             return MaxPool() if match["pool"].upper() == "M" else GlobalAveragePool()
         size = bounded(match["size"], "a pool's size", MAX_KERNEL)
         stride = bounded(match["pool_stride"] or size, "a pool's stride", MAX_KERNEL)
-        return MaxPool(size, stride) if match["pool"].upper() == "M" else AveragePool(size, stride)
+        pool = MaxPool if match["pool"].upper() == "M" else AveragePool
+        return pool(kernel_size=size, stride=stride)
     if match["percent"]:
-        return Dropout(bounded(match["percent"], "a dropout's per cent", MAX_DROPOUT))
+        return Dropout(percent=bounded(match["percent"], "a dropout's percentage", MAX_DROPOUT))
     if match["features"]:
-        return FullyConnected(bounded(match["features"], "the number of outputs", MAX_CHANNELS))
+        return FullyConnected(features=bounded(match["features"], "the number of outputs", MAX_CHANNELS))
     suffixes = [(letter.lower(), number) for letter, number in _SUFFIX.findall(match["suffixes"])]
     if len({letter for letter, _ in suffixes}) < len(suffixes):
-        raise ArchitectureError(f"Token {place}, “{shown}”: a suffix appears twice. Write each of them once.")
+        raise ArchitectureError(f"Token {position}, “{shown}”: a suffix appears twice. Write each of them once.")
     given = dict(suffixes)
-    for one, other in (("v", "p"), ("n", "b")):
-        if one in given and other in given:
+    for first, second in (("v", "p"), ("n", "b")):
+        if first in given and second in given:
             raise ArchitectureError(
-                f"Token {place}, “{shown}”: {one} and {other} exclude each other. Write one of them."
+                f"Token {position}, “{shown}”: {first} and {second} exclude each other. Write one of them."
             )
     padding = 0 if "v" in given else bounded(given["p"], "a padding", MAX_KERNEL, 0) if "p" in given else None
     return Convolution(

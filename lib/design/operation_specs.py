@@ -1,7 +1,7 @@
 """One row for each kind of operation: its parameters, its cost, and how torch and ONNX call it.
 
 A new kind of operation is a row of `SPECS`. Counts and formulas come from the same expressions. From these rows
-`lib.nn.network` builds the modules, `lib.export` writes them, and `lib.nn.memory` sizes them.
+`lib.nn.network` builds the modules, `lib.export` writes them, and `lib.nn.memory` estimates their memory.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def _no_cost(_: Operation) -> Expression:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """Arguments of a torch.nn class, in the order of its signature; keyword arguments differ from its defaults."""
+    """Arguments of a torch.nn class: positional ones in the order of its signature, and keyword arguments."""
 
     args: tuple[int | float, ...] = ()
     kwargs: tuple[tuple[str, int], ...] = ()
 
     def source(self, name: str) -> str:
+        """The call in Python, such as "nn.Conv2d(1, 8, 3, padding=1)" for the name "Conv2d"."""
         written = [str(argument) for argument in self.args] + [f"{key}={number}" for key, number in self.kwargs]
         return f"nn.{name}({', '.join(written)})"
 
@@ -73,7 +74,8 @@ class OperationSpec:
     - `params_label`: written before the formula of `params`.
     - `tensors`: names of its tensors in a state_dict, in the order of ONNX's inputs.
     - `index_bytes`: bytes that autograd keeps for each output beside its value, for the backward pass.
-    - `is_view`: whether its output shares the memory of its input.
+    - `is_view`: whether its output shares the memory of its input. Such an operation costs nothing.
+    - `is_global`: whether each output depends on the whole input, so that the output has one position.
     """
 
     module: Callable[[Operation], ModuleCall]
@@ -84,6 +86,7 @@ class OperationSpec:
     tensors: tuple[str, ...] = ()
     index_bytes: int = 0
     is_view: bool = False
+    is_global: bool = False
 
 
 def _conv_call(op: Operation) -> ModuleCall:
@@ -131,22 +134,27 @@ SPECS: Mapping[OperationKind, OperationSpec] = {
     # torch keeps the index of each maximum as an int64.
     "MaxPool2d": OperationSpec(module=_pool_call, onnx=_pool_node("MaxPool"), index_bytes=8),
     "AvgPool2d": OperationSpec(module=_pool_call, onnx=_pool_node("AveragePool")),
-    "AdaptiveAvgPool2d": OperationSpec(module=lambda _: ModuleCall((1,)), onnx=_node("GlobalAveragePool")),
+    "AdaptiveAvgPool2d": OperationSpec(
+        module=lambda _: ModuleCall((1,)), onnx=_node("GlobalAveragePool"), is_global=True
+    ),
     "Dropout": OperationSpec(module=lambda op: ModuleCall((op.p,)), onnx=_node("Identity")),
-    "Flatten": OperationSpec(module=lambda _: ModuleCall(), onnx=_node("Flatten"), is_view=True),
+    "Flatten": OperationSpec(module=lambda _: ModuleCall(), onnx=_node("Flatten"), is_view=True, is_global=True),
     "Linear": OperationSpec(
         module=lambda op: ModuleCall((op.input_shape[0], op.output_shape[0])),
         onnx=_node("Gemm", transB=1),
         params=lambda op: ((op.output_shape[0], op.input_shape[0]), (op.output_shape[0],)),
         macs=lambda op: ((op.output_shape[0], op.input_shape[0]),),
         tensors=("weight", "bias"),
+        is_global=True,
     ),
 }
 
 
 def num_params(operation: Operation) -> int:
+    """Number of its parameters."""
     return value(SPECS[operation.kind].params(operation))
 
 
 def num_macs(operation: Operation) -> int:
+    """Multiply-accumulates of its forward pass for one image."""
     return value(SPECS[operation.kind].macs(operation))

@@ -113,15 +113,23 @@ def _layer_operations(
     relu = Operation("ReLU", index, output_shape, output_shape)
     match layer:
         case Convolution(kernel_size=kernel_size, stride=stride, dilation=dilation, norm=norm):
-            padding = layer.padding_pixels
-            yield Operation("Conv2d", index, input_shape, output_shape, kernel_size, stride, padding, dilation)
+            yield Operation(
+                "Conv2d",
+                index,
+                input_shape,
+                output_shape,
+                kernel_size=kernel_size,
+                stride=stride,
+                padding=layer.padding_pixels,
+                dilation=dilation,
+            )
             if not is_logits:
                 batch_norm = Operation("BatchNorm2d", index, output_shape, output_shape)
                 yield from {"after": (relu, batch_norm), "before": (batch_norm, relu), "none": (relu,)}[norm]
         case MaxPool(kernel_size=kernel_size, stride=stride):
-            yield Operation("MaxPool2d", index, input_shape, output_shape, kernel_size, stride)
+            yield Operation("MaxPool2d", index, input_shape, output_shape, kernel_size=kernel_size, stride=stride)
         case AveragePool(kernel_size=kernel_size, stride=stride):
-            yield Operation("AvgPool2d", index, input_shape, output_shape, kernel_size, stride)
+            yield Operation("AvgPool2d", index, input_shape, output_shape, kernel_size=kernel_size, stride=stride)
         case GlobalAveragePool():
             yield Operation("AdaptiveAvgPool2d", index, input_shape, output_shape, kernel_size=input_shape[1])
         case Dropout(percent=percent):

@@ -21,7 +21,7 @@ def pytorch_source(architecture: Architecture) -> str:
     width = max(len(call) for _, call in calls)
     lines = []
     for kind, call in calls:
-        if kind == "Flatten":
+        if SPECS[kind].is_view:
             lines.append(call)
             continue
         row = next(rows)

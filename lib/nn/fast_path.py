@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.design.fast_path_eligibility import MAX_PADDING
 from lib.design.layers import INPUT_SHAPE
 from lib.nn import kernels
 from lib.nn.kernels import AVERAGE_POOL, CONVOLUTION, FIELDS, LANES, MAX_POOL
@@ -109,7 +110,7 @@ class _FastPath:
         match module:
             case nn.Conv2d():
                 padding = module.padding[0]
-                if not isinstance(padding, int) or padding > 2 or module.in_channels != self._channels:
+                if not isinstance(padding, int) or padding > MAX_PADDING or module.in_channels != self._channels:
                     raise _UnsupportedError
                 plain = nn.Conv2d(self._channels, module.out_channels, 3, padding=padding, device="meta")
                 _require_like(module, plain)

@@ -124,10 +124,12 @@ def build(architecture: Architecture, seed: int = 0) -> Network:
     network = Network(*(_module(operation, generator) for operation in operations(architecture)))
     network.architecture = architecture
     for module in network:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            assert module.bias is not None
+        weight = getattr(module, "weight", None)
+        # The weight of a norm has one dimension; it begins as 1, and draws nothing.
+        if isinstance(weight, nn.Parameter) and weight.dim() > 1:
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(weight[0].numel())
+            assert isinstance(module.bias, nn.Parameter)
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
     return network
 

@@ -507,7 +507,7 @@ class Run:
                     self._history.add(event)
                     self._times.append(time.monotonic())
                     del self._times[:-RATE_WINDOW]
-                case EvaluationProgress(_, seen, total):
+                case EvaluationProgress(seen=seen, total=total):
                     self._measuring = seen / total
                     # The pause between two epochs is no training time.
                     self._times.clear()
