@@ -25,7 +25,7 @@ from tests.architectures import architectures
 
 @st.composite
 def plain_networks(draw: st.DrawFn) -> Architecture:
-    """What the fast pass takes: 3x3 convolutions with every padding, with and without norm, and pools."""
+    """Networks with a fast path: 3×3 convolutions with every padding, with and without norm, and pools."""
     tokens = draw(st.sampled_from([[], [], [], ["M"], ["A2s2"], ["M3s3", "A2s1"]]))[:]
     for _ in range(draw(st.integers(0, 4))):
         width = draw(st.integers(1, 9))
@@ -55,39 +55,41 @@ def stock(network: nn.Sequential) -> nn.Sequential:
 def test_outputs_gradients_and_running_statistics_are_those_of_torch(
     architecture: Architecture, images: int, seed: int
 ) -> None:
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     network = build(architecture, seed)
     for parameter in network.parameters():
-        # Norms begin as 1 and 0, where an error in either would not show.
-        nn.init.uniform_(parameter, -0.6, 0.6, generator=chance)
-    off, torchs = min(gradient_distances(network, images, chance) for _ in range(3))
-    assert off <= 3e-2 + 10 * torchs
+        # With the initial values of a norm, 1 and 0, an error in either would not show.
+        nn.init.uniform_(parameter, -0.6, 0.6, generator=generator)
+    error, torch_error = min(gradient_errors(network, images, generator) for _ in range(3))
+    assert error <= 3e-2 + 10 * torch_error
 
 
-def gradient_distances(
-    network: nn.Sequential, images: int, chance: torch.Generator, batches: int = 1
+def gradient_errors(
+    network: nn.Sequential, images: int, generator: torch.Generator, batches: int = 1
 ) -> tuple[float, float]:
-    """How far the gradients of the last of some batches are from torch's in double precision, the farthest parameter,
-    and how far torch's in single precision are: a norm of what hardly varies makes rounding large.
+    """Train on some batches; return the largest relative error of a parameter's gradient in the last one.
 
-    Rounding may tip a ReLU or a max-pool whose inputs are as good as equal, among a million of them in one draw out of
-    five, and then the gradient is another one on any machine, torch's own single precision included: a fault shows in
-    every draw, a tie does not, so the tests ask for the closest of several.
+    First that of the fast path, then that of torch's modules in single precision, both against torch in double
+    precision: a norm of almost constant values makes rounding errors large.
+
+    In one draw out of five, rounding changes the sign of a ReLU's input or the argmax of a max-pool where two values
+    are almost equal, and the gradient differs on any machine, also with torch alone. A defect shows in every draw and
+    such a tie does not, so the tests take the smallest error of several draws.
     """
     single, reference, forward = stock(network), stock(network).double(), fast_path(network)
     assert forward is not None
 
     def excess(actual: Tensor | None, rounded: Tensor | None, expected: Tensor | None) -> float:
-        return distance(actual, expected) - 10 * distance(rounded, expected)
+        return relative_error(actual, expected) - 10 * relative_error(rounded, expected)
 
     for _ in range(batches):
-        # The work space of one batch is that of the next.
-        x = torch.randn(images, 1, 28, 28, generator=chance)
+        # Batches share the workspace.
+        x = torch.randn(images, 1, 28, 28, generator=generator)
         for some in (network, single, reference):
             some.zero_grad()
         logits, rounded, expected = forward(x), single(x), reference(x.double())
-        weights = torch.randn(expected.shape, generator=chance)
-        # Smooth in the logits, so that rounding cannot decide there.
+        weights = torch.randn(expected.shape, generator=generator)
+        # The loss is smooth in the logits, so that rounding changes it little.
         for answer in (logits, rounded, expected):
             (answer * weights).sum().backward()
         assert excess(logits, rounded, expected) <= 1e-4
@@ -95,16 +97,16 @@ def gradient_distances(
         assert excess(buffer, single.state_dict()[name], reference.state_dict()[name]) <= 1e-4, name
     ours, theirs = (
         max(
-            distance(parameter.grad, truth.grad)
-            for parameter, truth in zip(some.parameters(), reference.parameters(), strict=True)
+            relative_error(parameter.grad, exact.grad)
+            for parameter, exact in zip(some.parameters(), reference.parameters(), strict=True)
         )
         for some in (network, single)
     )
     return ours, theirs
 
 
-def distance(actual: Tensor | None, expected: Tensor | None) -> float:
-    """Between two tensors of one shape, as a part of the second's norm (or of 0.1, where that is next to nothing)."""
+def relative_error(actual: Tensor | None, expected: Tensor | None) -> float:
+    """Norm of the difference of two tensors of one shape, relative to the norm of the second plus 0.1."""
     assert actual is not None
     assert expected is not None
     assert actual.shape == expected.shape
@@ -116,21 +118,21 @@ def distance(actual: Tensor | None, expected: Tensor | None) -> float:
 @pytest.mark.parametrize("images", [1, LANES, 128, 200])
 def test_the_assignments_network_in_batches_of_any_size(images: int) -> None:
     network = build(parse(PRESETS[0].text), 0)
-    chance = torch.Generator().manual_seed(images)
-    closest, _ = min(gradient_distances(network, images, chance, batches=2) for _ in range(6))
-    assert closest <= (1e-3 if images < LANES else 1e-4)
+    generator = torch.Generator().manual_seed(images)
+    error, _ = min(gradient_errors(network, images, generator, batches=2) for _ in range(6))
+    assert error <= (1e-3 if images < LANES else 1e-4)
 
 
 @pytest.mark.parametrize("text", ["M4s4 10 A", "A2s2 M 4 10v A", "M8s8 10v A", "M3s3 A2s1 2 10v A"])
-def test_nothing_is_written_past_the_work_space_where_a_pool_comes_first(text: str) -> None:
-    """The images are larger than any output then, and the room for gradients is that of an output."""
+def test_nothing_is_written_past_the_workspace_if_a_pool_comes_first(text: str) -> None:
+    """Then the images are larger than any output, and the arrays for gradients have the size of an output."""
     network = build(parse(text))
     forward = cast(Any, fast_path(network))
     x = torch.randn(LANES, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     forward(x)
     beyond = LANES * 28 * 28
-    rooms = [np.full(len(forward._above) + beyond, 7, np.float32) for _ in range(2)]
-    forward._above, forward._below = (room[:-beyond] for room in rooms)
+    rooms = [np.full(len(forward._grad_output) + beyond, 7, np.float32) for _ in range(2)]
+    forward._grad_output, forward._grad_input = (room[:-beyond] for room in rooms)
     forward(x).square().sum().backward()
     assert all((room[-beyond:] == 7).all() for room in rooms)
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -151,18 +153,18 @@ def test_the_numbers_do_not_depend_on_the_threads() -> None:
 
 
 @given(st.one_of(architectures(), plain_networks()))
-def test_an_architecture_says_whether_it_is_has_fast_path(architecture: Architecture) -> None:
+def test_a_network_that_has_a_fast_path_gets_it(architecture: Architecture) -> None:
     if has_fast_path(architecture):
         assert fast_path(build(architecture)) is not None, notation(architecture)
 
 
 @pytest.mark.parametrize("text", ["8k5 10 A", "8s2 10 A", "8d2 10 A", "8b 10 A", "8 D10 10 A", "8 M 10f", "8p3 10 A"])
-def test_what_the_kernels_cannot_do_is_left_to_torch(text: str) -> None:
+def test_other_networks_are_left_to_torch(text: str) -> None:
     assert not has_fast_path(parse(text))
     assert fast_path(build(parse(text))) is None
 
 
-# Arguments of torch's modules, those that the kernels know first.
+# Values of the arguments of torch's modules; the kernels know the first of each list.
 CONVOLUTION: dict[str, list[Any]] = {
     "padding": [0, 1, 2, 3, (1, 2), "same", "valid"],
     "stride": [1, 2, (1, 2)],
@@ -197,14 +199,14 @@ AVERAGE_POOL: dict[str, list[Any]] = {
 
 @st.composite
 def chosen(draw: st.DrawFn, arguments: dict[str, list[Any]], odd: bool) -> dict[str, Any]:
-    """Of each argument what the kernels know; where `odd`, any value of one or two of them."""
+    """The first value of each argument; if `odd`, any value for up to two of them."""
     names = draw(st.permutations(list(arguments)))[: draw(st.integers(0, 2))] if odd else []
     return {name: draw(st.sampled_from(arguments[name])) if name in names else arguments[name][0] for name in arguments}
 
 
 @st.composite
 def stock_networks(draw: st.DrawFn) -> nn.Sequential:
-    """torch's own modules, one in two networks with any arguments, whether they fit together or not."""
+    """Networks of torch's own modules; every second one with unusual arguments, which may not fit together."""
     torch.manual_seed(draw(st.integers(0, 1000)))
     odd = draw(st.booleans())
     modules: list[nn.Module] = []
@@ -239,10 +241,10 @@ def stock_networks(draw: st.DrawFn) -> nn.Sequential:
 def test_modules_with_any_arguments_are_computed_as_torch_does_or_left_to_it(
     network: nn.Sequential, images: int, seed: int
 ) -> None:
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     if fast_path(network) is not None:
-        off, torchs = min(gradient_distances(network, images, chance) for _ in range(3))
-        assert off <= 3e-2 + 10 * torchs
+        error, torch_error = min(gradient_errors(network, images, generator) for _ in range(3))
+        assert error <= 3e-2 + 10 * torch_error
 
 
 def known() -> nn.Sequential:
@@ -255,27 +257,27 @@ def known() -> nn.Sequential:
 UNKNOWN: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "groups": (4, lambda: nn.Conv2d(4, 10, 3, groups=2)),
     "padding mode": (0, lambda: nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect")),
-    "two paddings": (0, lambda: nn.Conv2d(1, 4, 3, padding=(1, 2))),
+    "two different paddings": (0, lambda: nn.Conv2d(1, 4, 3, padding=(1, 2))),
     "no bias": (0, lambda: nn.Conv2d(1, 4, 3, padding=1, bias=False)),
     "dilation": (0, lambda: nn.Conv2d(1, 4, 3, padding=1, dilation=2)),
     "transposed": (0, lambda: nn.ConvTranspose2d(1, 4, 3)),
     "double precision": (0, lambda: nn.Conv2d(1, 4, 3, padding=1, dtype=torch.float64)),
-    "a computed weight": (0, lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3, padding=1))),
-    "another class": (0, lambda: type("Mine", (nn.Conv2d,), {})(1, 4, 3, padding=1)),
+    "weight norm": (0, lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3, padding=1))),
+    "a subclass": (0, lambda: type("Mine", (nn.Conv2d,), {})(1, 4, 3, padding=1)),
     "a hook": (0, lambda: hooked(nn.Conv2d(1, 4, 3, padding=1))),
-    "a hook of a ReLU": (1, lambda: hooked(nn.ReLU())),
+    "a hook on a ReLU": (1, lambda: hooked(nn.ReLU())),
     "a ReLU in place": (1, lambda: nn.ReLU(inplace=True)),
     "no gamma and beta": (2, lambda: nn.BatchNorm2d(4, affine=False)),
     "no running statistics": (2, lambda: nn.BatchNorm2d(4, track_running_stats=False)),
-    "an average of all batches": (2, lambda: nn.BatchNorm2d(4, momentum=None)),
-    "a norm that does not train": (2, lambda: nn.BatchNorm2d(4).eval()),
-    "a norm of all devices": (2, lambda: nn.SyncBatchNorm(4)),
-    "a norm of other channels": (2, lambda: nn.BatchNorm2d(5)),
-    "a part of a window": (3, lambda: nn.MaxPool2d(3, 2, ceil_mode=True)),
-    "places of the largest": (3, lambda: nn.MaxPool2d(2, return_indices=True)),
+    "a cumulative average": (2, lambda: nn.BatchNorm2d(4, momentum=None)),
+    "a norm in eval mode": (2, lambda: nn.BatchNorm2d(4).eval()),
+    "a synchronized norm": (2, lambda: nn.SyncBatchNorm(4)),
+    "a norm of another width": (2, lambda: nn.BatchNorm2d(5)),
+    "ceil mode": (3, lambda: nn.MaxPool2d(3, 2, ceil_mode=True)),
+    "returned indices": (3, lambda: nn.MaxPool2d(2, return_indices=True)),
     "a dilated pool": (3, lambda: nn.MaxPool2d(2, dilation=2)),
     "a padded pool": (3, lambda: nn.MaxPool2d(2, padding=1)),
-    "a part of an averaged window": (6, lambda: nn.AvgPool2d(3, 2, ceil_mode=True)),
+    "ceil mode of an average": (6, lambda: nn.AvgPool2d(3, 2, ceil_mode=True)),
     "another divisor": (6, lambda: nn.AvgPool2d(2, divisor_override=3)),
     "a pool wider than its input": (6, lambda: nn.AvgPool2d(13)),
     "no last flatten": (8, lambda: nn.Identity()),
@@ -289,7 +291,7 @@ def hooked(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("what", UNKNOWN)
-def test_what_the_kernels_do_not_know_is_left_to_torch(what: str) -> None:
+def test_modules_that_the_kernels_do_not_know_are_left_to_torch(what: str) -> None:
     network = known()
     assert fast_path(network) is not None
     place, made = UNKNOWN[what]
@@ -303,7 +305,7 @@ def test_a_network_with_a_hook_is_left_to_torch() -> None:
     assert fast_path(network) is None
 
 
-def test_work_space_begins_at_a_cache_line() -> None:
+def test_workspace_starts_at_a_cache_line() -> None:
     for count in (1, 15, 16, 1000):
         room = zeros(count)
         assert len(room) == count

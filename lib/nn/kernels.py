@@ -1,15 +1,24 @@
 """The loops of a training step, compiled by numba: sixteen images side by side fill a vector register.
 
-torch's own kernels work along the channels or along a row of an image; networks here have four to twenty channels and
-rows of 28, 14 and 7, which fill a vector badly. Here sixteen images, a block, lie side by side:
+torch's own kernels vectorize along the channels or along a row of an image. Networks here have four to twenty channels
+and rows of 28, 14 and 7, which leave most of a vector register empty. Here LANES images form a block, and the images
+of a block are the last axis of every array of values, float32 and contiguous:
 
-    (block, channel, row, column, LANES)        float32, contiguous
+    (blocks, channels, height, width, LANES)
 
-A whole forward or backward pass is one call that holds no interpreter lock. Each kernel goes block by block, so that
-what it works on stays in the processor's second cache.
+A whole forward or backward pass is one call that releases the GIL. It works on one block at a time, so that a block's
+values stay in the processor's L2 cache. If the number of images is no multiple of LANES, the last lanes of the last
+block are padding.
 
-A stage is one row of a plan (`FIELDS`): a convolution with what follows it, or a pool. A convolution's output is kept
-before its norm; whoever reads it applies `scale` and `shift`, one pair a channel.
+Words used below:
+
+- stage: a 3×3 convolution of stride 1 with the ReLU and the batch norm that follow it, or a pool. Its numbers are a
+  record of dtype `STAGE`; the records of all stages are the `plan`.
+- slot: index of a channel in an array with one entry for each channel of each stage. The image is slot 0.
+- The output of a convolution is stored before its batch norm. Stages that use it apply the norm as `scale * x + shift`
+  while they load it.
+
+Every compiled function writes its results into arrays that it is given, and returns None unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -25,68 +34,77 @@ from numpy.typing import NDArray
 
 LANES = 16
 CONVOLUTION, MAX_POOL, AVERAGE_POOL = range(3)
-# Where each number of a stage stands in its row of the plan. Offsets count in the arrays they belong to.
-FIELDS = (
-    "kind", "in_channels", "out_channels", "in_size", "out_size", "kernel_size", "stride", "padding", "relu", "norm",
-    "input", "output", "in_channel", "out_channel", "weight", "bias", "gamma", "beta", "choice",
+# One stage. Sizes are heights, which equal widths; `kernel_size` and `stride` are those of a pool; `relu` and `norm`
+# are 0 or 1. Offsets are indices of the first element: `input` and `output` in the activations, `weight` to `beta` in
+# the flat parameters, `argmax` in the array of that name.
+STAGE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "kind", "in_channels", "out_channels", "in_size", "out_size", "kernel_size", "stride", "padding", "relu",
+            "norm", "in_slot", "out_slot", "input", "output", "weight", "bias", "gamma", "beta", "argmax",
+        )
+    ]
 )  # fmt: skip
-(
-    _KIND, _IN_CHANNELS, _OUT_CHANNELS, _IN_SIZE, _OUT_SIZE, _KERNEL, _STRIDE, _PADDING, _RELU, _NORM,
-    _INPUT, _OUTPUT, _IN_CHANNEL, _OUT_CHANNEL, _WEIGHT, _BIAS, _GAMMA, _BETA, _CHOICE,
-) = range(len(FIELDS))  # fmt: skip
-# Output rows that one pass over the input channels makes: they stay in the first cache.
+# Output rows of a convolution that are computed over all input channels before the next ones: they stay in the L1
+# cache.
 _ROWS = 4
-SPINS = 200
-# `fastmath` lets sums be taken in another order, as a vector takes them: the same order in every run.
+# Polls of a counter before the thread starts to yield: most waits take microseconds.
+_SPINS = 200
+# `reassoc` lets a sum be vectorized. The order of its terms is fixed when it is compiled, so every run gives the same
+# bits.
 _compiled = njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", cache=True)
 
 
 def zeros(count: int) -> NDArray[np.float32]:
-    """float32 (count,) that begins at a cache line: a vector that lies across two takes twice as long to load."""
+    """Zeros, float32 (count,), that start at a cache line: a vector across two lines takes twice as long to load."""
     room = np.zeros(count + LANES, np.float32)
     start = (-room.ctypes.data // 4) % LANES
     return room[start : start + count]
 
 
 def row_width(in_size: int, padding: int) -> int:
-    """Columns of a padded row: room for the padded input and for the padded gradient of its output."""
+    """Columns of a padded row, which holds the padded input or the padded gradient of the output."""
     return max(in_size + 2 * padding, in_size + 2)
 
 
-def scratch_sizes(plan: NDArray[np.int64]) -> tuple[int, int, int]:
-    """float32 numbers of the padded input, the convolution's output and its padded gradient, the largest of each."""
+def scratch_sizes(plan: NDArray[np.void]) -> tuple[int, int, int]:
+    """Lengths of `padded_input`, `conv_output` and `padded_grad`, the arrays of float32 that each thread needs.
+
+    `plan` is STAGE (stages,). Each length is that of the largest convolution, and at least LANES.
+    """
     largest = [1, 1, 1]
-    for stage in plan[plan[:, _KIND] == CONVOLUTION]:
-        inputs, outputs, size, out_size, padding = stage[[_IN_CHANNELS, _OUT_CHANNELS, _IN_SIZE, _OUT_SIZE, _PADDING]]
-        width = row_width(size, padding)
-        # Convolutions are made in pairs of outputs, and an output reads two numbers past its last row.
-        widest = max(inputs, outputs) + 1
-        padded, gradient = (size + 2 * padding) * width, (out_size + 2 * (2 - padding)) * width
-        for number, count in enumerate((inputs * (padded + 4), widest * size_of_rows(size, out_size, width),
-                                        outputs * (gradient + 4))):  # fmt: skip
-            largest[number] = max(largest[number], int(count) * LANES)
-    return largest[0], largest[1], largest[2]
-
-
-def size_of_rows(in_size: int, out_size: int, width: int) -> int:
-    return max(in_size, out_size) * width
+    for stage in plan[plan["kind"] == CONVOLUTION]:
+        in_channels, out_channels = stage["in_channels"], stage["out_channels"]
+        in_size, out_size, padding = stage["in_size"], stage["out_size"], stage["padding"]
+        width = row_width(in_size, padding)
+        # Output channels are computed in pairs, so there must be room for one more. The windows at the end of the last
+        # row read past it: four more columns are enough.
+        output_rows = (max(in_channels, out_channels) + 1) * max(in_size, out_size)
+        counts = (
+            in_channels * ((in_size + 2 * padding) * width + 4),
+            output_rows * width,
+            out_channels * ((out_size + 2 * (2 - padding)) * width + 4),
+        )
+        largest = [max(before, int(count)) for before, count in zip(largest, counts, strict=True)]
+    return largest[0] * LANES, largest[1] * LANES, largest[2] * LANES
 
 
 @intrinsic
-def _add_at(typing_context, array, index, number):
-    """array[index] += number for every thread to see at once; returns what was there before."""
+def _atomic_add(typing_context, array, index, number):
+    """array[index] += number as one atomic operation on int64; returns the value before it."""
 
     def code(context, builder, signature, arguments):
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.gep(data, [arguments[1]])
-        return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
+        address = builder.gep(data, [arguments[1]])
+        return builder.atomic_rmw("add", address, arguments[2], "seq_cst")
 
     return int64(array, index, number), code
 
 
 @intrinsic
-def _let_others_run(typing_context):
-    """Give the processor to whoever waits for it: the block that is waited for, or the page."""
+def _yield_thread(typing_context):
+    """Yield the processor (sched_yield), so that another thread of this machine can run."""
 
     def code(context, builder, signature, arguments):
         name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
@@ -99,12 +117,12 @@ def _let_others_run(typing_context):
 
 @_compiled
 def _wait_for(counters, index, number):
-    """Until the counter has come to `number`: at first without a pause, for it's mostly a matter of microseconds."""
-    tries = 0
-    while _add_at(counters, index, 0) < number:
-        tries += 1
-        if tries > SPINS:
-            _let_others_run()
+    """Wait until counters[index], int64, is at least `number`."""
+    polls = 0
+    while _atomic_add(counters, index, 0) < number:
+        polls += 1
+        if polls > _SPINS:
+            _yield_thread()
 
 
 @_compiled
@@ -113,104 +131,163 @@ def forward(
     params,
     images,
     activations,
-    choices,
+    argmax,
     scale,
     shift,
     mean,
     variance,
-    inverse,
-    stats,
+    inv_std,
+    block_stats,
     eps,
     counters,
-    scratch,
-    out,
+    padded_input,
+    conv_output,
 ):
-    """All stages over all blocks. Several threads may call it at once, with `scratch` and `out` of their own.
+    """Forward pass in training mode, through all stages.
 
-    `params` are the network's, flat; `scale` to `inverse` have one number a channel of every stage, `stats` the mean
-    and the sum of squares of each block's channels. `counters`, int64 (stages, 2), zero before, tell the threads which
-    block is the next one and how many are done: no thread waits for another that has not begun.
+    Several threads may call it at once with the same arguments, except that each has its own `padded_input` and
+    `conv_output`. They share the blocks of a stage, and finish it before the next one. No thread waits for one that
+    has not started. The results do not depend on the number of threads.
+
+    Inputs:
+
+    - `plan`: STAGE (stages,).
+    - `params`: float32 (parameters,), all parameters of the network, flattened.
+    - `images`: number of images; the number of blocks is images / LANES, rounded up.
+    - `eps`: float, of all batch norms.
+
+    Results; the number of slots is the number of channels of the image and of all stages:
+
+    - `activations`: float32, the normalized images (blocks, 1, 28, 28, LANES) on entry, then the output of each stage.
+    - `argmax`: int32, for each output of a max-pool the index of its maximum in the window, row by row.
+    - `scale`, `shift`: float32 (slots,), the batch norm of each channel as `scale * x + shift`; 1 and 0 on entry.
+    - `mean`, `variance`, `inv_std`: float64 (slots,), of the batch, for channels with a norm. `variance` is biased;
+      `inv_std` is 1 / sqrt(variance + eps).
+
+    Workspace:
+
+    - `block_stats`: float64 (blocks, slots, 2), mean and sum of squared deviations of each block.
+    - `counters`: int64 (2 * stages,), zero on entry: for each stage the blocks taken and the blocks done.
+    - `padded_input`, `conv_output`: float32, see `scratch_sizes`.
     """
     blocks = (images + LANES - 1) // LANES
-    best, which = _row_space(plan)
+    row_values, row_argmax = _row_buffers(plan)
     for number in range(len(plan)):
         stage = plan[number]
-        clear = True
+        is_first = True
         while True:
-            block = _add_at(counters, 2 * number, 1)
+            block = _atomic_add(counters, 2 * number, 1)
             if block >= blocks:
                 break
-            if stage[_KIND] == CONVOLUTION:
-                valid = min(LANES, images - block * LANES)
-                _convolve(stage, params, activations, scale, shift, scratch, out, stats, block, valid, clear)
-                clear = False
+            if stage.kind == CONVOLUTION:
+                lanes = min(LANES, images - block * LANES)
+                _conv_forward(
+                    stage, params, activations, scale, shift, block_stats, padded_input, conv_output, block, lanes,
+                    is_first,
+                )  # fmt: skip
+                is_first = False
             else:
-                _pool(stage, activations, choices, scale, shift, best, which, block)
-            if _add_at(counters, 2 * number + 1, 1) == blocks - 1:
-                if stage[_NORM]:
-                    _normalise(stage, params, scale, shift, mean, variance, inverse, stats, images, eps)
-                _add_at(counters, 2 * number + 1, 1)
+                _pool_forward(stage, activations, argmax, scale, shift, row_values, row_argmax, block)
+            if _atomic_add(counters, 2 * number + 1, 1) == blocks - 1:
+                if stage.norm:
+                    _norm_forward(stage, params, scale, shift, mean, variance, inv_std, block_stats, images, eps)
+                _atomic_add(counters, 2 * number + 1, 1)
         _wait_for(counters, 2 * number + 1, blocks + 1)
 
 
 @_compiled
 def backward(
-    plan, params, images, activations, choices, scale, shift, mean, inverse, gradients, above, below, slopes, counters,
-    scratch, out, padded,
-):  # fmt: skip
-    """From the gradient of the last stage's output, in `above`, to that of `params`: the sum of the rows, one a block,
-    of `gradients`, which is 0 before. Several threads may call it at once, with `scratch`, `out` and `padded` of their
-    own.
+    plan,
+    params,
+    images,
+    activations,
+    argmax,
+    scale,
+    shift,
+    mean,
+    inv_std,
+    param_grads,
+    grad_output,
+    grad_input,
+    norm_grad,
+    counters,
+    padded_input,
+    conv_output,
+    padded_grad,
+):
+    """Backward pass through all stages, last to first. Several threads may call it at once, as with `forward`.
 
-    `below` is room for the gradient of a stage's input; the two change places at every stage. `counters`, int64
-    (stages, 4), as in `forward`: channels of the norm first, then blocks.
+    `plan`, `params`, `images`, `activations`, `argmax`, `scale`, `shift`, `mean`, `inv_std`: as `forward` left them.
+
+    Results:
+
+    - `param_grads`: float32 (blocks, parameters), zero on entry. Its sum over the blocks is the gradient of `params`.
+
+    Workspace:
+
+    - `grad_output`: float32, on entry the gradient of the last stage's output, with blocks as in `activations`.
+    - `grad_input`: float32, as long. The two have room for the largest output, and change places at each stage.
+    - `norm_grad`: float32 (slots, 3), see `_norm_backward`.
+    - `counters`: int64 (4 * stages,), zero on entry: for each stage channels of the norm taken and done, then blocks
+      taken and done.
+    - `padded_input`, `conv_output`, `padded_grad`: float32, see `scratch_sizes`; each thread has its own.
     """
     blocks = (images + LANES - 1) // LANES
-    best, which = _row_space(plan)
-    flipped = np.empty(len(params), np.float32)
+    row_values, row_argmax = _row_buffers(plan)
+    flipped_weights = np.empty(len(params), np.float32)
     for number in range(len(plan) - 1, -1, -1):
         stage = plan[number]
-        channels = stage[_OUT_CHANNELS] if stage[_NORM] else 0
+        channels = stage.out_channels if stage.norm else 0
         while True:
-            channel = _add_at(counters, 4 * number, 1)
+            channel = _atomic_add(counters, 4 * number, 1)
             if channel >= channels:
                 break
-            _norm_gradient(
-                stage, params, activations, mean, inverse, gradients[0], above, slopes, channel, images, blocks
-            )
-            _add_at(counters, 4 * number + 1, 1)
-        if number and stage[_KIND] == CONVOLUTION:
-            _flip(stage, params, flipped)
+            _norm_backward(
+                stage, params, activations, mean, inv_std, param_grads[0], grad_output, norm_grad, channel, images,
+                blocks,
+            )  # fmt: skip
+            _atomic_add(counters, 4 * number + 1, 1)
+        if number and stage.kind == CONVOLUTION:
+            _flip_weights(stage, params, flipped_weights)
         _wait_for(counters, 4 * number + 1, channels)
-        clear = True
+        is_first = True
         while True:
-            block = _add_at(counters, 4 * number + 2, 1)
+            block = _atomic_add(counters, 4 * number + 2, 1)
             if block >= blocks:
                 break
-            if stage[_KIND] == CONVOLUTION:
-                valid = min(LANES, images - block * LANES)
-                _convolve_back(
-                    stage, activations, scale, shift, gradients[block], above, below, slopes, scratch, out, padded,
-                    flipped, block, valid, number > 0, clear,
+            if stage.kind == CONVOLUTION:
+                lanes = min(LANES, images - block * LANES)
+                _conv_backward(
+                    stage, activations, scale, shift, param_grads[block], grad_output, grad_input, norm_grad,
+                    padded_input, conv_output, padded_grad, flipped_weights, block, lanes, number > 0, is_first,
                 )  # fmt: skip
-                clear = False
+                is_first = False
             elif number:
-                # The images need no gradient, and `below` may have no room for one.
-                _pool_back(stage, choices, above, below, best, which, block)
-            _add_at(counters, 4 * number + 3, 1)
+                # The image needs no gradient, and `grad_input` may be too short for one.
+                _pool_backward(stage, argmax, grad_output, grad_input, row_values, row_argmax, block)
+            _atomic_add(counters, 4 * number + 3, 1)
         _wait_for(counters, 4 * number + 3, blocks)
-        above, below = below, above
+        grad_output, grad_input = grad_input, grad_output
 
 
 @_compiled
-def _row_space(plan):
-    size = max(plan[:, _IN_SIZE].max(), 1) * LANES
-    return np.zeros(size, np.float32), np.zeros(size, np.int32)
+def _row_buffers(plan):
+    """Two buffers for the longest row of an input, float32 and int32 (size * LANES,); returns both."""
+    size = 1
+    for number in range(len(plan)):
+        size = max(size, plan[number].in_size)
+    return np.zeros(size * LANES, np.float32), np.zeros(size * LANES, np.int32)
 
 
 @_compiled
-def _pair(inputs, weights, first, second, in_channels, plane, start, count, width, upper, lower):
-    """Two output channels of a 3x3 convolution: `count` numbers from `start`, over all input channels."""
+def _conv_two_outputs(inputs, weights, first, second, in_channels, plane, start, count, width, upper, lower):
+    """Part of two output channels of a 3×3 convolution, summed over all input channels.
+
+    - `inputs`: float32, padded planes of `plane` numbers, rows of `width` numbers.
+    - `weights`: float32, flat; `first` and `second` are the offsets of the two output channels' weights.
+    - `start`, `count`: the part of a plane to compute, in numbers.
+    - `upper`, `lower`: float32 (count,), the results for `first` and `second`.
+    """
     for channel in range(in_channels):
         a = inputs[channel * plane + start : (channel + 1) * plane]
         x0, x1, x2 = a[0:count], a[LANES : count + LANES], a[2 * LANES : count + 2 * LANES]
@@ -236,16 +313,20 @@ def _pair(inputs, weights, first, second, in_channels, plane, start, count, widt
 
 
 @_compiled
-def _correlate(inputs, weights, base, out, in_channels, out_channels, plane, rows, width):
-    """3x3, stride 1: planes of padded rows -> `out`, planes of `rows` rows of the same width, whose last two columns
-    mean nothing. An odd last channel is made twice, the second time into the room after it.
+def _conv3x3(inputs, weights, base, out, in_channels, out_channels, plane, rows, width):
+    """3×3 convolution of stride 1 without bias.
+
+    - `inputs`, `plane`, `width`: as in `_conv_two_outputs`, already padded.
+    - `weights`: float32, flat; (out_channels, in_channels, 3, 3) starts at `base`.
+    - `out`: float32, planes of `rows` rows of `width` numbers. The last two columns of a row have no meaning. If
+      `out_channels` is odd, the last channel is computed twice, the second time into the plane after it.
     """
     size = rows * width
     for start in range(0, size, _ROWS * width):
         count = min(_ROWS * width, size - start)
         for channel in range(0, out_channels, 2):
             other = min(channel + 1, out_channels - 1)
-            _pair(
+            _conv_two_outputs(
                 inputs, weights, base + 9 * in_channels * channel, base + 9 * in_channels * other, in_channels,
                 plane, start, count, width,
                 out[channel * size + start : channel * size + start + count],
@@ -254,37 +335,44 @@ def _correlate(inputs, weights, base, out, in_channels, out_channels, plane, row
 
 
 @_compiled
-def _pad(stage, activations, scale, shift, scratch, block, clear):
-    """A block's input with its norm applied, in padded rows; the padding is written once, for the first block."""
-    channels, size, padding = stage[_IN_CHANNELS], stage[_IN_SIZE], stage[_PADDING]
+def _pad_input(stage, activations, scale, shift, padded_input, block, is_first):
+    """Copy a block's input, normalized, into padded rows of `padded_input`.
+
+    The zeros of the padding are written only if `is_first`, for a thread's first block of the stage: later blocks
+    leave them as they are. Returns the numbers in a row and in a plane.
+    """
+    channels, size, padding = stage.in_channels, stage.in_size, stage.padding
     width = max(size + 2 * padding, size + 2) * LANES
     plane = (size + 2 * padding) * width + 4 * LANES
-    if clear:
-        scratch[: channels * plane] = 0
+    if is_first:
+        padded_input[: channels * plane] = 0
     row = size * LANES
     for channel in range(channels):
-        a, b = scale[stage[_IN_CHANNEL] + channel], shift[stage[_IN_CHANNEL] + channel]
-        source = stage[_INPUT] + (block * channels + channel) * size * row
+        a, b = scale[stage.in_slot + channel], shift[stage.in_slot + channel]
+        source = stage.input + (block * channels + channel) * size * row
         target = channel * plane + padding * width + padding * LANES
         for line in range(size):
-            _affine(activations[source + line * row :], scratch[target + line * width :], row, a, b)
+            _affine(activations[source + line * row :], padded_input[target + line * width :], row, a, b)
     return width, plane
 
 
 @_compiled
 def _affine(x, y, count, a, b):
+    """y = a * x + b for the first `count` numbers."""
     for i in range(count):
         y[i] = a * x[i] + b
 
 
 @_compiled
 def _add_affine(x, y, count, a, b):
+    """y += a * x + b for the first `count` numbers."""
     for i in range(count):
         y[i] += a * x[i] + b
 
 
 @_compiled
-def _positive(x, y, count, bias):
+def _bias_relu(x, y, count, bias):
+    """y = max(x + bias, 0) for the first `count` numbers."""
     for i in range(count):
         value = x[i] + bias
         y[i] = value if value > 0 else np.float32(0)
@@ -292,12 +380,14 @@ def _positive(x, y, count, bias):
 
 @_compiled
 def _copy(x, y, count):
+    """y = x for the first `count` numbers."""
     for i in range(count):
         y[i] = x[i]
 
 
 @_compiled
 def _sum(x, count):
+    """Return the sum of the first `count` numbers of x."""
     total = np.float32(0)
     for i in range(count):
         total += x[i]
@@ -305,60 +395,69 @@ def _sum(x, count):
 
 
 @_compiled
-def _choose(x, best, which, count, a, b, tap):
-    """The first of the largest, as torch chooses."""
+def _update_max(x, best, argmax, count, a, b, tap):
+    """best = max(best, a * x + b); where x is larger, argmax = tap. The first of equal numbers wins, as in torch."""
     for i in range(count):
         value = a * x[i] + b
-        which[i] = tap if value > best[i] else which[i]
+        argmax[i] = tap if value > best[i] else argmax[i]
         best[i] = value if value > best[i] else best[i]
 
 
 @_compiled
-def _add_chosen(x, which, y, count, tap):
+def _add_where_max(x, argmax, y, count, tap):
+    """y += x where argmax is `tap`, for the first `count` numbers."""
     for i in range(count):
-        y[i] += x[i] if which[i] == tap else np.float32(0)
+        y[i] += x[i] if argmax[i] == tap else np.float32(0)
 
 
 @_compiled
-def _line(g, x, y, count, slope, tilt, level):
+def _norm_input_grad(g, x, y, count, g_scale, x_scale, constant):
+    """y = g_scale * g + x_scale * x + constant for the first `count` numbers, see `_norm_backward`."""
     for i in range(count):
-        y[i] = slope * g[i] + tilt * x[i] + level
+        y[i] = g_scale * g[i] + x_scale * x[i] + constant
 
 
 @_compiled
-def _line_where_positive(g, x, y, count, slope, tilt, level):
+def _relu_norm_input_grad(g, x, y, count, g_scale, x_scale, constant):
+    """As `_norm_input_grad`, and 0 where x, the output of a ReLU, is 0."""
     for i in range(count):
-        value = slope * g[i] + tilt * x[i] + level
+        value = g_scale * g[i] + x_scale * x[i] + constant
         y[i] = value if x[i] > 0 else np.float32(0)
 
 
 @_compiled
-def _convolve(stage, params, activations, scale, shift, scratch, out, stats, block, valid, clear):
-    width, plane = _pad(stage, activations, scale, shift, scratch, block, clear)
-    channels, size = stage[_OUT_CHANNELS], stage[_OUT_SIZE]
-    _correlate(scratch, params, stage[_WEIGHT], out, stage[_IN_CHANNELS], channels, plane, size, width)
+def _conv_forward(
+    stage, params, activations, scale, shift, block_stats, padded_input, conv_output, block, lanes, is_first
+):  # fmt: skip
+    """Convolution, bias and ReLU of one block, and its `block_stats` for the norm.
+
+    `block` is its index and `lanes` the number of its images. For `is_first` see `_pad_input`, for the arrays
+    `forward`.
+    """
+    width, plane = _pad_input(stage, activations, scale, shift, padded_input, block, is_first)
+    channels, size = stage.out_channels, stage.out_size
+    _conv3x3(padded_input, params, stage.weight, conv_output, stage.in_channels, channels, plane, size, width)
     row = size * LANES
     for channel in range(channels):
-        bias = params[stage[_BIAS] + channel]
-        target = stage[_OUTPUT] + (block * channels + channel) * size * row
+        bias = params[stage.bias + channel]
+        target = stage.output + (block * channels + channel) * size * row
         for line in range(size):
-            x, y = out[(channel * size + line) * width :], activations[target + line * row :]
-            if stage[_RELU]:
-                _positive(x, y, row, bias)
+            x, y = conv_output[(channel * size + line) * width :], activations[target + line * row :]
+            if stage.relu:
+                _bias_relu(x, y, row, bias)
             else:
                 _affine(x, y, row, np.float32(1), bias)
-        if stage[_NORM]:
-            values = activations[target : target + size * row]
-            average, squares = _moments(values, valid)
-            stats[block, stage[_OUT_CHANNEL] + channel, 0] = average
-            stats[block, stage[_OUT_CHANNEL] + channel, 1] = squares
+        if stage.norm:
+            average, squares = _moments(activations[target : target + size * row], lanes)
+            block_stats[block, stage.out_slot + channel, 0] = average
+            block_stats[block, stage.out_slot + channel, 1] = squares
 
 
 @_compiled
-def _moments(values, valid):
-    """Mean of the valid lanes and sum of their squared distances from it."""
+def _moments(values, lanes):
+    """Return mean and sum of squared deviations of the first `lanes` lanes of float32 (positions * LANES,)."""
     total = squares = np.float32(0)
-    if valid == LANES:
+    if lanes == LANES:
         for i in range(len(values)):
             total += values[i]
         average = total / np.float32(len(values))
@@ -367,134 +466,161 @@ def _moments(values, valid):
         return average, squares
     count = len(values) // LANES
     for i in range(count):
-        for lane in range(valid):
+        for lane in range(lanes):
             total += values[i * LANES + lane]
-    average = total / np.float32(count * valid)
+    average = total / np.float32(count * lanes)
     for i in range(count):
-        for lane in range(valid):
-            distance = values[i * LANES + lane] - average
-            squares += distance * distance
+        for lane in range(lanes):
+            deviation = values[i * LANES + lane] - average
+            squares += deviation * deviation
     return average, squares
 
 
 @_compiled
-def _normalise(stage, params, scale, shift, mean, variance, inverse, stats, images, eps):
-    """The batch's mean and variance from those of its blocks (Chan, Golub and LeVeque, 1979), and what they make of a
-    channel: Ioffe and Szegedy, "Batch Normalization", 2015, section 3.
+def _norm_forward(stage, params, scale, shift, mean, variance, inv_std, block_stats, images, eps):
+    """Batch statistics of a stage's channels, and its batch norm as `scale` and `shift`.
+
+    The statistics of the blocks are merged as in Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm
+    for Computing Sample Variances", 1979. For the arrays see `forward`.
     """
-    places = stage[_OUT_SIZE] * stage[_OUT_SIZE]
-    for channel in range(stage[_OUT_CHANNELS]):
-        slot = stage[_OUT_CHANNEL] + channel
+    positions = stage.out_size * stage.out_size
+    for channel in range(stage.out_channels):
+        slot = stage.out_slot + channel
         seen, average, squares = 0.0, 0.0, 0.0
         for block in range((images + LANES - 1) // LANES):
-            count = float(min(LANES, images - block * LANES) * places)
-            distance = stats[block, slot, 0] - average
-            squares += stats[block, slot, 1] + distance * distance * seen * count / (seen + count)
+            count = float(min(LANES, images - block * LANES) * positions)
+            distance = block_stats[block, slot, 0] - average
+            squares += block_stats[block, slot, 1] + distance * distance * seen * count / (seen + count)
             seen += count
             average += distance * count / seen
         mean[slot], variance[slot] = average, squares / seen
-        inverse[slot] = 1 / np.sqrt(squares / seen + eps)
-        scale[slot] = params[stage[_GAMMA] + channel] * inverse[slot]
-        shift[slot] = params[stage[_BETA] + channel] - average * scale[slot]
+        inv_std[slot] = 1 / np.sqrt(squares / seen + eps)
+        scale[slot] = params[stage.gamma + channel] * inv_std[slot]
+        shift[slot] = params[stage.beta + channel] - average * scale[slot]
 
 
 @_compiled
-def _norm_gradient(stage, params, activations, mean, inverse, gradient, above, slopes, channel, images, blocks):
-    """Gradients of gamma and beta; that of a value x before the norm is slope * above + tilt * x + level."""
-    channels, size = stage[_OUT_CHANNELS], stage[_OUT_SIZE] * stage[_OUT_SIZE] * LANES
-    count = float(images * stage[_OUT_SIZE] * stage[_OUT_SIZE])
-    slot = stage[_OUT_CHANNEL] + channel
-    for_beta, for_gamma = 0.0, 0.0
+def _norm_backward(
+    stage, params, activations, mean, inv_std, param_grad, grad_output, norm_grad, channel, images, blocks
+):  # fmt: skip
+    """Gradients of gamma and beta of one channel, and the coefficients of the gradient of the norm's input.
+
+    With g for the gradient of the norm's output and x for its input, the gradient of x is
+
+        norm_grad[slot, 0] * g + norm_grad[slot, 1] * x + norm_grad[slot, 2]
+
+    (Ioffe and Szegedy, "Batch Normalization", 2015, section 3, with the sums over the batch as constants.)
+    `param_grad` is float32 (parameters,); for the other arrays see `backward`.
+    """
+    channels, size = stage.out_channels, stage.out_size * stage.out_size * LANES
+    count = float(images * stage.out_size * stage.out_size)
+    slot = stage.out_slot + channel
+    beta_grad, gamma_grad = 0.0, 0.0
     for block in range(blocks):
-        place = (block * channels + channel) * size
-        x = activations[stage[_OUTPUT] + place :]
-        plain, weighted = _products(above[place:], x, size, np.float32(mean[slot]))
-        for_beta += plain
-        for_gamma += weighted
-    for_gamma *= inverse[slot]
-    gradient[stage[_BETA] + channel] = for_beta
-    gradient[stage[_GAMMA] + channel] = for_gamma
-    slope = params[stage[_GAMMA] + channel] * inverse[slot]
-    tilt = -slope * inverse[slot] * for_gamma / count
-    slopes[slot, 0], slopes[slot, 1] = slope, tilt
-    slopes[slot, 2] = -slope * for_beta / count - tilt * mean[slot]
+        offset = (block * channels + channel) * size
+        x = activations[stage.output + offset :]
+        plain, weighted = _grad_sums(grad_output[offset:], x, size, np.float32(mean[slot]))
+        beta_grad += plain
+        gamma_grad += weighted
+    gamma_grad *= inv_std[slot]
+    param_grad[stage.beta + channel] = beta_grad
+    param_grad[stage.gamma + channel] = gamma_grad
+    g_scale = params[stage.gamma + channel] * inv_std[slot]
+    x_scale = -g_scale * inv_std[slot] * gamma_grad / count
+    norm_grad[slot, 0], norm_grad[slot, 1] = g_scale, x_scale
+    norm_grad[slot, 2] = -g_scale * beta_grad / count - x_scale * mean[slot]
 
 
 @_compiled
-def _products(g, x, count, middle):
+def _grad_sums(g, x, count, mean):
+    """Return the sums of g and of g * (x - mean) over the first `count` numbers."""
     plain = weighted = np.float32(0)
     for i in range(count):
         plain += g[i]
-        weighted += g[i] * (x[i] - middle)
+        weighted += g[i] * (x[i] - mean)
     return plain, weighted
 
 
 @_compiled
-def _flip(stage, params, flipped):
-    """The weights of the convolution that takes gradients back: inputs and outputs exchanged, turned by half."""
-    inputs, outputs = stage[_IN_CHANNELS], stage[_OUT_CHANNELS]
-    for o in range(outputs):
-        for i in range(inputs):
+def _flip_weights(stage, params, flipped_weights):
+    """Weights of the convolution that computes the input's gradient, (in_channels, out_channels, 3, 3), flat.
+
+    They are the stage's weights with inputs and outputs exchanged, and each kernel rotated by 180°.
+    """
+    in_channels, out_channels = stage.in_channels, stage.out_channels
+    for o in range(out_channels):
+        for i in range(in_channels):
             for tap in range(9):
-                flipped[(i * outputs + o) * 9 + 8 - tap] = params[stage[_WEIGHT] + (o * inputs + i) * 9 + tap]
+                flipped_weights[(i * out_channels + o) * 9 + 8 - tap] = params[
+                    stage.weight + (o * in_channels + i) * 9 + tap
+                ]
 
 
 @_compiled
-def _convolve_back(
-    stage, activations, scale, shift, gradient, above, below, slopes, scratch, out, padded, flipped, block, valid,
-    onward, clear,
+def _conv_backward(
+    stage, activations, scale, shift, param_grad, grad_output, grad_input, norm_grad, padded_input, conv_output,
+    padded_grad, flipped_weights, block, lanes, needs_input_grad, is_first,
 ):  # fmt: skip
-    width, plane = _pad(stage, activations, scale, shift, scratch, block, clear)
-    inputs, outputs, size = stage[_IN_CHANNELS], stage[_OUT_CHANNELS], stage[_OUT_SIZE]
-    border = 2 - stage[_PADDING]
+    """Gradients of one block through norm, ReLU and convolution.
+
+    Adds those of weight and bias to `param_grad`, float32 (parameters,). Writes that of the input to `grad_input` if
+    `needs_input_grad`. `flipped_weights` is the result of `_flip_weights`; for `block`, `lanes` and `is_first` see
+    `_conv_forward`, for the other arrays `backward`.
+    """
+    width, plane = _pad_input(stage, activations, scale, shift, padded_input, block, is_first)
+    in_channels, out_channels, size = stage.in_channels, stage.out_channels, stage.out_size
+    border = 2 - stage.padding
     row = size * LANES
-    far = (size + 2 * border) * width + 4 * LANES
-    if clear:
-        padded[: outputs * far] = 0
-    for channel in range(outputs):
-        slope, tilt, level = np.float32(1), np.float32(0), np.float32(0)
-        if stage[_NORM]:
-            slope, tilt, level = slopes[stage[_OUT_CHANNEL] + channel]
-        place = (block * outputs + channel) * size * row
-        target = channel * far + border * width + border * LANES
+    grad_plane = (size + 2 * border) * width + 4 * LANES
+    if is_first:
+        padded_grad[: out_channels * grad_plane] = 0
+    for channel in range(out_channels):
+        g_scale, x_scale, constant = np.float32(1), np.float32(0), np.float32(0)
+        if stage.norm:
+            g_scale, x_scale, constant = norm_grad[stage.out_slot + channel]
+        source = (block * out_channels + channel) * size * row
+        target = channel * grad_plane + border * width + border * LANES
         total = np.float32(0)
         for line in range(size):
-            g, x = above[place + line * row :], activations[stage[_OUTPUT] + place + line * row :]
-            y = padded[target + line * width : target + line * width + row]
-            if stage[_RELU]:
-                _line_where_positive(g, x, y, row, slope, tilt, level)
+            g, x = grad_output[source + line * row :], activations[stage.output + source + line * row :]
+            y = padded_grad[target + line * width : target + line * width + row]
+            if stage.relu:
+                _relu_norm_input_grad(g, x, y, row, g_scale, x_scale, constant)
             else:
-                _line(g, x, y, row, slope, tilt, level)
-            if valid < LANES:
+                _norm_input_grad(g, x, y, row, g_scale, x_scale, constant)
+            if lanes < LANES:
                 for i in range(size):
-                    for lane in range(valid, LANES):
+                    for lane in range(lanes, LANES):
                         y[i * LANES + lane] = 0
             total += _sum(y, row)
-        gradient[stage[_BIAS] + channel] += total
+        param_grad[stage.bias + channel] += total
         start = border * width + border * LANES
-        for other in range(inputs):
-            _taps(
-                padded[channel * far + start : channel * far + start + size * width],
-                scratch[other * plane : (other + 1) * plane],
+        for in_channel in range(in_channels):
+            _weight_grad(
+                padded_grad[channel * grad_plane + start : channel * grad_plane + start + size * width],
+                padded_input[in_channel * plane : (in_channel + 1) * plane],
                 width,
-                gradient[stage[_WEIGHT] + (channel * inputs + other) * 9 :],
+                param_grad[stage.weight + (channel * in_channels + in_channel) * 9 :],
             )
-    if not onward:
+    if not needs_input_grad:
         return
-    before = stage[_IN_SIZE]
-    _correlate(padded, flipped, 0, out, outputs, inputs, far, before, width)
-    row = before * LANES
-    for channel in range(inputs):
-        target = (block * inputs + channel) * before * row
-        for line in range(before):
-            _copy(out[(channel * before + line) * width :], below[target + line * row :], row)
+    in_size = stage.in_size
+    _conv3x3(padded_grad, flipped_weights, 0, conv_output, out_channels, in_channels, grad_plane, in_size, width)
+    row = in_size * LANES
+    for channel in range(in_channels):
+        target = (block * in_channels + channel) * in_size * row
+        for line in range(in_size):
+            _copy(conv_output[(channel * in_size + line) * width :], grad_input[target + line * row :], row)
 
 
 @_compiled
-def _taps(g, a, width, gradient):
-    """Gradient of the nine weights between an input plane and an output plane's gradient, added to `gradient`."""
+def _weight_grad(g, a, width, gradient):
+    """Add the gradient of one 3×3 kernel to the first nine numbers of `gradient`.
+
+    `g` is the gradient of an output plane and `a` a padded input plane, both with rows of `width` numbers.
+    """
     count = len(g)
-    # The last row's columns past its end read further than the plane; the gradient there is 0.
+    # The window of the last row's last columns ends past the plane; `g` is 0 there.
     count = min(count, len(a) - 2 * width - 2 * LANES)
     x0, x1, x2 = a[0:count], a[LANES : count + LANES], a[2 * LANES : count + 2 * LANES]
     b = a[width:]
@@ -525,54 +651,59 @@ def _taps(g, a, width, gradient):
 
 
 @_compiled
-def _pool(stage, activations, choices, scale, shift, best, which, block):
-    """A row of outputs is made at every column, one vector after the other, and then the columns of the stride kept."""
-    channels, size, out_size = stage[_IN_CHANNELS], stage[_IN_SIZE], stage[_OUT_SIZE]
-    kernel, stride, average = stage[_KERNEL], stage[_STRIDE], stage[_KIND] == AVERAGE_POOL
-    count = (size - kernel + 1) * LANES
+def _pool_forward(stage, activations, argmax, scale, shift, row_values, row_argmax, block):
+    """Pool one block, and store the argmax of a max-pool.
+
+    A row of outputs is computed at every column, which is vectorized; the columns of the stride are then copied.
+    `row_values` and `row_argmax` are the results of `_row_buffers`; for the other arrays see `forward`.
+    """
+    channels, size, out_size = stage.in_channels, stage.in_size, stage.out_size
+    kernel_size, stride, is_average = stage.kernel_size, stage.stride, stage.kind == AVERAGE_POOL
+    count = (size - kernel_size + 1) * LANES
     for channel in range(channels):
-        a, b = scale[stage[_IN_CHANNEL] + channel], shift[stage[_IN_CHANNEL] + channel]
-        if average:
-            a, b = a / np.float32(kernel * kernel), b / np.float32(kernel * kernel)
-        source = stage[_INPUT] + (block * channels + channel) * size * size * LANES
-        place = (block * channels + channel) * out_size * out_size * LANES
+        a, b = scale[stage.in_slot + channel], shift[stage.in_slot + channel]
+        if is_average:
+            a, b = a / np.float32(kernel_size * kernel_size), b / np.float32(kernel_size * kernel_size)
+        source = stage.input + (block * channels + channel) * size * size * LANES
+        target = (block * channels + channel) * out_size * out_size * LANES
         for row in range(out_size):
-            for tap in range(kernel * kernel):
-                at = source + ((row * stride + tap // kernel) * size + tap % kernel) * LANES
+            for tap in range(kernel_size * kernel_size):
+                at = source + ((row * stride + tap // kernel_size) * size + tap % kernel_size) * LANES
                 if tap == 0:
-                    _affine(activations[at:], best, count, a, b)
-                    which[:count] = 0
-                elif average:
-                    _add_affine(activations[at:], best, count, a, b)
+                    _affine(activations[at:], row_values, count, a, b)
+                    row_argmax[:count] = 0
+                elif is_average:
+                    _add_affine(activations[at:], row_values, count, a, b)
                 else:
-                    _choose(activations[at:], best, which, count, a, b, np.int32(tap))
+                    _update_max(activations[at:], row_values, row_argmax, count, a, b, np.int32(tap))
             for column in range(out_size):
-                here, there = place + (row * out_size + column) * LANES, column * stride * LANES
-                _copy(best[there:], activations[stage[_OUTPUT] + here :], LANES)
-                if not average:
-                    _copy(which[there:], choices[stage[_CHOICE] + here :], LANES)
+                to, start = target + (row * out_size + column) * LANES, column * stride * LANES
+                _copy(row_values[start:], activations[stage.output + to :], LANES)
+                if not is_average:
+                    _copy(row_argmax[start:], argmax[stage.argmax + to :], LANES)
 
 
 @_compiled
-def _pool_back(stage, choices, above, below, best, which, block):
-    channels, size, out_size = stage[_IN_CHANNELS], stage[_IN_SIZE], stage[_OUT_SIZE]
-    kernel, stride, average = stage[_KERNEL], stage[_STRIDE], stage[_KIND] == AVERAGE_POOL
-    count = (size - kernel + 1) * LANES
-    share = np.float32(1 / (kernel * kernel)) if average else np.float32(1)
+def _pool_backward(stage, argmax, grad_output, grad_input, row_values, row_argmax, block):
+    """Gradient of one block through a pool; the arguments are those of `_pool_forward` and `backward`."""
+    channels, size, out_size = stage.in_channels, stage.in_size, stage.out_size
+    kernel_size, stride, is_average = stage.kernel_size, stage.stride, stage.kind == AVERAGE_POOL
+    count = (size - kernel_size + 1) * LANES
+    share = np.float32(1 / (kernel_size * kernel_size)) if is_average else np.float32(1)
     for channel in range(channels):
-        source = (block * channels + channel) * size * size * LANES
-        place = (block * channels + channel) * out_size * out_size * LANES
-        below[source : source + size * size * LANES] = 0
-        best[:count] = 0
+        target = (block * channels + channel) * size * size * LANES
+        source = (block * channels + channel) * out_size * out_size * LANES
+        grad_input[target : target + size * size * LANES] = 0
+        row_values[:count] = 0
         for row in range(out_size):
             for column in range(out_size):
-                here, there = place + (row * out_size + column) * LANES, column * stride * LANES
-                _affine(above[here:], best[there:], LANES, share, np.float32(0))
-                if not average:
-                    _copy(choices[stage[_CHOICE] + here :], which[there:], LANES)
-            for tap in range(kernel * kernel):
-                at = source + ((row * stride + tap // kernel) * size + tap % kernel) * LANES
-                if average:
-                    _add_affine(best, below[at:], count, np.float32(1), np.float32(0))
+                at, start = source + (row * out_size + column) * LANES, column * stride * LANES
+                _affine(grad_output[at:], row_values[start:], LANES, share, np.float32(0))
+                if not is_average:
+                    _copy(argmax[stage.argmax + at :], row_argmax[start:], LANES)
+            for tap in range(kernel_size * kernel_size):
+                to = target + ((row * stride + tap // kernel_size) * size + tap % kernel_size) * LANES
+                if is_average:
+                    _add_affine(row_values, grad_input[to:], count, np.float32(1), np.float32(0))
                 else:
-                    _add_chosen(best, which, below[at:], count, np.int32(tap))
+                    _add_where_max(row_values, row_argmax, grad_input[to:], count, np.int32(tap))

@@ -35,14 +35,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not self.training or input.is_cuda or count == 1:
             return super().forward(input)
         output, mean, variance = _BatchNorm.apply(input, self.weight, self.bias, self.eps)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked.add_(1)
+            update_running_statistics(self, mean, variance, count)
         return output  # type: ignore[no-any-return]
 
 
@@ -107,6 +101,20 @@ def _images(rows: Tensor, shape: torch.Size) -> Tensor:
 def _by_channel(rows: Tensor, width: int) -> Tensor:
     """Sums (C,) of (N * H, W * C)."""
     return rows.sum(0).view(width, -1).sum(0)
+
+
+def update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Update the running mean and variance as torch does, from a batch's mean and biased variance, each (C,).
+
+    `count` is the number of values in each channel, at least 2. The running variance is the unbiased one.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+    norm.num_batches_tracked.add_(1)
 
 
 class Network(nn.Sequential):
