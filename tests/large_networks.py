@@ -1,6 +1,6 @@
-"""Random large networks, and all that the pages do with one, under a limit of memory.
+"""Random large networks, and everything that the pages do with one, under a memory limit.
 
-python -m tests.large_networks EXAMPLES SEED    fails where anything but an answer or TooLargeError comes
+python -m tests.large_networks EXAMPLES SEED    fails on any error except TooLargeError
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from lib.evaluation import attribution, metrics
 from lib.evaluation.calibration import calibrate
 from lib.export.onnx_file import onnx_bytes
 from lib.inference.predict import predict, predict_all
-from lib.nn.memory import BATCH, TooLargeError, forward_bytes, require_readable, work
-from lib.nn.network import build, forward_batch, unfolds
+from lib.nn.memory import BATCH, TooLargeError, forward_bytes, require_inference_fits, work
+from lib.nn.network import build, eval_batch_size, uses_im2col
 from lib.storage.checkpoints import MAX_BYTES
 from lib.ui import rendering
 from lib.ui.network_view import views
 from tests.architectures import buildable
 
-# Above what the process has when it begins.
+# Bytes of address space that the process may add after its start.
 LIMIT = 19 * 10**8
-# As `lib.nn.memory.work` counts.
+# `lib.nn.memory.work` of the images that a network is tried with.
 WORK = 10**10
 FEW = 10
-# Of a forward pass: what torch and the allocator take whatever the network is, and what the kernel has not counted yet.
+# Bytes in a forward pass that do not depend on the network, of torch and the allocator, or that the system counts late.
 UNCOUNTED = 96 * 10**6
 EXAMPLES = (
     "16p28 " * 62 + "10 A",
@@ -48,7 +48,7 @@ EXAMPLES = (
     "M M 1024 1024 10 A",
 )
 
-# Little work, and more than the limit for 250 images at once.
+# A network of little work that exceeds the memory limit with 250 images at once.
 WIDE = "1400 10k1 A"
 SLOW = ("M28 2048p28 10k1 A", "16k1p28 " * 8 + "10 A", "16k1p28 " * 20 + "10 A")
 
@@ -61,13 +61,17 @@ convolutions = st.builds(
     padding=st.sampled_from([None, None, 0, 1, 14, 28]),
     norm=st.sampled_from(["after", "before", "none"]),
 )
-pools = st.builds(lambda kind, size, stride: kind(size, stride), st.sampled_from([MaxPool, AveragePool]),
-                  st.integers(2, 5), st.integers(1, 3))  # fmt: skip
+pools = st.builds(
+    lambda layer, kernel_size, stride: layer(kernel_size=kernel_size, stride=stride),
+    st.sampled_from([MaxPool, AveragePool]),
+    st.integers(2, 5),
+    st.integers(1, 3),
+)
 
 
 @st.composite
 def large_architectures(draw: st.DrawFn) -> Architecture:
-    """Up to 64 layers: a few kinds of them, each repeated, then a head."""
+    """Up to 64 layers: a few different ones, each repeated, then a head."""
     body: list[Layer] = []
     for _ in range(draw(st.integers(1, 4))):
         layer = draw(st.one_of(convolutions, convolutions, pools))
@@ -80,21 +84,21 @@ def large_architectures(draw: st.DrawFn) -> Architecture:
 
 
 def memory(field: str) -> int:
-    """Bytes of this process, by a field of /proc/self/status."""
+    """Memory of this process in bytes, from a field of /proc/self/status such as VmRSS."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
-    """Do what the pages do, with so many images at least; says of each thing whether it was done or is too large."""
+    """Do what the pages do, with at least this many images; returns "done" or "too large" for each action."""
     analysis = analyze(architecture)
     per_layer(analysis, architecture)
     assert len(json.dumps([asdict(view) for view in views(architecture)])) < 10**6
-    # What has no checkpoint that could be read is on no other page.
+    # A network whose checkpoint is too large is on no other page.
     if 4 * 3 * analysis.num_params > MAX_BYTES:
         return {}
     data, network = dataset.load(), build(architecture).eval()
-    # More than a batch of those that are small, few of those that take a second each.
+    # More than one batch for small networks, and few images for those that take a second each.
     count = max(least, min(500, WORK // work(architecture)))
     images, labels, image = data.test_images[:count], data.test_labels[:count], data.test_images[0]
     dot = torch.zeros_like(image)
@@ -109,13 +113,13 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
             assert rendering.filters(weights).nbytes < 16 * 10**6
 
     with suppress(TooLargeError):
-        require_readable(architecture, unfolds())
-        some = images[: forward_batch(architecture)]
+        require_inference_fits(architecture, uses_im2col())
+        some = images[: eval_batch_size(architecture)]
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before = memory("VmRSS")
         with torch.inference_mode():
             network(normalise(some))
-        assert memory("VmHWM") - before < 1.1 * forward_bytes(architecture, len(some), unfolds()) + UNCOUNTED
+        assert memory("VmHWM") - before < 1.1 * forward_bytes(architecture, len(some), uses_im2col()) + UNCOUNTED
     layers = len(architecture.layers)
     actions: dict[str, Callable[[], object]] = {
         "predict": lambda: predict(network, image),
@@ -146,7 +150,7 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
 
 
 def main(examples: int, number: int) -> None:
-    """Prints how often each was done, and the peak above the start in MB. Raises what no page may show."""
+    """Print how often each action was done, and the peak in MB above the start. Raises errors that no page may show."""
     dataset.load()
     everything(parse("4 M 10 A"))
     start, address_space = memory("VmRSS"), memory("VmSize")
@@ -172,7 +176,7 @@ def main(examples: int, number: int) -> None:
 
     everything(parse(WIDE), BATCH)
     peaks.append(memory("VmHWM"))
-    # These take their time; the pages are opened with the larger one.
+    # SLOW takes minutes; `tests.large_pages` opens the pages with its largest network.
     for text in (*EXAMPLES, *(text for text in SLOW if examples > FEW)):
         check = example(parse(text))(check)
     check()

@@ -1,4 +1,4 @@
-"""What a pass takes, and that what is too large, or finds no memory, is a sentence."""
+"""The memory of a pass; networks that are too large, and failed allocations, become messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lib.nn.memory import (
     forward_bytes,
     gradient_batch_size,
     is_out_of_memory,
-    require_readable,
+    require_inference_fits,
 )
 from lib.nn.network import build
 from lib.ui import rendering
@@ -41,12 +41,12 @@ pytestmark = pytest.mark.slow
 
 
 ROOT = Path(__file__).parent.parent
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="its limit of memory is Linux's")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the memory limit works on Linux only")
 HUGE = "16k1p28 " * 20 + "10 A"
 
 
-def under_a_limit(module: str, *arguments: str) -> dict[str, object]:
-    """What a module of tests/ prints, run in a process that may take 1.9 GB more than at its start."""
+def run_under_limit(module: str, *arguments: str) -> dict[str, object]:
+    """Run a module of tests/ in a process that may take 1.9 GB more than at its start; returns the JSON it prints."""
     command = [sys.executable, "-m", f"tests.{module}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1_500)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -54,9 +54,9 @@ def under_a_limit(module: str, *arguments: str) -> dict[str, object]:
 
 
 @LINUX
-def test_large_networks_are_answered_or_called_too_large_and_never_run_out_of_memory() -> None:
-    """F1: the short version of soak/test_large_networks.py."""
-    found = under_a_limit("large_networks", "2", "0")
+def test_large_networks_work_or_are_refused_and_never_run_out_of_memory() -> None:
+    """The short version of soak/test_large_networks.py."""
+    found = run_under_limit("large_networks", "2", "0")
     assert isinstance(found["peak"], int)
     assert found["peak"] < 1_900
     assert found["predict done"]
@@ -65,13 +65,13 @@ def test_large_networks_are_answered_or_called_too_large_and_never_run_out_of_me
 
 @LINUX
 def test_a_small_network_of_huge_maps_opens_on_the_pages(tmp_path: Path) -> None:
-    """F1: Draw took 9.4 GB, then showed a traceback."""
-    found = under_a_limit("large_pages", str(tmp_path), "draw", "inspect")
+    """Draw once took 9.4 GB, then showed a traceback."""
+    found = run_under_limit("large_pages", str(tmp_path), "draw", "inspect")
     assert isinstance(found["peak"], int)
     assert found["peak"] < 1_900
     assert "too large to be calibrated here" in str(found["draw"])
     assert "Maps wider than their tile are shown smaller" in str(found["inspect"])
-    assert "A gradient keeps all that the network puts out" in str(found["What decides"])
+    assert "A gradient keeps all outputs of the network" in str(found["What decides"])
     assert "limit here is" in str(found["Receptive fields"])
 
 
@@ -100,8 +100,8 @@ def _page() -> None:
     guard.run(body)
 
 
-def test_memory_that_runs_out_is_a_sentence_in_a_page_a_fragment_and_a_callback() -> None:
-    """F1, with torch's own error and Python's."""
+def test_a_failed_allocation_is_a_message_in_a_page_a_fragment_and_a_callback() -> None:
+    """Errors of torch and of Python."""
     at = AppTest.from_function(_page, default_timeout=60).run()
     assert not at.error
     at.button[0].click().run()
@@ -118,7 +118,7 @@ def test_memory_that_runs_out_is_a_sentence_in_a_page_a_fragment_and_a_callback(
     assert not at.error
 
 
-def test_an_error_of_memory_is_told_from_others() -> None:
+def test_failed_allocations_are_recognized() -> None:
     for allocate in (lambda: torch.empty(10**15), lambda: bytearray(10**15)):
         with pytest.raises((RuntimeError, MemoryError)) as raised:
             allocate()
@@ -130,34 +130,34 @@ def test_an_error_of_memory_is_told_from_others() -> None:
 
 @settings(max_examples=200)
 @given(large_architectures(), st.booleans())
-def test_batches_fit_into_the_budget(architecture: Architecture, unfolds: bool) -> None:
-    images = batch_size(architecture, unfolds)
+def test_batches_fit_into_the_budget(architecture: Architecture, im2col: bool) -> None:
+    images = batch_size(architecture, im2col)
     assert 1 <= images <= BATCH
-    assert images == 1 or forward_bytes(architecture, images, unfolds) <= BUDGET
-    # None is left out that would have fitted, but for rounding.
-    assert images == BATCH or forward_bytes(architecture, 2 * images + 2, unfolds) > BUDGET
+    assert images == 1 or forward_bytes(architecture, images, im2col) <= BUDGET
+    # But for rounding, no larger batch would fit.
+    assert images == BATCH or forward_bytes(architecture, 2 * images + 2, im2col) > BUDGET
     try:
-        images = gradient_batch_size(architecture, unfolds)
+        images = gradient_batch_size(architecture, im2col)
     except TooLargeError as error:
         assert "limit here is" in str(error)
         assert str(error).endswith("pools further up.")
     else:
-        require_readable(architecture, unfolds)
-        assert backward_bytes(architecture, images, unfolds) <= BUDGET
+        require_inference_fits(architecture, im2col)
+        assert backward_bytes(architecture, images, im2col) <= BUDGET
 
 
-def test_what_is_shipped_and_shown_goes_through_in_batches_of_250() -> None:
+def test_presets_are_used_in_batches_of_250() -> None:
     for preset in PRESETS:
         assert batch_size(parse(preset.text)) == 250
 
 
-def test_what_is_too_large_says_what_it_takes_and_what_to_do(mnist: Dataset) -> None:
-    with pytest.raises(TooLargeError, match=r"layer 62 puts out 16 × 3,376 × 3,376 numbers, .* 2\.9 GB"):
-        require_readable(parse("16p28 " * 62 + "10 A"))
+def test_a_refusal_says_what_the_network_needs_and_what_to_do(mnist: Dataset) -> None:
+    with pytest.raises(TooLargeError, match=r"layer 62 has 16 × 3,376 × 3,376 values, .* 2\.9 GB"):
+        require_inference_fits(parse("16p28 " * 62 + "10 A"))
     huge = build(parse("16p28 " * 30 + "10 A")).eval()
     found = calibrate(huge, mnist)
     assert (found.images, found.temperature) == (0, 1.0)
-    assert str(found.problem).startswith("This network is too large to be read from")
+    assert str(found.problem).startswith("This network is too large for predictions")
     for look in (
         lambda: predict(huge, mnist.test_images[0]),
         lambda: metrics.evaluate(huge, huge.architecture, mnist.test_images[:1], mnist.test_labels[:1]),
@@ -171,8 +171,8 @@ def test_what_is_too_large_says_what_it_takes_and_what_to_do(mnist: Dataset) -> 
             look()
 
 
-def test_time_bounds_what_is_measured_and_calibrated(mnist: Dataset) -> None:
-    """F1: 580 million multiply-accumulates an image were not calibrated after 45 s; the shipped ones stay whole."""
+def test_measurement_and_calibration_take_limited_time(mnist: Dataset) -> None:
+    """A network of 580 million MACs was not calibrated after 45 s; those that are shipped use all images."""
     assert metrics.measurable(parse(PRESETS[0].text), 10_000) == 10_000
     assert metrics.measurable(parse(PRESETS[2].text), 10_000) == 10_000
     wide = parse("256 256 M 256 10 A")
@@ -181,7 +181,7 @@ def test_time_bounds_what_is_measured_and_calibrated(mnist: Dataset) -> None:
     assert "too large to be calibrated here" in str(calibrate(slow, mnist).problem)
 
 
-def test_wide_maps_are_shown_by_the_means_of_areas() -> None:
+def test_wide_maps_are_downsampled_by_area_means() -> None:
     maps = torch.arange(2 * 168 * 168, dtype=torch.float32).view(2, 168, 168)
     small = attribution.area_means(maps, 84)
     torch.testing.assert_close(small, maps.view(2, 84, 2, 84, 2).mean((2, 4)))
@@ -191,17 +191,17 @@ def test_wide_maps_are_shown_by_the_means_of_areas() -> None:
         assert rendering.feature_maps(torch.rand(channels, side, side)).shape[1] <= 720
 
 
-def test_the_largest_value_of_a_map_is_told_though_it_is_shown_smaller(mnist: Dataset) -> None:
+def test_the_range_of_a_map_is_that_before_downsampling(mnist: Dataset) -> None:
     network = build(parse("4p28 4p28 10 A")).eval()
-    whole = attribution.activations(network, network.architecture, mnist.test_images[0])
+    full_size = attribution.activations(network, network.architecture, mnist.test_images[0])
     shown = attribution.activations(network, network.architecture, mnist.test_images[0], largest=lambda channels: 20)
-    assert [(m.lowest, m.highest, m.side, m.silent) for m in whole] == [
+    assert [(m.lowest, m.highest, m.side, m.silent) for m in full_size] == [
         (m.lowest, m.highest, m.side, m.silent) for m in shown
     ]
     assert shown[1].maps.shape == (4, 20, 20)
 
 
-def test_a_cache_holds_no_more_bytes_than_it_may_but_the_last() -> None:
+def test_a_bounded_cache_evicts_old_values_but_keeps_the_last() -> None:
     cache: BoundedCache[str, str] = BoundedCache(10)
     loaded: list[str] = []
 

@@ -24,14 +24,14 @@ from lib.design.receptive_field import input_masks, set_bits
 from lib.evaluation.metrics import probabilities
 from lib.nn.memory import (
     BUDGET,
-    MOST_WORK,
+    MAX_WORK,
     TooLargeError,
     gradient_batch_size,
-    require_readable,
+    require_inference_fits,
     require_work,
     work,
 )
-from lib.nn.network import forward_batch, torch_threads, unfolds
+from lib.nn.network import eval_batch_size, torch_threads, uses_im2col
 from lib.training.trainer import recommended_threads
 
 SIDE = INPUT_SHAPE[1]
@@ -68,7 +68,7 @@ def activations(
 
     `largest` maps a number of channels to the largest side; wider maps are reduced by area means.
     """
-    require_readable(architecture, unfolds())
+    require_inference_fits(architecture, uses_im2col())
     if largest is None and 4 * analyze(architecture).activations > BUDGET:
         raise TooLargeError("All feature maps together are too large to be kept. Look at smaller ones of them.")
     found = []
@@ -98,10 +98,10 @@ def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor
     Images are uint8 (N, 28, 28); channels count from 0. On these images no gradient reaches the weights of a dead
     channel.
     """
-    require_readable(architecture, unfolds())
+    require_inference_fits(architecture, uses_im2col())
     dead: dict[int, set[int]] = {}
     with torch_threads(recommended_threads(architecture)), torch.inference_mode():
-        for batch in torch.split(images, forward_batch(architecture)):
+        for batch in torch.split(images, eval_batch_size(architecture)):
             for step, output, _ in _outputs(network, architecture, normalise(batch)):
                 if step.kind == "ReLU":
                     off = set(_off(output))
@@ -124,7 +124,7 @@ def saliency(network: nn.Module, architecture: Architecture, image: Tensor) -> T
     Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks", 2013, section 3. The unit is logits per
     standard deviation of the training pixels.
     """
-    gradient_batch_size(architecture, unfolds())
+    gradient_batch_size(architecture, uses_im2col())
     x = normalise(image[None]).requires_grad_()
     with torch_threads(recommended_threads(architecture)):
         logits = network(x)[0]
@@ -182,7 +182,7 @@ def effective_fields(network: nn.Module, architecture: Architecture, images: Ten
     require_work(architecture, len(images) * len(architecture.layers))
     sums = [torch.zeros(SIDE, SIDE) for _ in architecture.layers]
     with torch_threads(recommended_threads(architecture)):
-        for batch in torch.split(images, gradient_batch_size(architecture, unfolds())):
+        for batch in torch.split(images, gradient_batch_size(architecture, uses_im2col())):
             x = normalise(batch).requires_grad_()
             ends = [_as_maps(output) for _, output, ends in _outputs(network, architecture, x) if ends]
             for number, maps in enumerate(ends):
@@ -204,7 +204,7 @@ def field_size(field: Tensor) -> float:
 def affordable(architecture: Architecture, images: int, passes: int = 1) -> int:
     """The number of images, at most `images`, whose `passes` forward passes a page can wait for; at least 1."""
     cheap = max(4, LOOK_MACS // (passes * max(analyze(architecture).macs, 1)))
-    return min(images, cheap, max(1, MOST_WORK // (passes * work(architecture))))
+    return min(images, cheap, max(1, MAX_WORK // (passes * work(architecture))))
 
 
 def _outputs(network: nn.Module, architecture: Architecture, x: Tensor) -> Iterator[tuple[Operation, Tensor, bool]]:

@@ -26,8 +26,8 @@ from lib.data.handwriting import handwriting
 from lib.design.recipe import Augmentation
 from lib.evaluation.metrics import Evaluation
 from lib.evaluation.ood import ClassGaussians, features, fit
-from lib.nn.memory import TooLargeError, require_readable, work
-from lib.nn.network import Network, torch_threads, unfolds
+from lib.nn.memory import TooLargeError, require_inference_fits, work
+from lib.nn.network import Network, torch_threads, uses_im2col
 from lib.training.trainer import held_out_indices
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def calibrate(network: Network, data: Dataset, count: int = IMAGES, fit_ood: boo
     if too few are possible, `problem` says so and there is no calibration. `network` must be in eval mode.
     """
     try:
-        require_readable(network.architecture, unfolds())
+        require_inference_fits(network.architecture, uses_im2col())
     except TooLargeError as error:
         return replace(UNCALIBRATED, problem=str(error))
     affordable = MAX_WORK // work(network.architecture)

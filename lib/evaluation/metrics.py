@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lib.data.dataset import normalise
 from lib.design.layers import CLASSES, Architecture
 from lib.evaluation.proportion import Proportion
-from lib.nn.memory import MEASURING_WORK, require_readable, work
-from lib.nn.network import forward_batch, torch_threads, unfolds
+from lib.nn.memory import MEASURING_WORK, require_inference_fits, work
+from lib.nn.network import eval_batch_size, torch_threads, uses_im2col
 from lib.training.trainer import recommended_threads
 
 BINS = 10
@@ -120,8 +120,8 @@ def measurable(architecture: Architecture, images: int) -> int:
 
 def probabilities(network: nn.Module, architecture: Architecture, images: Tensor, temperature: float) -> Tensor:
     """The softmax of the logits divided by `temperature`, float (N, 10), for uint8 images (N, 28, 28)."""
-    require_readable(architecture, unfolds())
+    require_inference_fits(architecture, uses_im2col())
     with torch.inference_mode():
-        logits = torch.cat([network(normalise(batch)) for batch in torch.split(images, forward_batch(architecture))])
+        logits = torch.cat([network(normalise(batch)) for batch in torch.split(images, eval_batch_size(architecture))])
     # Cloned outside of inference mode, so that callers may use the tensor with autograd.
     return torch.softmax(logits.clone() / temperature, 1)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib.nn.memory import require_readable
-from lib.nn.network import Network, forward_batch, unfolds
+from lib.nn.memory import require_inference_fits
+from lib.nn.network import Network, eval_batch_size, uses_im2col
 
 DIGITS = 10
 # A network with more features uses every second, third, ... of them: the covariance has the square of their number.
@@ -45,10 +45,10 @@ def features(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
 
     F is 0 for a network without ReLU. `network` must be in eval mode. Raises TooLargeError if it is too large.
     """
-    require_readable(network.architecture, unfolds())
+    require_inference_fits(network.architecture, uses_im2col())
     logits, found = [], []
     with torch.inference_mode():
-        for batch in torch.split(x, forward_batch(network.architecture)):
+        for batch in torch.split(x, eval_batch_size(network.architecture)):
             output, means = batch, [batch.new_zeros(len(batch), 0)]
             for module in network:
                 output = module(output)

@@ -1,8 +1,11 @@
 """Memory and work of a pass through a network, estimated without torch, and the limits for both.
 
-- A forward pass in eval mode holds, module by module, the input, the output and what the convolution copies meanwhile.
-- Everything that is not training splits its images by `batch_size`, and asks `require_readable` first.
-- `is_out_of_memory` tells an allocation that failed from any other error; `OUT_OF_MEMORY` is the sentence for it.
+- A forward pass in eval mode holds, for one module at a time, its input, its output and the workspace of a convolution.
+- All code except training splits its images by `batch_size`, and calls `require_inference_fits` first.
+- `is_out_of_memory` recognizes a failed allocation; `OUT_OF_MEMORY` is the message for it.
+
+Several functions take `im2col`: whether torch's convolutions copy each window of their input into a column of a matrix,
+as they do without oneDNN (`lib.nn.network.uses_im2col`).
 """
 
 from __future__ import annotations
@@ -17,19 +20,21 @@ from lib.design.operation_specs import SPECS
 from lib.design.operations import Operation, operations
 from lib.text.formatting import gigabytes
 
-# Images at once through a network that is small, as all that are shipped.
+# The usual batch size in eval mode. All shipped networks stay within BUDGET with it.
 BATCH = 250
-# What one forward pass, or one look inside, may take.
+# Bytes that one forward pass, or one analysis on the Inspect page, may take.
 BUDGET = 512 * 2**20
-# A number that is put out takes as long as so many multiply-accumulates: to write and read it is what takes the time.
-MACS_A_NUMBER = 50
-# What reading one image may take: some seconds on one core.
-MOST_WORK = 10**11
-# And reading many, as to measure: about a minute.
+# To write and read an activation takes about as long as this many multiply-accumulates.
+MACS_PER_ACTIVATION = 50
+# Limit of `work` for one image: some seconds on one core.
+MAX_WORK = 10**11
+# Limit of `work` for a whole set of images: about a minute.
 MEASURING_WORK = 2 * 10**12
-# oneDNN pads channels to this many, the width of its vectors. For a batch of one image of at most so many numbers, and
-# for 1x1 kernels and few images, torch does without it.
-LANES, NATIVE_NUMBERS, NATIVE_IMAGES = 16, 20_480, 16
+# oneDNN pads channels to a multiple of this, the width of its vectors.
+ONEDNN_BLOCK = 16
+# torch does not use oneDNN for one image of at most NATIVE_VALUES values and a kernel of at most 3×3, nor for a 1×1
+# kernel and fewer than NATIVE_IMAGES images.
+NATIVE_VALUES, NATIVE_IMAGES = 20_480, 16
 OUT_OF_MEMORY = (
     "There is not enough memory for this just now. Close other programs, or choose a smaller network: less padding, "
     "fewer channels."
@@ -38,11 +43,11 @@ _REMEDY = "Use less padding, fewer channels, or pools further up."
 
 
 class TooLargeError(RuntimeError):
-    """A network that is too large for what was asked. The message says what it would take, the limit and a remedy."""
+    """A network that is too large for a request. The message says what it needs, the limit and a remedy."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory could not be had, as Python or torch say it."""
+    """Whether it reports a failed allocation, in Python, torch or the system."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | OSError)
@@ -53,76 +58,73 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def forward_bytes(architecture: Architecture, images: int, unfolds: bool = False) -> int:
-    """The most that a forward pass in eval mode holds at once for so many images, in bytes at 4 a number.
-
-    Where torch has no oneDNN, a convolution `unfolds` its input: k * k numbers for each.
-    """
-    return max(_step_bytes(step, images, unfolds) for step in _steps(architecture))
+def forward_bytes(architecture: Architecture, images: int, im2col: bool = False) -> int:
+    """Peak bytes of a forward pass in eval mode, in float32, for a batch of this many images."""
+    return max(_step_bytes(step, images, im2col) for step in _steps(architecture))
 
 
-def backward_bytes(architecture: Architecture, images: int, unfolds: bool = False) -> int:
-    """The most that a gradient with respect to the images takes: every output is kept, and then comes the way back."""
+def backward_bytes(architecture: Architecture, images: int, im2col: bool = False) -> int:
+    """Peak bytes of a gradient with respect to a batch of images: all outputs, and a backward pass."""
     kept = sum(math.prod(step.output_shape) * (4 + SPECS[step.kind].index_bytes) for step in _steps(architecture))
-    return images * kept + 2 * forward_bytes(architecture, images, unfolds)
+    return images * kept + 2 * forward_bytes(architecture, images, im2col)
 
 
 def work(architecture: Architecture) -> int:
-    """What one image takes in a forward pass, in multiply-accumulates; the numbers put out count too."""
-    found = analyze(architecture)
-    return found.macs + MACS_A_NUMBER * found.activations
+    """Time of a forward pass for one image, as a number of multiply-accumulates; activations count as well."""
+    analysis = analyze(architecture)
+    return analysis.macs + MACS_PER_ACTIVATION * analysis.activations
 
 
 @lru_cache(maxsize=256)
-def batch_size(architecture: Architecture, unfolds: bool = False, most: int = BATCH) -> int:
-    """How many images may go through the network at once within BUDGET; at least 1, whatever that takes."""
-    return _fitting(lambda images: forward_bytes(architecture, images, unfolds), most)
+def batch_size(architecture: Architecture, im2col: bool = False, most: int = BATCH) -> int:
+    """Largest number of images, up to `most`, whose forward pass stays within BUDGET; at least 1."""
+    return _fitting(lambda images: forward_bytes(architecture, images, im2col), most)
 
 
-def require_readable(architecture: Architecture, unfolds: bool = False) -> None:
-    """Raises TooLargeError where a single image takes more than BUDGET, or more time than somebody waits."""
-    problem = _unreadable(architecture, unfolds)
+def require_inference_fits(architecture: Architecture, im2col: bool = False) -> None:
+    """Raise TooLargeError if one image needs more than BUDGET or MAX_WORK."""
+    problem = _inference_problem(architecture, im2col)
     if problem:
         raise TooLargeError(problem)
 
 
 @lru_cache(maxsize=256)
-def gradient_batch_size(architecture: Architecture, unfolds: bool = False, most: int = BATCH) -> int:
-    """As `batch_size`, for gradients with respect to the images. Raises TooLargeError where one image is too many."""
-    require_readable(architecture, unfolds)
-    needed = backward_bytes(architecture, 1, unfolds)
+def gradient_batch_size(architecture: Architecture, im2col: bool = False, most: int = BATCH) -> int:
+    """As `batch_size`, for gradients with respect to the images. Raises TooLargeError if one image does not fit."""
+    require_inference_fits(architecture, im2col)
+    needed = backward_bytes(architecture, 1, im2col)
     if needed > BUDGET:
         raise TooLargeError(
-            f"A gradient keeps all that the network puts out: {gigabytes(needed)} for one image, and the limit here is "
+            f"A gradient keeps all outputs of the network: {gigabytes(needed)} for one image, and the limit here is "
             f"{gigabytes(BUDGET)}. {_REMEDY}"
         )
-    return _fitting(lambda images: backward_bytes(architecture, images, unfolds), most)
+    return _fitting(lambda images: backward_bytes(architecture, images, im2col), most)
 
 
-def require_work(architecture: Architecture, passes: int, most: int = MOST_WORK) -> None:
-    """Raises TooLargeError where so many passes of one image take longer than somebody waits."""
-    if passes * work(architecture) > most:
+def require_work(architecture: Architecture, passes: int, limit: int = MAX_WORK) -> None:
+    """Raise TooLargeError if the `work` of this many forward passes of one image is above `limit`."""
+    if passes * work(architecture) > limit:
         raise TooLargeError(
             f"This takes {passes:,} passes of {work(architecture) / 1e9:,.1f} billion multiply-accumulates each, and "
-            f"the limit here is {most / 1e9:,.0f} billion in all. Take fewer images, or a smaller network."
+            f"the limit here is {limit / 1e9:,.0f} billion in all. Take fewer images, or a smaller network."
         )
 
 
 @lru_cache(maxsize=256)
-def _unreadable(architecture: Architecture, unfolds: bool) -> str | None:
-    needed, macs = forward_bytes(architecture, 1, unfolds), work(architecture)
+def _inference_problem(architecture: Architecture, im2col: bool) -> str | None:
+    needed, macs = forward_bytes(architecture, 1, im2col), work(architecture)
     if needed > BUDGET:
         step = max(_steps(architecture), key=lambda step: math.prod(step.output_shape))
         channels, side, _ = step.output_shape
         return (
-            f"This network is too large to be read from: layer {step.layer + 1} puts out {channels:,} × {side:,} × "
-            f"{side:,} numbers, one image takes {gigabytes(needed)} of memory, and the limit here is "
+            f"This network is too large for predictions: the output of layer {step.layer + 1} has {channels:,} × "
+            f"{side:,} × {side:,} values, one image takes {gigabytes(needed)} of memory, and the limit here is "
             f"{gigabytes(BUDGET)}. {_REMEDY}"
         )
-    if macs > MOST_WORK:
+    if macs > MAX_WORK:
         return (
-            f"This network is too large to be read from: one image takes {macs / 1e9:,.0f} billion "
-            f"multiply-accumulates, and the limit here is {MOST_WORK / 1e9:,.0f} billion. {_REMEDY}"
+            f"This network is too large for predictions: one image takes {macs / 1e9:,.0f} billion "
+            f"multiply-accumulates, and the limit here is {MAX_WORK / 1e9:,.0f} billion. {_REMEDY}"
         )
     return None
 
@@ -133,33 +135,34 @@ def _steps(architecture: Architecture) -> Sequence[Operation]:
 
 
 def _fitting(needed: Callable[[int], int], most: int) -> int:
+    """Number of images from 1 to `most` whose needed bytes are within BUDGET, close to the largest one."""
     images = most
-    while images > 1 and (now := needed(images)) > BUDGET:
-        images = max(1, min(images - 1, images * BUDGET // now))
+    while images > 1 and (count := needed(images)) > BUDGET:
+        images = max(1, min(images - 1, images * BUDGET // count))
     return images
 
 
-def _step_bytes(step: Operation, images: int, unfolds: bool) -> int:
+def _step_bytes(step: Operation, images: int, im2col: bool) -> int:
     spec = SPECS[step.kind]
     inputs, outputs = math.prod(step.input_shape), math.prod(step.output_shape)
     own = 0 if spec.is_view else outputs * (4 + spec.index_bytes)
-    return images * (4 * inputs + own) + (4 * workspace(step, images, unfolds) if step.kind == "Conv2d" else 0)
+    return images * (4 * inputs + own) + (4 * workspace(step, images, im2col) if step.kind == "Conv2d" else 0)
 
 
-def workspace(step: Operation, images: int, unfolds: bool) -> int:
-    """Numbers that a convolution holds beside input and output."""
+def workspace(step: Operation, images: int, im2col: bool) -> int:
+    """Values that a convolution holds in addition to its input and output."""
     (inputs, before, _), (outputs, after, _) = step.input_shape, step.output_shape
-    # A dilated one is unfolded image by image.
-    unfolded = (images if step.dilation == 1 else 1) * step.kernel_size**2 * inputs * after**2
-    if unfolds:
-        return unfolded
+    # A dilated convolution copies the windows of one image at a time.
+    columns = (images if step.dilation == 1 else 1) * step.kernel_size**2 * inputs * after**2
+    if im2col:
+        return columns
     blocked = images * (_padded(inputs) * before**2 + _padded(outputs) * after**2)
     blocked += 2 * _padded(inputs) * _padded(outputs) * step.kernel_size**2
-    native = (images == 1 and step.kernel_size <= 3 and inputs * before**2 <= NATIVE_NUMBERS) or (
+    native = (images == 1 and step.kernel_size <= 3 and inputs * before**2 <= NATIVE_VALUES) or (
         images < NATIVE_IMAGES and step.kernel_size == 1
     )
-    return max(blocked, unfolded) if native else blocked
+    return max(blocked, columns) if native else blocked
 
 
 def _padded(channels: int) -> int:
-    return -(-channels // LANES) * LANES
+    return -(-channels // ONEDNN_BLOCK) * ONEDNN_BLOCK

@@ -1,6 +1,7 @@
 """Build an architecture as an `nn.Sequential` of torch modules.
 
-One module has a faster body on a CPU: `BatchNorm2d`, the same maths and the same state_dict as torch's own.
+Two modules replace torch's, with the same state_dict: `BatchNorm2d` is faster on a CPU, and `Dropout` has a generator
+for each network.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from lib.design.operation_specs import SPECS
 from lib.design.operations import Operation, OperationKind, operations
 from lib.nn.memory import batch_size
 
-# WeightsCopy of fewer bytes are copied.
+# Tensors of fewer bytes are copied.
 COPIED_BYTES = 2**20
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's batch norm; in training, on a CPU, its sums run over rows of width times channels.
+    """torch's batch norm, with sums that are faster on a CPU in training mode.
 
-    Networks here have four to twenty channels. In the channels-last layout, in which convolutions are fastest, torch's
-    kernel works along the channels alone, too short a vector; seen as (N * H, W * C) the same numbers fill one.
+    Networks here have four to twenty channels. For the channels-last layout, in which their convolutions are fastest,
+    torch's kernel vectorizes along the channels alone, which are too few. Here sums run over an image's rows of W * C
+    values.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout with a generator of its own, where torch's draws from one for the whole process."""
+    """torch's dropout, but with a generator for each network instead of the global one."""
 
     def __init__(self, p: float, generator: torch.Generator) -> None:
         super().__init__(p)
@@ -55,7 +57,10 @@ class Dropout(nn.Dropout):
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Ioffe and Szegedy, "Batch Normalization", 2015, section 3: (N, C, H, W) -> the same, mean (C,), variance (C,)."""
+    """Batch norm as in Ioffe and Szegedy, "Batch Normalization", 2015, section 3.
+
+    Input (N, C, H, W), weight (C,), bias (C,) and eps -> output (N, C, H, W), mean (C,) and biased variance (C,).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,31 +68,31 @@ class _BatchNorm(torch.autograd.Function):
         rows = _rows(x)
         count = x.numel() // x.shape[1]
         mean = _by_channel(rows, width) / count
-        centred = rows - mean.repeat(width)
-        variance = _by_channel(centred * centred, width) / count
-        inverse = torch.rsqrt(variance + eps)
-        y = torch.addcmul(bias.repeat(width), centred, (inverse * weight).repeat(width))
-        ctx.save_for_backward(centred, inverse, weight)
+        centered = rows - mean.repeat(width)
+        variance = _by_channel(centered * centered, width) / count
+        inv_std = torch.rsqrt(variance + eps)
+        y = torch.addcmul(bias.repeat(width), centered, (inv_std * weight).repeat(width))
+        ctx.save_for_backward(centered, inv_std, weight)
         ctx.shape = x.shape
         ctx.mark_non_differentiable(mean, variance)
         return _images(y, x.shape), mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        centred, inverse, weight = ctx.saved_tensors
+        centered, inv_std, weight = ctx.saved_tensors
         width = ctx.shape[3]
         rows = _rows(gradients[0])
         count = rows.numel() // ctx.shape[1]
-        for_bias = _by_channel(rows, width)
-        for_weight = _by_channel(rows * centred, width) * inverse
-        scale = inverse * weight
-        for_x = torch.addcmul((-scale * for_bias / count).repeat(width), rows, scale.repeat(width))
-        for_x.addcmul_(centred, (-scale * inverse * for_weight / count).repeat(width))
-        return _images(for_x, ctx.shape), for_weight, for_bias, None
+        bias_grad = _by_channel(rows, width)
+        weight_grad = _by_channel(rows * centered, width) * inv_std
+        scale = inv_std * weight
+        x_grad = torch.addcmul((-scale * bias_grad / count).repeat(width), rows, scale.repeat(width))
+        x_grad.addcmul_(centered, (-scale * inv_std * weight_grad / count).repeat(width))
+        return _images(x_grad, ctx.shape), weight_grad, bias_grad, None
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N * H, W * C), without a copy where x is channels-last."""
+    """(N, C, H, W) -> (N * H, W * C), without a copy if x is channels-last."""
     images, channels, height, width = x.shape
     return x.permute(0, 2, 3, 1).reshape(images * height, width * channels)
 
@@ -118,15 +123,16 @@ def update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tens
 
 
 class Network(nn.Sequential):
-    """The modules of an architecture, which it knows."""
+    """The modules of an architecture, in the order of `lib.design.operations.operations`."""
 
     architecture: Architecture
 
 
 def build(architecture: Architecture, seed: int = 0) -> Network:
-    """Images (N, 1, 28, 28) float -> logits (N, 10). The same seed gives the same weights, in any thread.
+    """Network with random weights: images (N, 1, 28, 28) float -> logits (N, 10).
 
-    torch's own initialisers draw from one generator for the whole process; here each network draws from its own.
+    The weights are distributed as torch initializes them. The same seed gives the same weights in any thread, because
+    each network draws from its own generator and not from torch's global one.
     """
     generator = torch.Generator().manual_seed(seed)
     network = Network(*(_module(operation, generator) for operation in operations(architecture)))
@@ -143,45 +149,46 @@ def build(architecture: Architecture, seed: int = 0) -> Network:
 
 
 def assembled(architecture: Architecture, weights: Mapping[str, Tensor]) -> Network:
-    """The network with these very weights, in eval mode: large ones are not copied, and nobody may write to them.
+    """Network with given weights, in eval mode.
 
-    Raises RuntimeError where they are not the architecture's.
+    Large tensors are shared, not copied: do not write to them. Raises RuntimeError if the weights are not those of the
+    architecture.
     """
     with torch.device("meta"):
         network = build(architecture)
-    # A vector kernel may sum in another order where its numbers do not begin at a multiple of its width, as those do
-    # that were read from a file: a small network, copied, gives the same numbers bit by bit wherever it comes from.
-    own = {name: tensor.clone() if tensor.nbytes < COPIED_BYTES else tensor for name, tensor in weights.items()}
-    network.load_state_dict(own, assign=True)
+    # A kernel may sum in another order if its values do not start at a multiple of the vector width, as after a read
+    # from a file. Copies of small tensors are aligned, so their results do not depend on where they come from.
+    aligned = {name: tensor.clone() if tensor.nbytes < COPIED_BYTES else tensor for name, tensor in weights.items()}
+    network.load_state_dict(aligned, assign=True)
     return network.eval()
 
 
-def forward_batch(architecture: Architecture) -> int:
-    """How many images may go through the network at once (`lib/nn/memory.py`), at least 1."""
-    return batch_size(architecture, unfolds())
+def eval_batch_size(architecture: Architecture) -> int:
+    """Number of images that may go through the network at once in eval mode, at least 1; see `lib.nn.memory`."""
+    return batch_size(architecture, uses_im2col())
 
 
-def unfolds() -> bool:
-    """Whether torch's convolutions unfold their input on this machine: it has no oneDNN."""
+def uses_im2col() -> bool:
+    """Whether torch's convolutions use im2col on this machine, for lack of oneDNN."""
     return not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def _module(operation: Operation, generator: torch.Generator) -> nn.Module:
     call = SPECS[operation.kind].module(operation)
-    ours: dict[OperationKind, Callable[..., nn.Module]] = {
+    replacements: dict[OperationKind, Callable[..., nn.Module]] = {
         "BatchNorm2d": BatchNorm2d,
         "Dropout": partial(Dropout, generator=generator),
     }
-    module = ours.get(operation.kind) or getattr(nn, operation.kind)
+    module = replacements.get(operation.kind) or getattr(nn, operation.kind)
     return module(*call.args, **dict(call.kwargs))
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads for torch's operations on this thread, within.
+    """Set the number of threads of torch's operations in this thread, and restore it at the end.
 
-    Several wait for each other at the end of every operation: while a browser or a training has the other cores, one
-    does what is small sooner.
+    Threads wait for each other at the end of every operation. One thread finishes small operations sooner while a
+    browser or a training uses the other cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -18,7 +18,7 @@ from lib.evaluation.attribution import affordable
 from lib.evaluation.calibration import LIVE_IMAGES
 from lib.nn.kernels import LANES
 from lib.nn.memory import batch_size, forward_bytes, workspace
-from lib.nn.network import unfolds
+from lib.nn.network import uses_im2col
 from lib.storage.checkpoints import MAX_BYTES
 from lib.text.formatting import gigabytes
 from lib.training.time_estimate import TRAIN_IMAGES
@@ -134,7 +134,7 @@ def _module_bytes(architecture: Architecture, images: int) -> int:
             case "Conv2d":
                 # Both gradients, the layouts that it works in, and for a wide kernel one image unfolded.
                 wide = step.kernel_size**2 * step.input_shape[0] * step.output_shape[1] ** 2
-                copied = workspace(step, images, unfolds()) + wide * (step.kernel_size > WIDE)
+                copied = workspace(step, images, uses_im2col()) + wide * (step.kernel_size > WIDE)
                 passing = max(passing, images * (inputs + outputs) + copied)
             case "BatchNorm2d":
                 # What is centred, and what is put out.

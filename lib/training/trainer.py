@@ -30,7 +30,7 @@ from lib.design.fast_path_eligibility import FAST_PATH_MACS, has_fast_path
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe, learning_rate
 from lib.nn.fast_path import fast_path
-from lib.nn.network import Dropout, Network, build, forward_batch
+from lib.nn.network import Dropout, Network, build, eval_batch_size
 
 MOMENTUM = 0.9
 HELD_OUT = 5_000
@@ -391,7 +391,7 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _batches(network: Network, images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    count = forward_batch(network.architecture)
+    count = eval_batch_size(network.architecture)
     return zip(torch.split(images, count), torch.split(labels, count), strict=True)
 
 
