@@ -1,4 +1,4 @@
-"""What the tests measure of a network in the plainest way, beside what lib/ says of it."""
+"""Simple measurements of a network, to compare those of lib/ with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts, shapes and receptive fields, held to torch and to the assignment's own table."""
+"""Counts, shapes and receptive fields, compared with torch and with the assignment's table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.measure import count_params
 
 CODE, TABLE, START, SMALL, DENSE, SHALLOW, GROWING, PLAIN = (parse(preset.text) for preset in PRESETS)
 
-# The summary that the assignment prints: one line a module, output shape and parameters.
+# The summary in the assignment: for each module the output shape and the number of parameters.
 ASSIGNMENT_SUMMARY = """
 Conv2d 4 28 28 40 | ReLU 4 28 28 0 | BatchNorm2d 4 28 28 8 | Conv2d 4 28 28 148 | ReLU 4 28 28 0 | BatchNorm2d 4 28 28 8
 Conv2d 8 28 28 296 | ReLU 8 28 28 0 | BatchNorm2d 8 28 28 16 | MaxPool2d 8 14 14 0
@@ -29,7 +29,7 @@ Conv2d 20 6 6 2900 | ReLU 20 6 6 0 | BatchNorm2d 20 6 6 40 | Conv2d 10 4 4 1810 
 """
 
 
-def test_the_assignments_own_table_is_reproduced_row_by_row() -> None:
+def test_the_table_of_the_assignment_is_reproduced_row_by_row() -> None:
     expected = [row.split() for line in ASSIGNMENT_SUMMARY.strip().splitlines() for row in line.split(" | ")]
     rows = analyze(TABLE).rows
     assert len(rows) == len(expected) == 25
@@ -51,7 +51,7 @@ def test_parameters_of_the_presets() -> None:
 
 
 @given(architectures())
-def test_shapes_and_counts_are_torchs(architecture: Architecture) -> None:
+def test_shapes_and_counts_are_those_of_torch(architecture: Architecture) -> None:
     analysis = analyze(architecture)
     network = build(architecture).eval()
     rows = iter(analysis.rows)
@@ -79,8 +79,8 @@ def test_columns_add_up_to_the_totals(architecture: Architecture) -> None:
 
 
 @given(architectures(dense=False))
-def test_macs_are_what_torch_multiplies(architecture: Architecture) -> None:
-    """Every output value of a convolution is one sum over its kernel's weights."""
+def test_macs_are_the_multiplications_of_torch(architecture: Architecture) -> None:
+    """Every output value of a convolution takes one multiplication for each weight of its channel."""
     counted = 0
 
     def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
@@ -98,8 +98,8 @@ def test_macs_are_what_torch_multiplies(architecture: Architecture) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(architectures(dense=False))
-def test_receptive_field_is_the_footprint_of_the_gradient(architecture: Architecture) -> None:
-    """On an image with room around the centre, the gradient of one output reaches a square of exactly that side."""
+def test_receptive_field_is_the_extent_of_the_gradient(architecture: Architecture) -> None:
+    """On a large image, the gradient of one output is nonzero on a square with the side of the receptive field."""
     steps = [step for step in operations(architecture) if step.kind != "Flatten"]
     field = analyze(architecture).receptive_field
     layers: list[nn.Module] = []
@@ -108,7 +108,7 @@ def test_receptive_field_is_the_footprint_of_the_gradient(architecture: Architec
             case "Conv2d":
                 layers.append(_ones(step.kernel_size, step.stride, step.dilation))
             case "MaxPool2d" | "AvgPool2d":
-                # A max-pool passes the gradient to one pixel alone; an average has the same geometry.
+                # A max-pool passes the gradient to one pixel only; an average has the same window.
                 layers.append(_ones(step.kernel_size, step.stride))
             case "AdaptiveAvgPool2d":
                 layers.append(_ones(step.kernel_size, 1))
@@ -120,16 +120,16 @@ def test_receptive_field_is_the_footprint_of_the_gradient(architecture: Architec
     assert int(rows.max() - rows.min()) + 1 == int(columns.max() - columns.min()) + 1 == field
 
 
-def test_verdicts() -> None:
+def test_requirements_of_the_exercise() -> None:
     before = requirements(analyze(CODE), CODE, epochs=19, test_accuracy=None)
-    assert [v.status for v in before] == ["met", "met", "met", "unknown"]
+    assert [requirement.status for requirement in before] == ["met", "met", "met", "unknown"]
     after = requirements(analyze(DENSE), DENSE, epochs=20, test_accuracy=0.9939)
-    assert [v.status for v in after] == ["missed", "missed", "missed", "missed"]
+    assert [requirement.status for requirement in after] == ["missed", "missed", "missed", "missed"]
     assert requirements(analyze(CODE), CODE, 19, 0.994)[3].status == "met"
 
 
 def _ones(kernel_size: int, stride: int, dilation: int = 1) -> nn.Conv2d:
-    """A convolution whose every weight is 1: nothing cancels, so the gradient shows every pixel that is read."""
+    """A convolution with all weights 1: no gradient cancels, so it is nonzero at every pixel of the field."""
     layer = nn.Conv2d(1, 1, kernel_size, stride, dilation=dilation, bias=False).double()
     nn.init.ones_(layer.weight)
     return layer

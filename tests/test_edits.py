@@ -1,4 +1,4 @@
-"""Edits of a layer by a click."""
+"""Actions on a layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NETWORK = parse("4 8 M 12 10 A")
 
 
 def changes_and_fits(architecture: Architecture, changed: Architecture) -> bool:
-    """The slow answer: build the changed network and validate all of it."""
+    """Whether the network has changed and is valid, by a validation of all its layers."""
     if changed == architecture or not 1 <= len(changed.layers) <= MAX_LAYERS:
         return False
     try:
@@ -27,13 +27,13 @@ def changes_and_fits(architecture: Architecture, changed: Architecture) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(architectures())
-def test_exactly_the_actions_that_give_another_valid_network_are_available(architecture: Architecture) -> None:
+def test_available_actions_are_those_that_give_another_valid_network(architecture: Architecture) -> None:
     for index, actions in enumerate(available_actions(architecture)):
         changed = {action: apply(architecture, index, action) for action in ACTIONS}
         assert actions == [action for action in ACTIONS if changes_and_fits(architecture, changed[action])]
 
 
-def test_a_network_with_the_most_layers_gets_no_more() -> None:
+def test_no_layer_can_be_added_to_a_network_of_maximal_length() -> None:
     full = parse("4 " * (MAX_LAYERS - 2) + "10 A")
     assert len(full.layers) == MAX_LAYERS
     for actions in available_actions(full):
@@ -60,7 +60,7 @@ def test_actions(index: int, action: str, expected: str) -> None:
     assert notation(apply(NETWORK, index, action)) == expected
 
 
-def test_what_would_break_the_network_is_not_offered() -> None:
+def test_actions_that_break_the_network_are_not_available() -> None:
     logits = logits_layer(NETWORK)
     assert "Remove" not in available_actions(NETWORK)[logits]
     assert "Without batch norm" not in available_actions(NETWORK)[logits]

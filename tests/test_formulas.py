@@ -1,4 +1,4 @@
-"""Every formula that is shown is worked out again, by Python, and must give the table's number."""
+"""Python evaluates every formula that is shown; the results must be the numbers of the table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.architectures import architectures
 
 
 def value(text: str) -> float:
-    """The sum of a working's parts, each calculated anew and equal to what it says."""
+    """Evaluate the parts of a formula, compare each with the result that it states, and return their sum."""
     total = 0.0
     for part in text.split("; "):
         *calculation, result = re.sub(r"batch norm |,", "", part).replace("−", "-").split(" = ")
@@ -28,18 +28,18 @@ def value(text: str) -> float:
 
 
 @given(architectures())
-def test_what_is_worked_out_is_what_the_table_says(architecture: Architecture) -> None:
+def test_formulas_give_the_numbers_of_the_table(architecture: Architecture) -> None:
     rows = per_layer(analyze(architecture), architecture).rows
-    for row, working in zip(rows, layer_formulas(architecture), strict=True):
-        assert value(working.size) == row.output_shape[1]
-        assert value(working.params) == row.num_params
-        assert value(working.macs) == row.macs
-        assert value(working.receptive_field) == row.receptive_field
-        assert value(working.jump) == row.jump
-        assert value(working.center) == row.center
+    for row, formulas in zip(rows, layer_formulas(architecture), strict=True):
+        assert value(formulas.size) == row.output_shape[1]
+        assert value(formulas.params) == row.num_params
+        assert value(formulas.macs) == row.macs
+        assert value(formulas.receptive_field) == row.receptive_field
+        assert value(formulas.jump) == row.jump
+        assert value(formulas.center) == row.center
 
 
-def test_the_formulas_read_as_they_are_taught() -> None:
+def test_formulas_are_written_as_in_a_textbook() -> None:
     third = layer_formulas(parse("4 4 8d2p1 M 10 A"))[2]
     assert third.size == "⌊(28 + 2 · 1 − 2 · (3 − 1) − 1) / 1⌋ + 1 = 26"
     assert third.params == "8 · 4 · 3² + 8 = 296; batch norm 2 · 8 = 16"
@@ -48,5 +48,5 @@ def test_the_formulas_read_as_they_are_taught() -> None:
 
 
 @pytest.mark.parametrize(("text", "dense"), [("16 M 10f", "10 · 3136 + 10 = 31,370")])
-def test_a_dense_layer_counts_every_value_below(text: str, dense: str) -> None:
+def test_a_dense_layer_has_a_weight_for_every_input_value(text: str, dense: str) -> None:
     assert layer_formulas(parse(text))[-1].params == dense

@@ -1,4 +1,4 @@
-"""The torch network: its weights come from its seed alone."""
+"""The torch network: modules, initial weights, batch norm and dropout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_preset_gives_ten_logits(preset: object) -> None:
 
 
 def test_the_assignments_module_order() -> None:
-    """Its code: convolution, ReLU, batch norm; nothing after the last convolution but the pool."""
+    """Convolution, ReLU, batch norm; only a pool after the last convolution."""
     kinds = [type(module) for module in build(ARCHITECTURE)]
     block = [nn.Conv2d, nn.ReLU, BatchNorm2d]
     pool = [nn.MaxPool2d]
@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_weights_while_other_threads_build() -> Non
     assert not torch.equal(build(ARCHITECTURE, seed=4).state_dict()["0.weight"], expected["0.weight"])
 
 
-def test_weights_are_spread_as_torchs_own_initialiser_spreads_them() -> None:
+def test_initial_weights_have_the_distribution_of_torchs() -> None:
     ours, torchs = build(parse("64n 64n 10 A"))[2], nn.Conv2d(64, 64, 3)
     assert isinstance(ours, nn.Conv2d)
     assert float(ours.weight.detach().std()) == pytest.approx(float(torchs.weight.detach().std()), rel=0.03)
@@ -59,8 +59,10 @@ def test_weights_are_spread_as_torchs_own_initialiser_spreads_them() -> None:
 @given(
     st.integers(1, 8), st.integers(1, 12), st.integers(1, 9), st.integers(1, 9), st.booleans(), st.integers(0, 2**31)
 )
-def test_batch_norm_is_torchs_own(images: int, channels: int, height: int, width: int, last: bool, seed: int) -> None:
-    """Outputs, gradients and running statistics, over two batches; then the same weights in eval mode."""
+def test_batch_norm_is_that_of_torch(
+    images: int, channels: int, height: int, width: int, last: bool, seed: int
+) -> None:
+    """Outputs, gradients and running statistics over two batches, then outputs in eval mode."""
     assume(images * height * width > 1)
     torch.manual_seed(seed)
     ours, torchs = BatchNorm2d(channels).double(), nn.BatchNorm2d(channels).double()
@@ -87,7 +89,7 @@ def test_batch_norm_is_torchs_own(images: int, channels: int, height: int, width
     torch.testing.assert_close(ours.eval()(x), torchs.eval()(x))
 
 
-def test_batch_norm_in_single_precision_is_close_to_torchs_in_double() -> None:
+def test_batch_norm_in_single_precision_is_close_to_torch_in_double_precision() -> None:
     torch.manual_seed(0)
     x = torch.randn(128, 8, 28, 28) * 0.1 + 10
     module = BatchNorm2d(8)
@@ -95,12 +97,12 @@ def test_batch_norm_in_single_precision_is_close_to_torchs_in_double() -> None:
     torch.testing.assert_close(module(x.to(memory_format=torch.channels_last)).double(), exact, atol=2e-4, rtol=0)
 
 
-def test_one_value_a_channel_is_refused_as_torch_refuses_it() -> None:
+def test_batch_norm_refuses_one_value_per_channel_as_torch_does() -> None:
     with pytest.raises(ValueError, match="more than 1 value"):
         BatchNorm2d(3)(torch.zeros(1, 3, 1, 1))
 
 
-def test_dropout_is_torchs_own_but_for_its_generator() -> None:
+def test_dropout_is_that_of_torch() -> None:
     x = torch.ones(200, 4, 10, 10, requires_grad=True)
     network = build(parse("4k1 D30 10 A"), seed=1)
     dropout = next(module for module in network if isinstance(module, Dropout))
@@ -114,7 +116,7 @@ def test_dropout_is_torchs_own_but_for_its_generator() -> None:
     assert dropout.eval()(x) is x
 
 
-def test_dropout_draws_the_same_in_any_company() -> None:
+def test_dropout_does_not_depend_on_the_global_generator() -> None:
     text, x = "4 D50 10 A", torch.rand(8, 1, 28, 28)
     first = build(parse(text), seed=2)(x)
     torch.rand(100)

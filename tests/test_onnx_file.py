@@ -1,4 +1,4 @@
-"""The ONNX file, run by Microsoft's runtime and held to torch."""
+"""The ONNX file, run by ONNX Runtime and compared with torch."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def logits(content: bytes, pixels: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(architectures())
-def test_the_file_says_what_torch_says(architecture: Architecture) -> None:
+def test_logits_are_those_of_torch(architecture: Architecture) -> None:
     network = build(architecture, seed=1)
     images = torch.randint(0, 256, (8, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    # A batch in training moves the running statistics away from 0 and 1.
+    # A training batch changes the running statistics from 0 and 1.
     network.train()(normalise(images))
     with torch.inference_mode():
         expected = network.eval()(normalise(images)).numpy()
@@ -36,7 +36,7 @@ def test_the_file_says_what_torch_says(architecture: Architecture) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_shipped_network_reads_the_test_images_the_same(mnist: Dataset) -> None:
+def test_the_shipped_network_has_the_same_test_accuracy(mnist: Dataset) -> None:
     checkpoint = checkpoints.load(checkpoints.paths()[0])
     content = onnx_bytes(checkpoint.summary.architecture, checkpoint.weights)
     pixels = mnist.test_images[:, None].numpy().astype(np.float32) / 255
@@ -45,7 +45,7 @@ def test_the_shipped_network_reads_the_test_images_the_same(mnist: Dataset) -> N
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
-def test_every_preset_can_be_taken_away(preset: object) -> None:
+def test_every_preset_can_be_exported(preset: object) -> None:
     architecture = parse(preset.text)  # type: ignore[attr-defined]
     content = onnx_bytes(architecture, build(architecture).state_dict())
     assert logits(content, np.zeros((2, 1, 28, 28), np.float32)).shape == (2, 10)

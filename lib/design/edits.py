@@ -1,4 +1,4 @@
-"""Edits of one layer of a network by a click."""
+"""Actions on one layer of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notation, and what it refuses."""
+"""The notation: reading, writing, and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_notation_round_trips(architecture: Architecture) -> None:
     assert parse(notation(architecture)) == architecture
 
 
-def test_every_suffix_is_read() -> None:
+def test_every_suffix_is_parsed() -> None:
     assert parse("16k5s2vn 8d2p1b D25 M3s2 A3s1 M 32f 10f").layers == (
         Convolution(16, kernel_size=5, stride=2, padding=0, norm="none"),
         Convolution(8, dilation=2, padding=1, norm="before"),
@@ -52,12 +52,12 @@ def test_an_odd_kernel_keeps_the_size_and_an_even_one_loses_a_pixel(layer: str, 
     assert first.output_shape == (4, size, size)
 
 
-def test_spelling_is_forgiving_and_the_notation_is_one() -> None:
+def test_any_spelling_is_parsed_and_written_in_the_canonical_form() -> None:
     assert notation(parse("  4,8 m 16S2k3\t10 a ")) == "4 8 M 16s2 10 A"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
-def test_presets_are_in_the_one_notation(preset: object) -> None:
+def test_presets_are_in_the_canonical_form(preset: object) -> None:
     assert notation(parse(preset.text)) == preset.text  # type: ignore[attr-defined]
 
 
@@ -85,14 +85,14 @@ def test_presets_are_in_the_one_notation(preset: object) -> None:
         ("٤ 10 A", "Token 1"),
     ],
 )
-def test_a_bad_network_gets_a_sentence_that_names_what_is_wrong(text: str, names: str) -> None:
+def test_an_error_is_a_sentence_that_names_the_problem(text: str, names: str) -> None:
     with pytest.raises(ArchitectureError, match=re.escape(names)) as caught:
         parse(text)
     assert str(caught.value).endswith(".")
 
 
 @given(st.text(max_size=60))
-def test_junk_is_refused_in_words(text: str) -> None:
+def test_any_text_is_parsed_or_refused_in_a_sentence(text: str) -> None:
     try:
         parse(text)
     except ArchitectureError as error:
