@@ -1,6 +1,6 @@
-"""The pages with an untrained network of 7,290 parameters whose maps grow to 1,148 pixels a side, under a limit.
+"""Open pages with an untrained network of 7,290 parameters and maps of up to 1,148 × 1,148, under a memory limit.
 
-python -m tests.large_pages FOLDER PAGE...    prints as JSON what each page says, and the peak above the start in MB
+python -m tests.large_pages FOLDER PAGE...    prints JSON: the texts of each page, and the peak above the start in MB
 """
 
 from __future__ import annotations

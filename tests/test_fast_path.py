@@ -45,9 +45,9 @@ def stock(network: nn.Sequential) -> nn.Sequential:
         nn.BatchNorm2d(module.num_features) if isinstance(module, BatchNorm2d) else copy.deepcopy(module)
         for module in network
     ]
-    made = nn.Sequential(*modules)
-    made.load_state_dict(network.state_dict())
-    return made
+    copied = nn.Sequential(*modules)
+    copied.load_state_dict(network.state_dict())
+    return copied
 
 
 @settings(max_examples=60)
@@ -290,12 +290,12 @@ def hooked(module: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("what", UNKNOWN)
-def test_modules_that_the_kernels_do_not_know_are_left_to_torch(what: str) -> None:
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_modules_that_the_kernels_do_not_know_are_left_to_torch(case: str) -> None:
     network = known()
     assert fast_path(network) is not None
-    place, made = UNKNOWN[what]
-    network[place] = made()
+    index, module = UNKNOWN[case]
+    network[index] = module()
     assert fast_path(network) is None
 
 

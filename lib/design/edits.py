@@ -36,9 +36,9 @@ ACTIONS = (
 )
 DEFAULT_CHANNELS = 8
 
-# layers[start:stop] and what takes their place.
+# (start, stop, replacement): the action replaces layers[start:stop].
 _Splice: TypeAlias = tuple[int, int, tuple[Layer, ...]]
-# The shape that reaches a layer, and whether a fully connected layer came before; None where no layer can follow.
+# Shape of the input of a layer, and whether a fully connected layer precedes it; None if the layers before do not fit.
 _State: TypeAlias = tuple[Shape, bool] | None
 
 
@@ -94,7 +94,7 @@ def set_width(architecture: Architecture, index: int, width: int) -> Architectur
 
 
 def _splice(layers: tuple[Layer, ...], index: int, action: str, is_logits: bool) -> _Splice:
-    """What an action on layer `index` replaces and by what; nothing by nothing if it does not apply."""
+    """The layers that an action on layer `index` replaces. If it does not apply, it replaces the layer by itself."""
     layer = layers[index]
     changed: Layer = layer
     match action, layer:

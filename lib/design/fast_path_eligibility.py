@@ -1,27 +1,26 @@
-"""Which networks have a fast training path (`lib.nn.fast_path`); no torch is needed to ask."""
+"""Which networks have a fast training path (`lib.nn.fast_path`), decided without torch."""
 
 from __future__ import annotations
 
 from lib.design.analysis import analyze
 from lib.design.layers import Architecture, AveragePool, Convolution, GlobalAveragePool, Layer, MaxPool
 
-# With more MACs for each image than this, a network is wide enough for torch's own kernels to be as fast.
+# Networks with more MACs per image are so wide that torch's own kernels are as fast.
 FAST_PATH_MACS = 10_000_000
 MAX_PADDING = 2
 
 
 def has_fast_path(architecture: Architecture) -> bool:
-    """Whether the network is small and consists of pools and 3×3 convolutions of stride 1 alone.
+    """Whether the network is small and has only pools and 3×3 convolutions of stride 1.
 
-    The norm of a convolution must follow its activation, or be absent. The network must end in one pixel, as every
-    valid network does.
+    The norm of a convolution must follow its activation, or be absent. The architecture must be valid.
     """
     return all(map(_is_covered, architecture.layers)) and analyze(architecture).macs <= FAST_PATH_MACS
 
 
 def _is_covered(layer: Layer) -> bool:
     if isinstance(layer, Convolution):
-        # Compared as a whole, so that a field the kernels do not know must have its default.
+        # Compared as a whole, so that every field that the kernels do not know must have its default.
         known = Convolution(channels=layer.channels, padding=layer.padding, norm=layer.norm)
         return layer == known and layer.padding_pixels <= MAX_PADDING and layer.norm != "before"
     return isinstance(layer, MaxPool | AveragePool | GlobalAveragePool)

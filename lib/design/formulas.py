@@ -13,7 +13,7 @@ from lib.design.receptive_field import ReceptiveField
 
 @dataclass(frozen=True)
 class LayerFormulas:
-    """Each as "calculation = result", or the result alone where there is nothing to calculate."""
+    """The numbers of one layer, each as "calculation = result", or only the result if nothing is calculated."""
 
     size: str
     params: str

@@ -1,7 +1,7 @@
 """A network as data: its layers, in order, as frozen dataclasses.
 
-Each layer class holds all that is known of one kind of layer alone: its fields, its token in the notation
-(`lib/design/notation.py`) and its name in words. What torch builds from it is in `lib/design/operations.py`.
+Each class has the fields of one kind of layer, its `token` in the notation (`lib.design.notation`) and its
+`description` in words. `lib.design.operations` has the torch modules of a layer.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+# The ten digits.
 CLASSES = 10
+# (channels, height, width) of an image.
 INPUT_SHAPE = (1, 28, 28)
 MAX_CHANNELS = 2048
 MAX_LAYERS = 64
+# Of kernel sizes, strides, dilations and paddings.
 MAX_KERNEL = 28
+# In percent.
 MAX_DROPOUT = 90
 
 Shape: TypeAlias = tuple[int, int, int]
@@ -21,7 +25,7 @@ Norm: TypeAlias = Literal["after", "before", "none"]
 
 
 class ArchitectureError(ValueError):
-    """A network that cannot be built. The message says what is wrong and what to do."""
+    """A network that cannot be built. The message is a sentence that names the problem and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Convolution:
 
     @property
     def padding_pixels(self) -> int:
+        """Padding on each side, also if `padding` is None."""
         return self.dilation * (self.kernel_size - 1) // 2 if self.padding is None else self.padding
 
     @property
@@ -75,6 +80,8 @@ class Convolution:
 
 @dataclass(frozen=True)
 class MaxPool:
+    """Maximum over square windows, without padding. A window that does not fit at the edge is left out."""
+
     kernel_size: int = 2
     stride: int = 2
 
@@ -89,6 +96,8 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class AveragePool:
+    """Mean over square windows, without padding. A window that does not fit at the edge is left out."""
+
     kernel_size: int = 2
     stride: int = 2
 
@@ -103,6 +112,8 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class GlobalAveragePool:
+    """Mean of each channel over all positions."""
+
     @property
     def token(self) -> str:
         return "A"
@@ -114,7 +125,7 @@ class GlobalAveragePool:
 
 @dataclass(frozen=True)
 class FullyConnected:
-    """A linear layer over all values of its input. ReLU follows unless its outputs are the logits."""
+    """A linear layer with bias over all values of its input. ReLU follows unless its outputs are the logits."""
 
     features: int
 

@@ -73,7 +73,7 @@ class OperationSpec:
       layers have MACs.
     - `params_label`: written before the formula of `params`.
     - `tensors`: names of its tensors in a state_dict, in the order of ONNX's inputs.
-    - `index_bytes`: bytes that autograd keeps for each output beside its value, for the backward pass.
+    - `index_bytes`: bytes that autograd keeps for each output in addition to its value.
     - `is_view`: whether its output shares the memory of its input. Such an operation costs nothing.
     - `is_global`: whether each output depends on the whole input, so that the output has one position.
     """

@@ -11,7 +11,7 @@ from lib.text.formatting import shape_text
 
 
 def pytorch_source(architecture: Architecture) -> str:
-    """A module that defines `network` from stock torch layers, with shape and receptive field beside each line."""
+    """Python source that defines `network` from torch's own layers; a comment on each line has shape and field."""
     analysis = analyze(architecture)
     rows = iter(analysis.rows)
     calls = [

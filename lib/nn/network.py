@@ -28,8 +28,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """torch's batch norm, with sums that are faster on a CPU in training mode.
 
     Networks here have four to twenty channels. For the channels-last layout, in which their convolutions are fastest,
-    torch's kernel vectorizes along the channels alone, which are too few. Here sums run over an image's rows of W * C
-    values.
+    torch's kernel vectorizes along the channels, which are too few. Here sums run over rows of W * C values.
     """
 
     def forward(self, input: Tensor) -> Tensor:
