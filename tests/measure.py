@@ -1,4 +1,4 @@
-"""Simple measurements of a network, to compare those of lib/ with."""
+"""What the tests measure of a network in the plainest way, beside what lib/ says of it."""
 
 from __future__ import annotations
 
