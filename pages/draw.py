@@ -9,7 +9,15 @@ from torch import Tensor
 
 from lib.data.dataset import DatasetError
 from lib.evaluation.attribution import affordable
-from lib.inference.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD, Prediction, predict
+from lib.inference.loaded_model import LoadedModel
+from lib.inference.predict import (
+    CONFIDENCE_THRESHOLD,
+    OOD_THRESHOLD,
+    Prediction,
+    predict,
+    prediction_caption,
+    prediction_heading,
+)
 from lib.inference.preprocess import BOX, SIZE, PreprocessingSteps, center_bounding_box, preprocess_steps, resize_whole
 from lib.nn.network import assembled
 from lib.runs.training_run import Run, WeightsCopy
@@ -20,15 +28,12 @@ from lib.ui import guard, rendering
 from lib.ui.cache import run_manager
 from lib.ui.charts.draw import probability_bars, probability_curves
 from lib.ui.model_picker import (
-    DRAWING,
-    LoadedModel,
+    Source,
     choose_model,
     choose_source,
     choose_test_image,
     load_model,
     poll_model,
-    prediction_caption,
-    prediction_heading,
     run_in_training,
 )
 from lib.ui.page import setup_page
@@ -60,8 +65,12 @@ def words(prediction: Prediction | None, image: Tensor | None) -> None:
 def trust(now: LoadedModel) -> None:
     """How far the numbers can be trusted, and how that was found."""
     found = now.calibration
-    if now.run:
-        when = f"Calibrated after step {now.calibrated:,}." if found.images else found.problem or "Not calibrated yet."
+    if now.in_training:
+        when = (
+            f"Calibrated after step {now.calibrated_step:,}."
+            if found.images
+            else found.problem or "Not calibrated yet."
+        )
         st.caption(escaped(f"Still learning: weights after {now.step:,} steps. {when}"))
     elif not found.images:
         st.caption(
@@ -78,10 +87,10 @@ def trust(now: LoadedModel) -> None:
         )
         if found.known:
             st.markdown(
-                "**Stranger than.** Probabilities only weigh ten digits against each other, of a scribble too. So the "
-                "means of all feature maps are compared with those of the digit that is read: "
-                f"{len(found.known.distances):,} digits tell how far from them a digit may lie. Stranger than "
-                f"{percent(OOD_THRESHOLD, 0)} of these, the answer is uncertain."
+                "**OOD percentile.** Probabilities only compare ten digits with each other, even for a scribble. "
+                "So the means of all feature maps are compared with those of real digits. The OOD (out-of-"
+                f"distribution) percentile says how many of {len(found.known.distances):,} real digits, in percent, "
+                f"are closer to their class. Above {100 * OOD_THRESHOLD:.0f} the prediction is uncertain."
             )
         st.markdown(
             f"**Entropy.** 0 bits where one digit has all the probability, {MOST_BITS} where all ten have the same."
@@ -95,7 +104,7 @@ def read(name: str, image: Tensor | None, ticking: bool) -> None:
         return
     prediction = None
     if image is not None and now.network is not None:
-        [prediction] = now.read(image[None])
+        [prediction] = now.predict(image[None])
     words(prediction, image)
     live_figure(
         probability_bars(prediction),
@@ -212,19 +221,19 @@ def other_ways(drawing: Tensor, name: str) -> None:
                 st.markdown(f"**{title}**")
                 st.image(rendering.digit(image, DIGIT), alt=title)
                 if now.network is not None:
-                    [prediction] = now.read(image[None])
+                    [prediction] = now.predict(image[None])
                     st.caption(f"Read as {prediction.digit}, with a probability of {percent(prediction.confidence)}.")
 
 
 name = choose_model()
-st.session_state.setdefault("source", DRAWING)
+st.session_state.setdefault("source", Source.DRAWING)
 source = choose_source()
 
 # On a phone they come one below the other: the answer first, in sight while one draws.
 canvas, answer, seen = st.columns([3, 4, 2], gap="medium")
 steps = drawing = None
 with canvas:
-    if source == DRAWING:
+    if source == Source.DRAWING:
         # The canvas shows its buttons above itself, beside this line and not over what stands higher.
         st.markdown("**Your drawing**")
         drawing = drawing_canvas(key="canvas")

@@ -14,12 +14,13 @@ from lib.data.dataset import DatasetError
 from lib.design.layers import Architecture
 from lib.evaluation.metrics import Bin, Evaluation, evaluate, measurable
 from lib.evaluation.proportion import accuracy_text, interval_text
+from lib.inference.loaded_model import LoadedModel
 from lib.storage.checkpoints import CheckpointError
 from lib.text.formatting import percent
 from lib.text.untrusted_text import escaped
 from lib.ui import guard, rendering
 from lib.ui.charts.errors import class_accuracy, confusion_matrix, reliability
-from lib.ui.model_picker import TEST, LoadedModel, choose_model, load_model, run_in_training
+from lib.ui.model_picker import Source, choose_model, load_model, run_in_training
 from lib.ui.page import setup_page
 from lib.ui.url_state import TEST_IMAGES
 from lib.ui.widgets import live_figure
@@ -57,12 +58,14 @@ def held() -> Measurement | None:
 def due(now: LoadedModel) -> bool:
     """Whether the last measurement is not of these weights nor, while they are in training, less than an epoch old."""
     last = held()
-    if last is None or (last.version[0], last.training) != (now.name, now.run is not None):
+    if last is None or (last.version[0], last.training) != (now.name, now.in_training):
         return True
-    if now.run is None:
+    if not now.in_training:
         return last.version != now.version
-    snapshot = now.run.snapshot(since_step=now.step)
-    return now.step - last.version[1] >= snapshot.steps_total / now.run.recipe.epochs
+    run = run_in_training(now.name)
+    if run is None:
+        return True
+    return now.step - last.version[1] >= run.snapshot(since_step=now.step).steps_total / run.recipe.epochs
 
 
 def forget() -> None:
@@ -75,7 +78,7 @@ def watch(name: str) -> None:
         now = load_model(name)
     except (CheckpointError, OSError):
         st.rerun()
-    if now.run is None or (now.network is not None and due(now)):
+    if not now.in_training or (now.network is not None and due(now)):
         st.rerun()
     last = held()
     if now.network is None or last is None:
@@ -98,7 +101,7 @@ def choose_cell(column: str, row: str) -> None:
 
 def open_image(number: int) -> None:
     st.session_state.image = number
-    st.session_state.source = TEST
+    st.session_state.source = Source.TEST_IMAGE
 
 
 def gallery(found: Evaluation, numbers: Sequence[int], key: str) -> None:
@@ -263,7 +266,7 @@ try:
     # Before the fragment, which says how old it is.
     if now.network is not None and due(now):
         found = measured(now.version, now.network, now.architecture, now.calibration.temperature)
-        st.session_state.measured = Measurement(now.version, now.run is not None, found)
+        st.session_state.measured = Measurement(now.version, now.in_training, found)
 except (CheckpointError, DatasetError, OSError) as error:
     st.error(escaped(str(error)), icon=":material/error:")
     st.stop()

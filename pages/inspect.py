@@ -26,19 +26,17 @@ from lib.evaluation.attribution import (
     saliency,
     theoretical_fields,
 )
+from lib.inference.loaded_model import LoadedModel
+from lib.inference.predict import prediction_caption, prediction_heading
 from lib.text.formatting import percent, shape_text
 from lib.text.untrusted_text import escaped
 from lib.ui import guard, rendering
 from lib.ui.model_picker import (
-    DRAWING,
-    TEST,
-    LoadedModel,
+    Source,
     choose_model,
     choose_source,
     choose_test_image,
     poll_model,
-    prediction_caption,
-    prediction_heading,
     run_in_training,
 )
 from lib.ui.page import setup_page
@@ -58,13 +56,13 @@ MOST_NAMED = 24
 def choose_image() -> tuple[Tensor, str]:
     """The image to look at, uint8 (28, 28), and what it is in words; stops the page where there is none."""
     drawn: Tensor | None = st.session_state.get("drawn")
-    source: str | None = TEST
+    source: str | None = Source.TEST_IMAGE
     if drawn is not None:
         # The Errors page asks for a test image.
         if "source" not in st.session_state:
-            st.session_state.source = DRAWING
+            st.session_state.source = Source.DRAWING
         source = choose_source()
-    if drawn is not None and source == DRAWING:
+    if drawn is not None and source == Source.DRAWING:
         return drawn, "your drawing"
     image, label = choose_test_image()
     if drawn is None:
@@ -105,7 +103,7 @@ def numbered(channels: Sequence[int]) -> str:
 
 
 def feature_maps(network: nn.Module, now: LoadedModel, image: Tensor) -> None:
-    images = affordable(now.architecture, LEARNING_IMAGES if now.run else REFERENCE_IMAGES)
+    images = affordable(now.architecture, LEARNING_IMAGES if now.in_training else REFERENCE_IMAGES)
     st.caption(
         "In each picture black is the layer's lowest value and white its highest. Channels are numbered from 1, from "
         "left to right, row by row. A cross marks a dead channel: its ReLU gives 0 everywhere in the first "
@@ -225,14 +223,14 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
         st.markdown("## Not yet")
         st.caption("The network has not learnt from its first batch yet.")
         return
-    [prediction] = now.read(image[None])
+    [prediction] = now.predict(image[None])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.image(rendering.digit(image, 84), alt=f"The image: {subject}")
         with st.container(width="stretch"):
             st.markdown(f"## {prediction_heading(prediction)}")
             st.caption(
                 f"{prediction_caption(prediction)} · {subject}"
-                + (f" · still learning, weights after {now.step:,} steps" if now.run else "")
+                + (f" · still learning, weights after {now.step:,} steps" if now.in_training else "")
             )
     match section:
         case "Feature maps":

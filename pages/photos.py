@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lib.evaluation.proportion import interval_text
 from lib.inference import photos
+from lib.inference.loaded_model import LoadedModel
 from lib.inference.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
 from lib.inference.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD
 from lib.inference.preprocess import SIZE
@@ -24,7 +25,7 @@ from lib.storage.digit_sets import DigitSet, DigitSetError
 from lib.text.formatting import percent
 from lib.text.untrusted_text import escaped, isolated, spreadsheet_cell
 from lib.ui import guard, rendering
-from lib.ui.model_picker import LoadedModel, choose_model, load_model
+from lib.ui.model_picker import choose_model, load_model
 from lib.ui.page import setup_page
 
 setup_page("photos")
@@ -82,7 +83,7 @@ def read_photos(files: list[UploadedFile], now: LoadedModel) -> tuple[Tensor, li
         st.info("The network has not learnt from its first batch yet.", icon=":material/hourglass_empty:")
         return None
     digits = torch.stack([image for _, image in readable]) if readable else torch.zeros(0, SIZE, SIZE)
-    predictions = now.read(digits)
+    predictions = now.predict(digits)
     labels = None
     if readable:
         rows = [
@@ -281,7 +282,7 @@ def test_on(digits: DigitSet, now: LoadedModel) -> None:
     question = (digits.name, digits.labels.tolist(), now.version)
     if st.button("Test the network on it", type="primary", icon=":material/quiz:", disabled=now.network is None):
         assert now.network is not None
-        st.session_state.tested = (question, [answer.digit for answer in now.read(digits.images)])
+        st.session_state.tested = (question, [answer.digit for answer in now.predict(digits.images)])
     asked, answers = st.session_state.get("tested", (None, []))
     if asked != question:
         st.caption("How many of the set's digits does the network that is chosen above read as their labels say?")
@@ -315,7 +316,7 @@ try:
 except (CheckpointError, OSError) as error:
     st.error(escaped(str(error)), icon=":material/error:")
     st.stop()
-if now.run:
+if now.in_training:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"Still learning: weights after {now.step:,} steps.")
         st.button("Read again", icon=":material/refresh:")

@@ -120,7 +120,7 @@ def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     draw(page, SEVEN)
     # After one epoch it need not be certain.
     expect(
-        page.get_by_text(re.compile("^(It reads 7$|Perhaps a 7, |Like no digit that it knows; nearest to a 7, )"))
+        page.get_by_text(re.compile("^(Prediction: 7$|Perhaps a 7, |Not recognized as a digit; closest class: 7, )"))
     ).to_be_visible(timeout=15_000)
     bars = page.get_by_role("img", name=re.compile(r"7: \d+\.\d %"))
     expect(bars.locator(".main-svg").first).to_be_visible()
@@ -314,7 +314,7 @@ def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) ->
     raised: list[str] = []
     page.on("pageerror", lambda error: raised.append(str(error)))
     visit(page, f"{url}/inspect?image=4")
-    expect(page.get_by_role("heading", name="It reads 4")).to_be_visible()
+    expect(page.get_by_role("heading", name="Prediction: 4")).to_be_visible()
     expect(pictures(page)).to_have_count(10)
     assert pictures(page).evaluate_all("images => images.every(image => image.alt)")
     page.get_by_role("button", name="Next").click()
@@ -537,7 +537,7 @@ def test_a_digit_is_read_while_the_network_learns(page: Page, school: str) -> No
     go(page, DRAW)
     expect(page.get_by_role("combobox")).to_have_value(re.compile(r"^run-\d+-\w+, in training"))
     draw(page, SEVEN)
-    expect(page.get_by_role("heading", name=re.compile(r"It reads \d"))).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name=re.compile(r"Prediction: \d"))).to_be_visible(timeout=15_000)
     learning = page.get_by_text(re.compile(r"weights after [\d,]+ steps"))
     first = learning.inner_text()
     expect(learning).not_to_have_text(first, timeout=15_000)
@@ -596,7 +596,7 @@ def test_the_canvas_sends_a_stroke_when_the_pen_is_lifted(page: Page, url: str) 
 def test_the_canvas_is_cleared_and_the_page_says_what_to_do(page: Page, url: str) -> None:
     visit(page, f"{url}/draw")
     draw(page, SEVEN)
-    expect(page.get_by_role("heading", name="It reads 7")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="Prediction: 7")).to_be_visible(timeout=15_000)
     canvas = page.locator("canvas.upper-canvas")
     expect(canvas).to_have_attribute("width", "280")
     canvas.hover()
@@ -622,7 +622,7 @@ def test_a_digit_is_drawn_by_touch_and_the_page_stays_where_it_is(chromium: Brow
             device.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
         x, y = to_x, to_y
     device.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    expect(tab.get_by_role("heading", name="It reads 7")).to_be_visible()
+    expect(tab.get_by_role("heading", name="Prediction: 7")).to_be_visible()
     assert tab.evaluate(SCROLLED) == before
     context.close()
 

@@ -657,8 +657,8 @@ def test_a_drawn_seven_is_read_by_the_shipped_network() -> None:
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.run()
     assert not at.exception
-    assert "# It reads 7" in words(at)
-    assert re.search(r"with a probability of (9\d|100)\.\d % · stranger than \d+\.\d % of digits", words(at))
+    assert "# Prediction: 7" in words(at)
+    assert re.search(r"Probability (9\d|100)\.\d % · OOD percentile \d+\.\d", words(at))
     assert [part.label for part in at.expander] == ["What these numbers mean"]
     assert "divided by a temperature of" in words(at)
 
@@ -670,7 +670,7 @@ def test_a_letter_that_probabilities_take_for_a_digit_is_like_none() -> None:
     at.run()
     assert not at.exception
     assert "## Uncertain" in words(at)
-    found = re.search(r"Like no digit that it knows; nearest to a \d, with a probability of (\d+)", words(at))
+    found = re.search(r"Not recognized as a digit; closest class: \d, with a probability of (\d+)", words(at))
     assert found, words(at)
     assert int(found.group(1)) >= 90
 
@@ -695,7 +695,7 @@ def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None
     assert not at.exception
     assert at.selectbox(key="reader").value == run.identity
     # One epoch teaches it little: it may be certain or not, but it says what it reads, and when it came to that.
-    assert "# It reads" in words(at) or re.search("(Perhaps|nearest to) a [0-9]", words(at))
+    assert "# Prediction: " in words(at) or re.search("(Perhaps a|closest class:) [0-9]", words(at))
     assert "since step" in words(at)
 
 
@@ -712,7 +712,7 @@ def test_a_network_in_training_is_calibrated_now_and_then() -> None:
     assert found, words(at)
     assert 0 < int(found.group(1).replace(",", "")) < run.snapshot().step
     assert "makes 2,000 images of the training set" in words(at)
-    assert "stranger than" not in words(at)
+    assert "OOD percentile" not in words(at)
     run.stop()
     assert run.wait(30)
 
@@ -784,7 +784,7 @@ def test_each_step_from_the_drawing_is_shown_and_what_other_ways_would_give() ->
     at = visit("draw")
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.run()
-    assert "# It reads 7" in words(at)
+    assert "# Prediction: 7" in words(at)
     assert [f"**{n}." in words(at) for n in (1, 2, 3, 4)] == [True] * 4
     at.toggle(key="ways").set_value(True).run()
     assert not at.exception
@@ -795,7 +795,7 @@ def test_each_step_from_the_drawing_is_shown_and_what_other_ways_would_give() ->
 def test_who_cannot_draw_picks_an_image() -> None:
     at = visit("draw")
     at.segmented_control(key="source").set_value("A test image").run()
-    assert "# It reads 7" in words(at)
+    assert "# Prediction: 7" in words(at)
     assert "meant 7" in words(at)
     press(at, "Next")
     assert "meant 2" in words(at)
@@ -810,7 +810,7 @@ INSIDE = ("Feature maps", "Filters", "What decides", "Receptive fields")
 def test_every_layers_maps_are_shown_with_shape_range_and_dead_channels() -> None:
     at = visit("inspect", image="4")
     at.selectbox(key="reader").set_value("assignment-9274").run()
-    assert "## It reads 4" in words(at)
+    assert "## Prediction: 4" in words(at)
     assert "test image 4, labelled 4" in words(at)
     # The image, and a picture of each of the eleven layers.
     assert len(at.get("image")) == 12
@@ -884,7 +884,7 @@ def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> 
     at.session_state["drawn"] = mnist.test_images[0]
     at.run()
     assert not at.exception
-    assert "## It reads 7" in words(at)
+    assert "## Prediction: 7" in words(at)
     assert "your drawing" in words(at)
     for section in INSIDE:
         at.segmented_control(key="section").set_value(section).run()
@@ -978,7 +978,7 @@ def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Da
     assert not at.exception
     assert at.title[0].value == INSPECT.heading
     # Errors are what a network is least sure of.
-    assert f"## It reads {taken}" in words(at) or f" a {taken}, with a probability" in words(at)
+    assert f"## Prediction: {taken}" in words(at) or f" {taken}, with a probability" in words(at)
     assert f"test image {number}, labelled {label}" in words(at)
 
 

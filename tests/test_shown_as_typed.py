@@ -224,9 +224,7 @@ def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -
         expect(page.get_by_test_id("stAlert").filter(has_text="was deleted")).to_contain_text(f"{NAME} was deleted.")
 
         visit(page, f"{url}/photos")
-        expect(page.get_by_role("combobox", name="Which network reads it?")).to_have_value(
-            f"{NAME} · 2 10 A · not measured"
-        )
+        expect(page.get_by_role("combobox", name="Network")).to_have_value(f"{NAME} · 2 10 A · not measured")
         expect(page.get_by_role("combobox", name="Set", exact=True)).to_have_value("")
         assert f"own/{SET}{SUFFIX} was passed over: a set has another name. Rename it." in sentences(page)
         page.locator("input[type=file]").set_input_files(
