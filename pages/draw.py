@@ -180,16 +180,16 @@ def steps_of(steps: PreprocessingSteps) -> None:
     with st.grid(4, min_column_width=150):
         with st.container():
             st.markdown("**1. Cut out**")
-            st.image(rendering.fitted(steps.box, DIGIT), alt="The part of the drawing that holds ink")
+            st.image(rendering.fit_in_square(steps.box, DIGIT), alt="The part of the drawing that holds ink")
             height, width = steps.box.shape
             st.caption(f"The smallest box around the ink: {width} by {height} of the drawing's pixels.")
         with st.container():
             st.markdown(f"**2. Fit into {BOX}×{BOX}**")
-            st.image(rendering.in_square(steps.fitted, SIZE, DIGIT), alt="The box made small")
+            st.image(rendering.center_in_square(steps.fitted, SIZE, DIGIT), alt="The box made small")
             st.caption("Height and width keep their ratio, and every small pixel is the mean of what it covers.")
         with st.container():
             st.markdown("**3. Adapt the stroke**")
-            st.image(rendering.in_square(steps.stroked, SIZE, DIGIT), alt="The box with its stroke adapted")
+            st.image(rendering.center_in_square(steps.stroked, SIZE, DIGIT), alt="The box with its stroke adapted")
             st.caption(
                 f"The stroke is {steps.before:.1f} pixels thick, as MNIST's are: left as it is."
                 if steps.before == steps.after
@@ -197,7 +197,7 @@ def steps_of(steps: PreprocessingSteps) -> None:
             )
         with st.container():
             st.markdown("**4. Centre the mass**")
-            st.image(rendering.digit(steps.image, DIGIT), alt="The image that the network gets")
+            st.image(rendering.enlarge(steps.image, DIGIT), alt="The image that the network gets")
             st.caption("The ink's centre of mass goes to the middle of 28×28. This is what the network gets.")
 
 
@@ -219,7 +219,7 @@ def other_ways(drawing: Tensor, name: str) -> None:
                 continue
             with st.container():
                 st.markdown(f"**{title}**")
-                st.image(rendering.digit(image, DIGIT), alt=title)
+                st.image(rendering.enlarge(image, DIGIT), alt=title)
                 if now.network is not None:
                     [prediction] = now.predict(image[None])
                     st.caption(f"Read as {prediction.digit}, with a probability of {percent(prediction.confidence)}.")
@@ -256,7 +256,7 @@ with seen:
     if image is None:
         st.caption("28×28 pixels, made from the drawing as MNIST's were.")
     else:
-        st.image(rendering.digit(image, DIGIT), alt="The digit in 28 by 28 pixels")
+        st.image(rendering.enlarge(image, DIGIT), alt="The digit in 28 by 28 pixels")
 guard.fragment(learning, CURVES_SECONDS if ticking else None)(name, image)
 if steps is not None and drawing is not None:
     st.subheader("From the drawing to 28×28")

@@ -111,7 +111,9 @@ def gallery(found: Evaluation, numbers: Sequence[int], key: str) -> None:
         for number in numbers[:limit]:
             label, read = int(found.labels[number]), int(found.predicted[number])
             with st.container(gap="xxsmall"):
-                st.image(rendering.digit(dataset.load().test_images[number], 84), alt=f"Test image {number}, a {label}")
+                st.image(
+                    rendering.enlarge(dataset.load().test_images[number], 84), alt=f"Test image {number}, a {label}"
+                )
                 what = f"a {label}" if label == read else f"{label}, read as {read}"
                 st.caption(f"{what}  \ntruth: {percent(float(found.label_probability[number]))}")
                 if st.button(

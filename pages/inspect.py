@@ -155,7 +155,7 @@ def all_filters(network: nn.Module, now: LoadedModel) -> None:
             if max(outputs, inputs) > rendering.MAX_FILTERS:
                 lines.append(f"drawn: the first {rendering.MAX_FILTERS} of a side")
             st.markdown("  \n".join(lines))
-        picture.image(rendering.filters(found), alt=f"The {outputs} by {inputs} filters of layer {row.label}")
+        picture.image(rendering.filter_grid(found), alt=f"The {outputs} by {inputs} filters of layer {row.label}")
     if any(isinstance(layer, FullyConnected) for layer in now.architecture.layers):
         st.caption("A fully connected layer has a weight for every value below it and no filters.")
 
@@ -167,18 +167,18 @@ def what_decides(network: nn.Module, now: LoadedModel, image: Tensor, digit: int
     with st.grid(3, min_column_width=224):
         with st.container():
             st.markdown("**The image**")
-            st.image(rendering.digit(image), alt="The image as the network gets it")
+            st.image(rendering.enlarge(image), alt="The image as the network gets it")
             st.caption(f"28 × 28 pixels, read as {digit} with {percent(confidence)}.")
         with st.container():
             st.markdown("**Saliency**")
-            st.image(rendering.heat(image, slope), alt=f"Saliency: which pixels move the score of the {digit}")
+            st.image(rendering.heat_map(image, slope), alt=f"Saliency: which pixels move the score of the {digit}")
             st.caption(
                 f"The brighter the orange, the more a small change of that pixel moves the score of the {digit}: the "
                 "gradient of its logit, without its sign."
             )
         with st.container():
             st.markdown("**Occlusion**")
-            st.image(rendering.heat(image, drop), alt=f"Occlusion: where the {digit} cannot be covered")
+            st.image(rendering.heat_map(image, drop), alt=f"Occlusion: where the {digit} cannot be covered")
             if float(drop.max()) > 0:
                 fall = (
                     f"Worst at row {row + 1}, column {column + 1}, full orange: from {percent(confidence)} to "
@@ -207,7 +207,7 @@ def receptive_fields(network: nn.Module, now: LoadedModel) -> None:
             with st.container():
                 st.markdown(heading(now, row))
                 st.image(
-                    rendering.fields(theory, effect),
+                    rendering.receptive_fields(theory, effect),
                     alt=f"Theoretical and effective receptive field of layer {row.label}",
                 )
                 st.caption(f"in theory {row.receptive_field} px, in effect {field_size(effect):.1f} px")
@@ -225,7 +225,7 @@ def look(name: str, image: Tensor, subject: str, section: str, ticking: bool) ->
         return
     [prediction] = now.predict(image[None])
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.image(rendering.digit(image, 84), alt=f"The image: {subject}")
+        st.image(rendering.enlarge(image, 84), alt=f"The image: {subject}")
         with st.container(width="stretch"):
             st.markdown(f"## {prediction_heading(prediction)}")
             st.caption(

@@ -16,7 +16,7 @@ from torch import Tensor
 from lib.evaluation.proportion import interval_text
 from lib.inference import photos
 from lib.inference.loaded_model import LoadedModel
-from lib.inference.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
+from lib.inference.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, predictions_csv
 from lib.inference.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD
 from lib.inference.preprocess import SIZE
 from lib.storage import digit_sets
@@ -63,7 +63,7 @@ def short(name: str) -> str:
 def picture(image: Tensor) -> str:
     """A uint8 (28, 28) digit as an address that holds its PNG, for a cell of a table."""
     buffer = io.BytesIO()
-    Image.fromarray(rendering.digit(image, TILE)).save(buffer, "PNG")
+    Image.fromarray(rendering.enlarge(image, TILE)).save(buffer, "PNG")
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
@@ -130,7 +130,7 @@ def read_photos(files: list[UploadedFile], now: LoadedModel) -> tuple[Tensor, li
     results = iter(predictions)
     st.download_button(
         "Table as CSV",
-        table_csv(
+        predictions_csv(
             [
                 (file.name, next(results) if isinstance(image, Tensor) else image)
                 for file, image in zip(files, found, strict=True)
@@ -223,7 +223,7 @@ def add_controls(name: str, from_photos: tuple[Tensor, list[int]] | None) -> Non
             st.caption("Nothing is drawn at present. Draw a digit first, then come back to put it into the set.")
             st.page_link("pages/draw.py", label="Draw a digit", icon=":material/draw:")
         else:
-            st.image(rendering.digit(drawn, TILE), alt="The present drawing, reduced to 28 by 28")
+            st.image(rendering.enlarge(drawn, TILE), alt="The present drawing, reduced to 28 by 28")
             label = st.pills("Its label", range(10), key="drawn_label", format_func=":gray[{}]".format)
             st.button(
                 "Add the drawing",
@@ -307,7 +307,7 @@ def test_on(digits: DigitSet, now: LoadedModel) -> None:
         with st.container(horizontal=True):
             for place in shown:
                 words = f"{labels[place]}, read as {answers[place]}"
-                st.image(rendering.digit(digits.images[place], 2 * TILE), caption=words, alt=f"A digit: {words}")
+                st.image(rendering.enlarge(digits.images[place], 2 * TILE), caption=words, alt=f"A digit: {words}")
 
 
 name = choose_model()

@@ -106,7 +106,7 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
 
     def all_filters() -> None:
         for weights in attribution.filters(network, architecture).values():
-            assert rendering.filters(weights).nbytes < 16 * 10**6
+            assert rendering.filter_grid(weights).nbytes < 16 * 10**6
 
     with suppress(TooLargeError):
         require_readable(architecture, unfolds())

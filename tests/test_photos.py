@@ -21,7 +21,7 @@ from PIL import Image
 
 from lib.data.dataset import Dataset
 from lib.inference import photos
-from lib.inference.photos import PhotoError, photo_to_grayscale, photo_to_image, table_csv
+from lib.inference.photos import PhotoError, photo_to_grayscale, photo_to_image, predictions_csv
 from lib.inference.predict import Prediction
 from lib.storage import checkpoints
 from tests.measure import accuracy_on
@@ -267,7 +267,7 @@ def test_a_small_file_of_many_pixels_takes_little_memory(width: int, height: int
 def test_the_table_is_read_back_and_no_name_is_a_formula() -> None:
     likely, unlikely = Prediction((0.0,) * 7 + (0.9, 0.1, 0.0)), Prediction((0.3,) + (0.7 / 9,) * 9)
     names = ["a.png", "=1+1.png", '@x, "y".png', " +1.png", "\t-1.png", "élève –.png", "new\nline.png"]
-    text = table_csv([*((name, likely) for name in names), ("b.png", unlikely), ("c.png", "It is damaged.")])
+    text = predictions_csv([*((name, likely) for name in names), ("b.png", unlikely), ("c.png", "It is damaged.")])
     head, *rows = csv.reader(io.StringIO(text))
     assert len(head) == 14
     assert [row[0].replace("'", "") for row in rows] == [*names, "b.png", "c.png"]
