@@ -36,10 +36,10 @@ from lib.ui.model_picker import (
     poll_model,
     run_in_training,
 )
-from lib.ui.page import setup_page
+from lib.ui.page import DRAW, setup_page
 from lib.ui.widgets import drawing_canvas, live_figure
 
-setup_page("draw")
+setup_page(DRAW)
 
 # More ticks cost the training more.
 TICK_SECONDS, CURVES_SECONDS = 1.0, 2.0

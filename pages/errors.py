@@ -21,11 +21,11 @@ from lib.text.untrusted_text import escaped
 from lib.ui import guard, rendering
 from lib.ui.charts.errors import class_accuracy, confusion_matrix, reliability
 from lib.ui.model_picker import Source, choose_model, load_model, run_in_training
-from lib.ui.page import setup_page
+from lib.ui.page import ERRORS, setup_page
 from lib.ui.url_state import TEST_IMAGES
 from lib.ui.widgets import live_figure
 
-setup_page("errors")
+setup_page(ERRORS)
 
 TICK_SECONDS = 2.0
 # Images that a gallery shows at first, and that each press adds.

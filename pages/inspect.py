@@ -39,9 +39,9 @@ from lib.ui.model_picker import (
     poll_model,
     run_in_training,
 )
-from lib.ui.page import setup_page
+from lib.ui.page import INSPECT, setup_page
 
-setup_page("inspect")
+setup_page(INSPECT)
 
 MAPS, FILTERS, DECIDES, URL_FIELDS = SECTIONS = ("Feature maps", "Filters", "What decides", "Receptive fields")
 # What a look takes it takes from the training: the dearer it is, the rarer.

@@ -26,9 +26,9 @@ from lib.text.formatting import percent
 from lib.text.untrusted_text import escaped, isolated, spreadsheet_cell
 from lib.ui import guard, rendering
 from lib.ui.model_picker import choose_model, load_model
-from lib.ui.page import setup_page
+from lib.ui.page import PHOTOS, setup_page
 
-setup_page("photos")
+setup_page(PHOTOS)
 
 SHOWN_PROBLEMS, SHOWN_MISTAKES = 5, 40
 # Digits of a gallery, a row, and a digit's side in pixels of the screen.

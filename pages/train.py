@@ -33,13 +33,13 @@ from lib.ui import guard, url_state
 from lib.ui.browser_identity import browser_id, set_browser_cookie
 from lib.ui.cache import run_manager
 from lib.ui.charts.training import RunCurves, training_curves
-from lib.ui.page import setup_page
+from lib.ui.page import TRAIN, setup_page
 from lib.ui.recipe_form import augmentation_preview, load_preset, recipe_form
 from lib.ui.url_state import hidden
 from lib.ui.warm_up import machine_profile
 from lib.ui.widgets import live_figure, network_input, preset_pills
 
-setup_page("train")
+setup_page(TRAIN)
 
 # A press is answered at once, a change from elsewhere at the next tick; more ticks cost the training more, and most of
 # that is the drawing of the curves.

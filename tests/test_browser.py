@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from lib.data.dataset import Dataset
-from lib.ui.page import PAGES
+from lib.ui.page import DESIGN, DRAW, ERRORS, INSPECT, PAGES, TRAIN
 from lib.ui.page import Page as AppPage
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.photographs import photo
@@ -25,7 +25,6 @@ expect.set_options(timeout=20_000)
 
 SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
 SCROLLED = "() => [document.scrollingElement.scrollTop, document.querySelector('[data-testid=stMain]').scrollTop]"
-DESIGN, TRAIN, DRAW, INSPECT, ERRORS, _ = PAGES
 
 
 @pytest.fixture(scope="module")
@@ -172,20 +171,20 @@ def test_a_layers_field_is_shown_over_a_digit_at_any_position(page: Page, url: s
     expect(view.locator(".name")).to_have_text("7 · 3×3 convolution")
     view.get_by_role("button", name="5 · 3×3 convolution, output 12 × 14 × 14").click()
     expect(page).to_have_url(re.compile("layer=5"))
-    words = view.locator(".words")
-    expect(words).to_contain_text("12 × 12 = 144 pixels. All of it lies on the image.")
+    words = view.locator(".summary")
+    expect(words).to_contain_text("12 × 12 = 144 pixels. All of it is inside the image.")
     expect(view.locator(".formulas")).to_contain_text("8 + (3 − 1) · 2 = 12")
 
     # The corner: rows and columns 0 to 6 are left of a field that begins at pixel -5.
     view.locator(".positions").click(position={"x": 3, "y": 3})
     expect(words).to_contain_text("Output at row 1, column 1 of 14 × 14")
-    expect(words).to_contain_text("95 of them lie outside the image, where padding puts zeros: it sees 49.")
+    expect(words).to_contain_text("95 of them are outside the image, where padding puts zeros; 49 affect the output.")
     shaded = "rects => rects.reduce((sum, rect) => sum + rect.width.baseVal.value * rect.height.baseVal.value, 0) / 36"
     assert view.locator(".field .unseen").evaluate_all(shaded) == 28 * 28 - 49
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     expect(words).to_contain_text("row 2, column 2 of 14 × 14")
-    expect(words).to_contain_text("it sees 81.")
+    expect(words).to_contain_text("81 affect the output.")
 
     view.get_by_role("button", name="Digit 7").click()
     expect(view.get_by_role("button", name="Digit 7")).to_have_attribute("aria-pressed", "true")
@@ -199,7 +198,7 @@ def test_a_layers_field_is_shown_over_a_digit_at_any_position(page: Page, url: s
     page.reload()
     expect(view.locator(".name")).to_have_text("5 · 3×3 convolution", timeout=60_000)
     page.get_by_text("Let the class guess first").click()
-    expect(words).to_have_text("What it sees and costs is shown when the class has guessed.")
+    expect(words).to_have_text("Receptive field and formulas are shown when the class has guessed.")
     expect(view.locator(".field")).to_be_hidden()
     expect(view.locator(".formulas")).to_be_empty()
 
@@ -209,7 +208,7 @@ def test_positions_that_no_logit_reads_are_dashed_and_a_layer_is_chosen_by_keybo
     view = page.locator(".network-view")
     view.get_by_role("button", name="10 · 3×3 convolution, no padding").focus()
     page.keyboard.press("Enter")
-    expect(view.locator(".words")).to_contain_text(
+    expect(view.locator(".summary")).to_contain_text(
         "The logits depend on 9 of its 16 positions; the dashed ones are not used."
     )
     expect(view.locator(".position.unused")).to_have_count(7)
@@ -224,13 +223,13 @@ def test_unused_positions_of_a_map_wider_than_31_are_dashed_and_a_huge_map_says_
     expect(view.locator(".position.unused")).to_have_count(71)
     visit(page, f"{url}/?net=4p28+4p28+4p28s28+10+A")
     view.get_by_role("button", name="2 · 3×3 convolution, padding 28").click()
-    expect(view.locator(".words")).to_contain_text("is 136 × 136 positions: too many to be drawn.")
+    expect(view.locator(".summary")).to_contain_text("is 136 × 136 positions: too many to be drawn.")
     expect(view.locator(".explored")).to_be_hidden()
 
 
 def test_bars_say_their_sums(page: Page, url: str) -> None:
     measured(page, url)
-    chart = page.get_by_role("img", name=re.compile("^Parameters and MACs of each layer"))
+    chart = page.get_by_role("img", name=re.compile("^Cumulative parameters and MACs"))
     chart.scroll_into_view_if_needed()
     bars = chart.locator(".subplot.xy .bars .point path")
     expect(bars).to_have_count(11)
@@ -242,7 +241,7 @@ def test_bars_say_their_sums(page: Page, url: str) -> None:
 
 def test_the_shipped_network_is_taken_away_as_onnx(page: Page, url: str, tmp_path: Path, mnist: Dataset) -> None:
     visit(page, url)
-    page.get_by_text("Take it away", exact=True).click()
+    page.get_by_text("Export", exact=True).click()
     with page.expect_download(timeout=60_000) as download:
         page.get_by_role("button", name="ONNX: The assignment's network", exact=True).click()
     download.value.save_as(tmp_path / "network.onnx")

@@ -29,14 +29,13 @@ from lib.runs.training_run import Run
 from lib.storage import checkpoints, digit_sets
 from lib.ui import warm_up, widgets
 from lib.ui.cache import live_calibrator, run_manager
-from lib.ui.page import PAGES, Page
+from lib.ui.page import DESIGN, INSPECT, PAGES, Page
 from lib.ui.url_state import HIDEABLE_SECTIONS
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
-INSPECT = next(page for page in PAGES if page.name == "inspect")
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +94,7 @@ def test_every_page_opens_and_says_what_to_do(page: Page) -> None:
     at = visit(page.name)
     assert [title.value for title in at.title] == [page.heading]
     hints = {
-        "design": "Choose how many channels",
+        "design": "Choose the number of channels",
         "train": "Press Start training",
         "draw": "Draw a digit, 0 to 9",
         "inspect": "A cross marks a dead channel",
@@ -113,7 +112,7 @@ def test_no_page_is_parsed_into_a_syntax_tree(monkeypatch: pytest.MonkeyPatch) -
         raise SystemError("AST constructor recursion depth mismatch")
 
     monkeypatch.setattr(magic, "add_magic", parsed)
-    assert visit("design").title[0].value == PAGES[0].heading
+    assert visit("design").title[0].value == DESIGN.heading
 
 
 def test_the_design_page_shows_the_answers_table_with_its_sums() -> None:
@@ -161,9 +160,9 @@ def test_wide_fields_are_marked_and_the_assignments_comments_corrected() -> None
     at = visit("design")
     marked = [name for name in rows(at) if "> 28" in name]
     assert [name.split(" ·")[0] for name in marked] == ["9", "10", "11"]
-    claims = at.table[1].value
-    assert claims["Its comment says"].tolist()[3:8] == ["no comment", "14", "16", "18", "no comment"]
-    assert claims["It is"].tolist() == ["3", "5", "7", "8", "12", "16", "20", "22", "30", "38", "46"]
+    stated = at.table[1].value
+    assert stated["Comment"].tolist()[3:8] == ["no comment", "14", "16", "18", "no comment"]
+    assert stated["Correct"].tolist() == ["3", "5", "7", "8", "12", "16", "20", "22", "30", "38", "46"]
     at = visit("design", net="4v 8v M 10v")
     assert at.error
     at = visit("design", net="4 M 8 10s28")
@@ -185,18 +184,18 @@ def test_positions_that_no_logit_reads_are_marked() -> None:
 def test_two_designs_are_compared_by_layer_and_in_total() -> None:
     at = visit("design", compare="4 4 10 M 12 12 16 M 20v 10v A")
     frame = at.table[2].value
-    assert frame["More or fewer"].tolist() == [0, 0, 2 * 36 + 2 + 4, 0, 2 * 108, *[0] * 6, 294]
+    assert frame["Δ parameters"].tolist() == [0, 0, 2 * 36 + 2 + 4, 0, 2 * 108, *[0] * 6, 294]
     metrics = {metric.label: (metric.value, metric.delta) for metric in at.metric}
-    assert metrics["Parameters of the other"] == ("9,568", "+294 against this one")
-    assert metrics["Receptive field of the other"] == ("46", "as this one")
+    assert metrics["Parameters of B"] == ("9,568", "+294 from A")
+    assert metrics["Receptive field of B"] == ("46", "same as A")
     next(button for button in at.button if button.label == "Clear").click().run()
     assert len(at.table) == 2
-    next(button for button in at.button if button.label == "See the two side by side").click().run()
+    next(button for button in at.button if button.label == "Compare the two").click().run()
     assert at.query_params["compare"] == PRESETS[1].text
-    assert "The other, layer 10 · 3×3 convolution, no padding: 9 of 16 positions used" in words(at)
+    assert "Design B, layer 10 · 3×3 convolution, no padding: 9 of 16 positions used" in words(at)
     at.text_input(key="compare").set_value("4 x").run()
-    assert "The other network: Token 2, “x”, is not a layer." in at.error[0].value
-    next(button for button in at.button if button.label.startswith("Keep this design")).click().run()
+    assert "Design B: Token 2, “x”, is not a layer." in at.error[0].value
+    next(button for button in at.button if button.label == "Use the current design as B").click().run()
     assert at.text_input(key="compare").value == PRESETS[0].text
 
 
@@ -213,9 +212,9 @@ def test_a_teacher_hides_a_part_by_the_address(part: str) -> None:
         "drawing": lambda at: len(at.get("bidi_component")) == 1,
         "layers": lambda at: not at.select_slider,
         "table": lambda at: not at.table,
-        "costs": lambda at: "Where the parameters and the work are" not in words(at),
+        "costs": lambda at: "Parameters and MACs per layer" not in words(at),
         "compare": lambda at: not any(field.key == "compare" for field in at.text_input),
-        "take": lambda at: all(expander.label != "Take it away" for expander in at.expander),
+        "take": lambda at: all(expander.label != "Export" for expander in at.expander),
         "guess": lambda at: not any(toggle.key == "guess" for toggle in at.toggle),
         "recipe": lambda at: not at.switch_page("pages/train.py").run().number_input,
         "teacher": lambda at: not at.multiselect,

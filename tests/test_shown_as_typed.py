@@ -190,10 +190,10 @@ def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -
         told = sentences(page)
         assert f"“layer={HOSTILE[:40]}” in the address could not be read and is left out." in map(str.rstrip, told)
         assert str(refused.value) in told
-        assert f"The other network: {refused.value}" in told
+        assert f"Design B: {refused.value}" in told
         assert "![](//evil.io/a)" in str(refused.value)
         visit(page, f"{url}/?net=2+10+A")
-        page.get_by_text("Take it away", exact=True).click()
+        page.get_by_text("Export", exact=True).click()
         expect(page.get_by_role("button", name=f"ONNX: {NAME}", exact=True)).to_be_visible()
 
         visit(page, f"{url}/train?run={quote(HOSTILE)}")
