@@ -437,7 +437,7 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(
     before = step(page)
     page.wait_for_timeout(1500)
     assert step(page) > before
-    question.get_by_role("button", name="Stop it").click()
+    question.get_by_role("button", name="Stop anyway").click()
     expect(question).to_have_count(0)
     expect(second.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
@@ -466,10 +466,10 @@ def test_a_run_is_its_browsers_and_a_stale_tab_is_told_that_it_is_gone(
     question = other.get_by_role("dialog")
     other.get_by_role("button", name="Delete").click()
     expect(question).to_contain_text("another browser")
-    question.get_by_role("button", name="Leave it as it is").click()
+    question.get_by_role("button", name="Cancel").click()
     expect(question).to_have_count(0)
     other.get_by_role("button", name="Delete").click()
-    question.get_by_role("button", name="Delete it").click()
+    question.get_by_role("button", name="Delete anyway").click()
     deleted = other.get_by_text(f"{identity} was deleted.")
     expect(deleted).to_be_visible()
 
@@ -500,7 +500,7 @@ def test_each_control_takes_effect_within_a_batch_and_is_seen(page: Page, school
     assert step(page) == paused
     assert press("One step", f"step {paused + 1:,} of .* · paused$") == paused + 1
     # The learning rate of the next batch is a tenth of what the schedule asks for.
-    slider = page.get_by_role("slider", name=re.compile("Learning rate, times"))
+    slider = page.get_by_role("slider", name=re.compile("Learning-rate multiplier"))
     slider.focus()
     slider.press("ArrowLeft")
     slider.press("ArrowLeft")

@@ -324,7 +324,7 @@ def test_a_bad_recipe_in_the_address_is_not_trained() -> None:
     at = visit("train", learning_rate="1e9", optimiser="Lion")
     assert at.error[0].value == (
         "The learning rate must be from 0.000001 to 10; 1,000,000,000 is outside. "
-        "Open Recipe to set it, or choose a way to train above."
+        "Open Recipe to change it, or choose a preset above."
     )
     assert next(button for button in at.button if button.label == "Start training").disabled
     for query in ({"epochs": "abc"}, {"batch_size": "1e3"}, {"seed": "9" * 30}, {"zoom": "nan"}, {"optimiser": "Lion"}):
@@ -373,10 +373,10 @@ def test_a_run_is_started_watched_from_a_second_tab_and_stopped() -> None:
     # It has no cookie: another browser.
     press(second, "Stop")
     assert "was started in another browser (browser " in words(second)
-    press(second, "Leave it as it is")
+    press(second, "Cancel")
     assert run.status == "running"
     press(second, "Stop")
-    press(second, "Stop it")
+    press(second, "Stop anyway")
     assert run.wait(60)
     for tab in (at, second):
         tab.run()
@@ -397,29 +397,29 @@ def test_what_another_browser_may_do_to_a_run_is_asked_first() -> None:
         action()
         assert "was started in another browser" in words(other)
         assert (run.name, run.status, run.snapshot().factor) == (name, "paused", 1.0)
-        press(other, "Leave it as it is")
+        press(other, "Cancel")
         assert "was started in another browser" not in words(other)
         assert (run.name, run.status, run.snapshot().factor) == (name, "paused", 1.0)
 
     asked(lambda: other.text_input(key="new_name").set_value("mine").run())
     assert other.text_input(key="new_name").value == name
-    asked(lambda: other.select_slider(key="factor").set_value(3.0).run())
+    asked(lambda: other.select_slider(key="lr_multiplier").set_value(3.0).run())
     for label in ("Resume", "One step", "One epoch", "Stop", "Delete"):
         asked(partial(press, other, label))
 
     other.text_input(key="new_name").set_value("yours").run()
-    press(other, "Rename it")
+    press(other, "Rename anyway")
     assert run.name == "yours"
-    other.select_slider(key="factor").set_value(3.0).run()
-    press(other, "Change its learning rate")
+    other.select_slider(key="lr_multiplier").set_value(3.0).run()
+    press(other, "Change learning rate anyway")
     assert run.snapshot().factor == 3.0
     steps = run.snapshot().step
     press(other, "One step")
-    press(other, "Train it for one step")
+    press(other, "Train one step anyway")
     assert run.wait(60)
     assert run.snapshot().step == steps + 1
     press(other, "Delete")
-    press(other, "Delete it")
+    press(other, "Delete anyway")
     assert run_manager().runs() == []
     assert "yours was deleted." in words(other)
 
@@ -429,7 +429,7 @@ def test_a_run_of_the_command_line_is_asked_about_too() -> None:
     at = visit("train", run=run.identity)
     press(at, "Stop")
     assert "was started on the command line" in words(at)
-    press(at, "Stop it")
+    press(at, "Stop anyway")
     assert run.wait(60)
     assert run.status == "stopped"
 
@@ -494,7 +494,7 @@ def test_a_run_is_paused_stepped_forked_and_goes_on() -> None:
     press(at, "One step")
     assert run.wait(20)
     assert run.snapshot().step == before + 1
-    at.select_slider(key="factor").set_value(0.1).run()
+    at.select_slider(key="lr_multiplier").set_value(0.1).run()
     assert run.snapshot().factor == 0.1
     press(at, "Fork")
     assert "same initial weights, same order of the images" in words(at)
