@@ -317,17 +317,17 @@ def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) ->
     expect(pictures(page)).to_have_count(10)
     assert pictures(page).evaluate_all("images => images.every(image => image.alt)")
     page.get_by_role("button", name="Next").click()
-    expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
+    expect(page.get_by_text("test image 5, label 1")).to_be_visible()
     page.wait_for_function(
         "() => [...document.querySelectorAll('[data-testid=stImage] img')].every(i => i.complete && i.naturalWidth)"
     )
-    for section, number in (("Filters", 7), ("What decides", 4), ("Receptive fields", 10)):
+    for section, number in (("Filters", 7), ("Attribution", 4), ("Receptive fields", 10)):
         page.get_by_role("radio", name=section).click()
         expect(pictures(page)).to_have_count(number)
     # What is looked at, and the image, outlive a change of page.
     go(page, DRAW)
     go(page, INSPECT)
-    expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
+    expect(page.get_by_text("test image 5, label 1")).to_be_visible()
     expect(page.get_by_role("radio", name="Receptive fields")).to_be_checked()
     assert raised == []
 
@@ -342,18 +342,18 @@ def test_a_cell_of_the_matrix_shows_its_images_by_click_and_by_keyboard(page: Pa
     assert box is not None
     # Row 4, column 9: its count stands in the cell.
     page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.45)
-    said = page.get_by_text(re.compile(r"^\d+ of 982 images of a 4 are read as a 9\.$"))
+    said = page.get_by_text(re.compile(r"^\d+ of 982 images of a 4 are classified as a 9\.$"))
     expect(said).to_be_visible()
     count = int(said.inner_text().split()[0])
     cell = page.locator("[class*='st-key-cell_']").get_by_role("button")
     expect(cell).to_have_count(count)
-    expect(page.get_by_text("4, read as 9").first).to_be_visible()
+    expect(page.get_by_text("4, predicted 9").first).to_be_visible()
 
-    truth = page.get_by_role("combobox", name="Truth")
+    truth = page.get_by_role("combobox", name="True digit")
     truth.focus()
     page.keyboard.type("9")
     page.keyboard.press("Enter")
-    expect(page.get_by_text(re.compile("images of a 9 are read right"))).to_be_visible()
+    expect(page.get_by_text(re.compile("images of a 9 are classified correctly"))).to_be_visible()
     expect(cell).to_have_count(61)
     page.get_by_role("button", name="Show 60 more").first.click()
     expect(cell).to_have_count(121)
@@ -362,7 +362,7 @@ def test_a_cell_of_the_matrix_shows_its_images_by_click_and_by_keyboard(page: Pa
     name = number.inner_text()
     number.click()
     expect(page.get_by_role("heading", level=1)).to_have_text(INSPECT.heading)
-    expect(page.get_by_text(f"test image {name.removeprefix('No. ')}, labelled")).to_be_visible()
+    expect(page.get_by_text(f"test image {name.removeprefix('No. ')}, label")).to_be_visible()
     assert raised == []
 
 

@@ -71,7 +71,7 @@ def test_a_small_network_of_huge_maps_opens_on_the_pages(tmp_path: Path) -> None
     assert found["peak"] < 1_900
     assert "too large to be calibrated here" in str(found["draw"])
     assert "Maps wider than their tile are shown smaller" in str(found["inspect"])
-    assert "A gradient keeps all that the network puts out" in str(found["What decides"])
+    assert "A gradient keeps all that the network puts out" in str(found["Attribution"])
     assert "limit here is" in str(found["Receptive fields"])
 
 

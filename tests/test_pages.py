@@ -659,7 +659,7 @@ def test_a_drawn_seven_is_read_by_the_shipped_network() -> None:
     assert "# Prediction: 7" in words(at)
     assert re.search(r"Probability (9\d|100)\.\d % · OOD percentile \d+\.\d", words(at))
     assert [part.label for part in at.expander] == ["What these numbers mean"]
-    assert "divided by a temperature of" in words(at)
+    assert "Calibrated by temperature scaling" in words(at)
 
 
 def test_a_letter_that_probabilities_take_for_a_digit_is_like_none() -> None:
@@ -710,7 +710,7 @@ def test_a_network_in_training_is_calibrated_now_and_then() -> None:
     found = re.search(r"Calibrated after step ([\d,]+)\.", words(at))
     assert found, words(at)
     assert 0 < int(found.group(1).replace(",", "")) < run.snapshot().step
-    assert "makes 2,000 images of the training set" in words(at)
+    assert "2,000 augmented training images" in words(at)
     assert "OOD percentile" not in words(at)
     run.stop()
     assert run.wait(30)
@@ -787,30 +787,30 @@ def test_each_step_from_the_drawing_is_shown_and_what_other_ways_would_give() ->
     assert [f"**{n}." in words(at) for n in (1, 2, 3, 4)] == [True] * 4
     at.toggle(key="ways").set_value(True).run()
     assert not at.exception
-    assert "**The canvas shrunk**" in words(at)
-    assert words(at).count("Read as ") == 3
+    assert "**Whole canvas resized**" in words(at)
+    assert len(re.findall(r"Predicted \d, probability", words(at))) == 3
 
 
 def test_who_cannot_draw_picks_an_image() -> None:
     at = visit("draw")
     at.segmented_control(key="source").set_value("A test image").run()
     assert "# Prediction: 7" in words(at)
-    assert "meant 7" in words(at)
+    assert "Its label is 7" in words(at)
     press(at, "Next")
-    assert "meant 2" in words(at)
+    assert "Its label is 2" in words(at)
     # The same image inside.
     at.switch_page("pages/inspect.py").run()
-    assert "test image 1, labelled 2" in words(at)
+    assert "test image 1, label 2" in words(at)
 
 
-INSIDE = ("Feature maps", "Filters", "What decides", "Receptive fields")
+VIEWS = ("Feature maps", "Filters", "Attribution", "Receptive fields")
 
 
 def test_every_layers_maps_are_shown_with_shape_range_and_dead_channels() -> None:
     at = visit("inspect", image="4")
     at.selectbox(key="reader").set_value("assignment-9274").run()
     assert "## Prediction: 4" in words(at)
-    assert "test image 4, labelled 4" in words(at)
+    assert "test image 4, label 4" in words(at)
     # The image, and a picture of each of the eleven layers.
     assert len(at.get("image")) == 12
     assert "4\u00a0×\u00a028\u00a0×\u00a028" in words(at)
@@ -819,17 +819,17 @@ def test_every_layers_maps_are_shown_with_shape_range_and_dead_channels() -> Non
     assert words(at).count("none dead") == 7
 
 
-@pytest.mark.parametrize("section", INSIDE[1:])
+@pytest.mark.parametrize("section", VIEWS[1:])
 def test_the_other_looks_inside_have_their_pictures(section: str) -> None:
     at = visit("inspect", image="4")
     at.selectbox(key="reader").set_value("assignment-9274").run()
     at.segmented_control(key="section").set_value(section).run()
     assert not at.exception
-    assert len(at.get("image")) == {"Filters": 9, "What decides": 4, "Receptive fields": 12}[section]
+    assert len(at.get("image")) == {"Filters": 9, "Attribution": 4, "Receptive fields": 12}[section]
     expected = {
         "Filters": "20\u00a0×\u00a016 filters of 3\u00a0×\u00a03",
-        "What decides": "black square of 5 × 5 pixels",
-        "Receptive fields": "in theory 46 px, in effect ",
+        "Attribution": "black square of 5 × 5 pixels",
+        "Receptive fields": "theoretical 46 px, effective ",
     }
     assert expected[section] in words(at)
 
@@ -871,7 +871,7 @@ def test_next_and_random_choose_images_and_the_last_is_followed_by_the_first() -
     press(at, "Next")
     assert at.number_input(key="image").value == 0
     press(at, "Next")
-    assert "test image 1, labelled 2" in words(at)
+    assert "test image 1, label 2" in words(at)
     press(at, "Random")
     assert at.number_input(key="image").value in range(10_000)
     assert not at.error
@@ -879,13 +879,13 @@ def test_next_and_random_choose_images_and_the_last_is_followed_by_the_first() -
 
 def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> None:
     at = visit("inspect")
-    assert "can be looked at here too" in words(at)
+    assert "your drawing from the Draw page here" in words(at)
     at.session_state["drawn"] = mnist.test_images[0]
     at.run()
     assert not at.exception
     assert "## Prediction: 7" in words(at)
     assert "your drawing" in words(at)
-    for section in INSIDE:
+    for section in VIEWS:
         at.segmented_control(key="section").set_value(section).run()
         assert not at.exception
     at.segmented_control(key="source").set_value("A test image").run()
@@ -893,9 +893,9 @@ def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> 
     # An empty drawing is a black image: nothing to divide by.
     at.session_state["drawn"] = torch.zeros(28, 28, dtype=torch.uint8)
     at.segmented_control(key="source").set_value("Your drawing").run()
-    at.segmented_control(key="section").set_value("What decides").run()
+    at.segmented_control(key="section").set_value("Attribution").run()
     assert not at.exception
-    assert "Nowhere does it fall." in words(at)
+    assert "It drops nowhere." in words(at)
 
 
 @pytest.mark.slow
@@ -904,8 +904,8 @@ def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
     at, run = learning(net="4b 6s2 D10 A3s2 64v 16f D10 10f", epochs="1", batch_size="500")
     at.switch_page("pages/inspect.py").run()
     at.selectbox(key="reader").set_value(run.identity).run()
-    assert "still learning, weights after" in words(at)
-    for section in INSIDE:
+    assert "in training, weights after" in words(at)
+    for section in VIEWS:
         at.segmented_control(key="section").set_value(section).run()
         assert not at.exception
     run.stop()
@@ -914,10 +914,10 @@ def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
     assert not at.exception
     assert at.selectbox(key="reader").value == run.identity
     assert "with a probability of" in words(at)
-    assert "still learning" not in words(at)
+    assert "in training, weights" not in words(at)
     at.switch_page("pages/errors.py").run()
     assert not at.exception
-    assert "test images are read wrong" in words(at)
+    assert "test images are misclassified" in words(at)
 
 
 @pytest.mark.slow
@@ -962,29 +962,29 @@ def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Da
     with torch.no_grad():
         read = torch.cat([network(dataset.normalise(x)).argmax(1) for x in torch.split(mnist.test_images, 500)])
     wrong = (read != mnist.test_labels).nonzero()[:, 0].tolist()
-    assert f"**{len(wrong)} of 10,000** test images are read wrong" in words(at)
+    assert f"**{len(wrong)} of 10,000** test images are misclassified" in words(at)
     shown = {int(button.label.removeprefix("No. ")) for button in at.button if (button.key or "").startswith("errors_")}
     assert shown == set(wrong)
     number = wrong[0]
     label, taken = int(mnist.test_labels[number]), int(read[number])
-    at.selectbox(key="truth").set_value(label).run()
-    at.selectbox(key="read_as").set_value(taken).run()
+    at.selectbox(key="true_digit").set_value(label).run()
+    at.selectbox(key="predicted_digit").set_value(taken).run()
     assert not at.exception
     cell = {int(button.label.removeprefix("No. ")) for button in at.button if (button.key or "").startswith("cell_")}
     assert cell == {n for n in wrong if mnist.test_labels[n] == label and read[n] == taken}
-    assert f"images of a {label} are read as a {taken}" in words(at)
+    assert f"images of a {label} are classified as a {taken}" in words(at)
     at.button(key=f"cell_{number}").click().run()
     assert not at.exception
     assert at.title[0].value == INSPECT.heading
     # Errors are what a network is least sure of.
     assert f"## Prediction: {taken}" in words(at) or f" {taken}, with a probability" in words(at)
-    assert f"test image {number}, labelled {label}" in words(at)
+    assert f"test image {number}, label {label}" in words(at)
 
 
 def test_a_full_cell_shows_sixty_images_and_more_on_request() -> None:
     at = visit("errors")
-    at.selectbox(key="truth").set_value(1).run()
-    at.selectbox(key="read_as").set_value(1).run()
+    at.selectbox(key="true_digit").set_value(1).run()
+    at.selectbox(key="predicted_digit").set_value(1).run()
 
     def count() -> int:
         return sum(re.fullmatch(r"cell_\d+", button.key or "") is not None for button in at.button)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lib.runs.training_run import Run
 
 NO_MODEL = "There is no trained network: checkpoints/ is empty. Restore it from the project, or train one."
+NO_WEIGHTS = "The network has not finished its first batch yet."
 TOO_LARGE = replace(UNCALIBRATED, problem="Too large to be calibrated during training.")
 
 

@@ -41,8 +41,8 @@ class Page:
 DESIGN = Page("design", "Design", "Design a network")
 TRAIN = Page("train", "Train", "Train it")
 DRAW = Page("draw", "Draw", "Draw a digit")
-INSPECT = Page("inspect", "Inside", "Look inside")
-ERRORS = Page("errors", "Errors", "Where it fails")
+INSPECT = Page("inspect", "Inspect", "Inspect a network")
+ERRORS = Page("errors", "Errors", "Errors on the test images")
 PHOTOS = Page("photos", "Your digits", "Your digits")
 # In the order of the menu; the first one is at the root URL.
 PAGES = (DESIGN, TRAIN, DRAW, INSPECT, ERRORS, PHOTOS)
