@@ -46,7 +46,7 @@ def test_a_shipped_network_is_calibrated_on_held_out_images(mnist: Dataset) -> N
     assert found.images == 5_000
     assert 0.5 < found.temperature < 2
     assert found.error_after < 0.02
-    assert found.known is not None
+    assert found.gaussians is not None
 
 
 def test_a_network_in_training_is_calibrated_in_the_background(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_a_network_in_training_is_calibrated_in_the_background(mnist: Dataset, m
     assert found.temperature == calibrate(network, mnist, 2_000).temperature
     assert found.temperature == pytest.approx(calibrate(network, mnist).temperature, rel=0.3)
     # The OOD score would be out of date a few hundred steps later.
-    assert found.known is None
+    assert found.gaussians is None
     # Too soon after the last calibration.
     live.wait()
     assert live.get("one", 9, network)[0] == 7

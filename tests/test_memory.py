@@ -194,7 +194,7 @@ def test_wide_maps_are_shown_by_the_means_of_areas() -> None:
 def test_the_largest_value_of_a_map_is_told_though_it_is_shown_smaller(mnist: Dataset) -> None:
     network = build(parse("4p28 4p28 10 A")).eval()
     whole = attribution.activations(network, network.architecture, mnist.test_images[0])
-    shown = attribution.activations(network, network.architecture, mnist.test_images[0], largest=lambda channels: 20)
+    shown = attribution.activations(network, network.architecture, mnist.test_images[0], max_side=lambda channels: 20)
     assert [(m.lowest, m.highest, m.side, m.silent) for m in whole] == [
         (m.lowest, m.highest, m.side, m.silent) for m in shown
     ]

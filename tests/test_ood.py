@@ -35,20 +35,20 @@ def sample(seed: int, count: int, width: int = 6) -> tuple[Tensor, Tensor, Tenso
 
 
 def fitted(logits: Tensor, features: Tensor, labels: Tensor) -> ood.ClassGaussians:
-    known = ood.fit(logits, features, labels)
-    assert known is not None
-    return known
+    gaussians = ood.fit(logits, features, labels)
+    assert gaussians is not None
+    return gaussians
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 1000))
 def test_percentiles_of_samples_of_the_same_distribution_are_uniform(seed: int) -> None:
-    known = fitted(*sample(seed, 8_000))
+    gaussians = fitted(*sample(seed, 8_000))
     _, features, labels = sample(seed + 5_000, 4_000)
-    shares = ood.ood_percentile(known, features, labels)
+    shares = ood.ood_percentile(gaussians, features, labels)
     for share in (0.1, 0.5, 0.9, 0.98):
         assert float((shares <= share).double().mean()) == pytest.approx(share, abs=0.06)
-    others = ood.ood_percentile(known, features, (labels + 1) % 10)
+    others = ood.ood_percentile(gaussians, features, (labels + 1) % 10)
     assert float(others.min()) > 0.99
 
 
@@ -117,15 +117,15 @@ def test_the_score_recognizes_outliers_that_the_probabilities_do_not(mnist: Data
     digits = mnist.train_images[:500].float()[:, None] / 255
     unknown = (marks(digits, 500, torch.Generator().manual_seed(0))[:, 0] * 255).round().to(torch.uint8)
 
-    def confident(images: Tensor, known: ood.ClassGaussians | None) -> float:
-        predictions = predict_all(network, images, found.temperature, known)
+    def confident(images: Tensor, gaussians: ood.ClassGaussians | None) -> float:
+        predictions = predict_all(network, images, found.temperature, gaussians)
         return sum(prediction.is_confident for prediction in predictions) / len(predictions)
 
     assert confident(unknown, None) > 0.4
-    assert confident(unknown, found.known) < 0.25
-    assert confident(mnist.test_images[:2_000], found.known) > 0.95
+    assert confident(unknown, found.gaussians) < 0.25
+    assert confident(mnist.test_images[:2_000], found.gaussians) > 0.95
     noise = torch.randint(256, (50, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    assert all(prediction.is_ood for prediction in predict_all(network, noise, 1.0, found.known))
+    assert all(prediction.is_ood for prediction in predict_all(network, noise, 1.0, found.gaussians))
 
 
 def test_without_a_fit_nothing_is_out_of_distribution() -> None:

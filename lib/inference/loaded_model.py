@@ -41,7 +41,7 @@ class LoadedModel:
     def predict(self, images: Tensor) -> list[Prediction]:
         """Return the predictions for uint8 (N, 28, 28) images. `network` must not be None. Raises TooLargeError."""
         assert self.network is not None
-        fitted = self.calibration.temperature, self.calibration.known
+        fitted = self.calibration.temperature, self.calibration.gaussians
         if len(images) == 1:
             return [predict(self.network, images[0], *fitted)]
         return predict_all(self.network, images, *fitted)

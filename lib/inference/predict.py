@@ -56,24 +56,27 @@ class Prediction:
 
 @torch_threads(1)
 def predict(
-    network: Network, image: Tensor, temperature: float = 1.0, known: ClassGaussians | None = None
+    network: Network, image: Tensor, temperature: float = 1.0, gaussians: ClassGaussians | None = None
 ) -> Prediction:
     """The prediction for a uint8 (28, 28) image; see `predict_all`."""
-    return predict_all(network, image[None], temperature, known)[0]
+    return predict_all(network, image[None], temperature, gaussians)[0]
 
 
 def predict_all(
-    network: Network, images: Tensor, temperature: float = 1.0, known: ClassGaussians | None = None
+    network: Network, images: Tensor, temperature: float = 1.0, gaussians: ClassGaussians | None = None
 ) -> list[Prediction]:
     """The predictions for uint8 (N, 28, 28) images. `network` must be in eval mode.
 
-    The logits are divided by `temperature`. Raises TooLargeError if the network is too large.
+    The logits are divided by `temperature`; without `gaussians` the OOD percentile is None. Raises TooLargeError
+    if the network is too large.
     """
     if not len(images):
         return []
     require_work(network.architecture, len(images), MEASURING_WORK)
     logits, found = features(network, normalise(images))
-    percentiles = [None] * len(images) if known is None else ood_percentile(known, found, logits.argmax(1)).tolist()
+    percentiles: list[float | None] = [None] * len(images)
+    if gaussians is not None:
+        percentiles = ood_percentile(gaussians, found, logits.argmax(1)).tolist()
     probabilities = torch.softmax(logits / temperature, 1).tolist()
     return [Prediction(tuple(row), percentile) for row, percentile in zip(probabilities, percentiles, strict=True)]
 

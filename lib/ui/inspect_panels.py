@@ -55,7 +55,7 @@ def feature_maps_panel(network: nn.Module, model: LoadedModel, image: Tensor) ->
         "images, so that it learns nothing from them. One stroke marks a channel that is 0 everywhere for this image."
     )
     dead = _dead_channels(model.version, images, network, architecture)
-    maps_of_layers = activations(network, architecture, image, largest=rendering.tile_side)
+    maps_of_layers = activations(network, architecture, image, max_side=rendering.tile_side)
     if any(layer.maps.shape[-1] < layer.side for layer in maps_of_layers):
         st.caption("Maps wider than their tile are shown smaller: each pixel is the mean of an area.")
     for row, layer in zip(_rows(model), maps_of_layers, strict=True):

@@ -86,11 +86,11 @@ def _explanation(calibration: Calibration) -> None:
         f"{percent(calibration.error_after)} after. Below {percent(CONFIDENCE_THRESHOLD, 0)} the prediction is "
         "uncertain."
     )
-    if calibration.known:
+    if calibration.gaussians:
         st.markdown(
             "**OOD percentile.** Probabilities only compare ten digits with each other, even for a scribble. So the "
             "means of all feature maps are compared with those of real digits. The OOD (out-of-distribution) "
-            f"percentile says how many of {len(calibration.known.distances):,} real digits, in percent, are closer to "
-            f"their class. Above {100 * OOD_THRESHOLD:.0f} the prediction is uncertain."
+            f"percentile says how many of {len(calibration.gaussians.distances):,} real digits, in percent, are closer "
+            f"to their class. Above {100 * OOD_THRESHOLD:.0f} the prediction is uncertain."
         )
     st.markdown(f"**Entropy.** 0 bits if one digit has all the probability, {MAX_ENTROPY} if all ten have the same.")
