@@ -64,18 +64,20 @@ def main() -> None:
         for way, images in reduced.items():
             read = predict_all(network, images, found.temperature)
             right[way] = float(np.mean([p.digit == label for p, label in zip(read, labels, strict=True)]))
-        read = predict_all(network, reduced["as MNIST was made"], found.temperature, found.known)
+        read = predict_all(network, reduced["as MNIST was made"], found.temperature, found.gaussians)
         certain = float(np.mean([p.is_confident for p in read]))
         taken, by_probability = (
             {
-                kind: float(np.mean([p.is_confident for p in predict_all(network, images, found.temperature, known)]))
+                kind: float(
+                    np.mean([p.is_confident for p in predict_all(network, images, found.temperature, gaussians)])
+                )
                 for kind, images in unknown.items()
             }
-            for known in (found.known, None)
+            for gaussians in (found.gaussians, None)
         )
         of_strangers, sure = {}, {}
         for kind, (images, names) in strangers.items():
-            read = predict_all(network, images, found.temperature, found.known)
+            read = predict_all(network, images, found.temperature, found.gaussians)
             of_strangers[kind] = float(np.mean([p.digit == name for p, name in zip(read, names, strict=True)]))
             sure[kind] = float(np.mean([p.is_confident for p in read]))
         result[path.stem] = {

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lib.evaluation.proportion import interval_text
 from lib.inference import photos
-from lib.inference.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, table_csv
+from lib.inference.loaded_model import LoadedModel
+from lib.inference.photos import MAX_BYTES, MAX_FILES, MAX_PIXELS, MAX_SIDE, PhotoError, predictions_csv
 from lib.inference.predict import CONFIDENCE_THRESHOLD, OOD_THRESHOLD
 from lib.inference.preprocess import SIZE
 from lib.storage import digit_sets
@@ -24,10 +25,10 @@ from lib.storage.digit_sets import DigitSet, DigitSetError
 from lib.text.formatting import percent
 from lib.text.untrusted_text import escaped, isolated, spreadsheet_cell
 from lib.ui import guard, rendering
-from lib.ui.model_picker import LoadedModel, choose_model, load_model
-from lib.ui.page import setup_page
+from lib.ui.model_picker import choose_model, load_model
+from lib.ui.page import PHOTOS, setup_page
 
-setup_page("photos")
+setup_page(PHOTOS)
 
 SHOWN_PROBLEMS, SHOWN_MISTAKES = 5, 40
 # Digits of a gallery, a row, and a digit's side in pixels of the screen.
@@ -62,7 +63,7 @@ def short(name: str) -> str:
 def picture(image: Tensor) -> str:
     """A uint8 (28, 28) digit as an address that holds its PNG, for a cell of a table."""
     buffer = io.BytesIO()
-    Image.fromarray(rendering.digit(image, TILE)).save(buffer, "PNG")
+    Image.fromarray(rendering.enlarge(image, TILE)).save(buffer, "PNG")
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
@@ -82,7 +83,7 @@ def read_photos(files: list[UploadedFile], now: LoadedModel) -> tuple[Tensor, li
         st.info("The network has not learnt from its first batch yet.", icon=":material/hourglass_empty:")
         return None
     digits = torch.stack([image for _, image in readable]) if readable else torch.zeros(0, SIZE, SIZE)
-    predictions = now.read(digits)
+    predictions = now.predict(digits)
     labels = None
     if readable:
         rows = [
@@ -129,7 +130,7 @@ def read_photos(files: list[UploadedFile], now: LoadedModel) -> tuple[Tensor, li
     results = iter(predictions)
     st.download_button(
         "Table as CSV",
-        table_csv(
+        predictions_csv(
             [
                 (file.name, next(results) if isinstance(image, Tensor) else image)
                 for file, image in zip(files, found, strict=True)
@@ -222,7 +223,7 @@ def add_controls(name: str, from_photos: tuple[Tensor, list[int]] | None) -> Non
             st.caption("Nothing is drawn at present. Draw a digit first, then come back to put it into the set.")
             st.page_link("pages/draw.py", label="Draw a digit", icon=":material/draw:")
         else:
-            st.image(rendering.digit(drawn, TILE), alt="The present drawing, reduced to 28 by 28")
+            st.image(rendering.enlarge(drawn, TILE), alt="The present drawing, reduced to 28 by 28")
             label = st.pills("Its label", range(10), key="drawn_label", format_func=":gray[{}]".format)
             st.button(
                 "Add the drawing",
@@ -281,7 +282,7 @@ def test_on(digits: DigitSet, now: LoadedModel) -> None:
     question = (digits.name, digits.labels.tolist(), now.version)
     if st.button("Test the network on it", type="primary", icon=":material/quiz:", disabled=now.network is None):
         assert now.network is not None
-        st.session_state.tested = (question, [answer.digit for answer in now.read(digits.images)])
+        st.session_state.tested = (question, [answer.digit for answer in now.predict(digits.images)])
     asked, answers = st.session_state.get("tested", (None, []))
     if asked != question:
         st.caption("How many of the set's digits does the network that is chosen above read as their labels say?")
@@ -306,7 +307,7 @@ def test_on(digits: DigitSet, now: LoadedModel) -> None:
         with st.container(horizontal=True):
             for place in shown:
                 words = f"{labels[place]}, read as {answers[place]}"
-                st.image(rendering.digit(digits.images[place], 2 * TILE), caption=words, alt=f"A digit: {words}")
+                st.image(rendering.enlarge(digits.images[place], 2 * TILE), caption=words, alt=f"A digit: {words}")
 
 
 name = choose_model()
@@ -315,7 +316,7 @@ try:
 except (CheckpointError, OSError) as error:
     st.error(escaped(str(error)), icon=":material/error:")
     st.stop()
-if now.run:
+if now.in_training:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"Still learning: weights after {now.step:,} steps.")
         st.button("Read again", icon=":material/refresh:")

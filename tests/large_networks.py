@@ -105,12 +105,12 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
     dot[14, 14] = 255
 
     def maps() -> None:
-        for found in attribution.activations(network, architecture, image, largest=rendering.tile_side):
+        for found in attribution.activations(network, architecture, image, max_side=rendering.tile_side):
             assert rendering.feature_maps(found.maps).nbytes < 16 * 10**6
 
     def all_filters() -> None:
         for weights in attribution.filters(network, architecture).values():
-            assert rendering.filters(weights).nbytes < 16 * 10**6
+            assert rendering.filter_grid(weights).nbytes < 16 * 10**6
 
     with suppress(TooLargeError):
         require_inference_fits(architecture, uses_im2col())

@@ -44,7 +44,7 @@ def main(folder: Path, pages: list[str]) -> None:
         assert not at.exception, at.exception[0].value
         said[page] = [str(element.value) for element in (*at.error, *at.caption, *at.markdown)]
         if page == "inspect":
-            for section in ("What decides", "Receptive fields"):
+            for section in ("Attribution", "Receptive fields"):
                 at.segmented_control(key="section").set_value(section).run()
                 assert not at.exception, at.exception[0].value
                 said[section] = [str(element.value) for element in (*at.error, *at.caption)]

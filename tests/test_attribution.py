@@ -1,4 +1,4 @@
-"""What a network does inside and where it fails, held to loops over numbers and to networks made by hand."""
+"""Attribution against loops over numbers, finite differences, and networks with hand-made weights."""
 
 from __future__ import annotations
 
@@ -27,25 +27,22 @@ from lib.evaluation.attribution import (
     saliency,
     theoretical_fields,
 )
-from lib.evaluation.metrics import Evaluation, evaluate
-from lib.evaluation.proportion import Proportion
 from lib.nn.memory import BATCH
 from lib.nn.network import Network, build
-from lib.storage import checkpoints
 from tests.architectures import architectures
-from tests.measure import accuracy_on
+from tests.measure import shipped_network
 
 NETWORK = "4 8b M 6n D10 10v A"
 
 
 @pytest.fixture(scope="module")
 def shipped() -> tuple[Network, Architecture]:
-    checkpoint = checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors")
-    return checkpoints.network(checkpoint), checkpoint.summary.architecture
+    network = shipped_network()
+    return network, network.architecture
 
 
 def trained(text: str, images: Tensor, seed: int = 0) -> tuple[Network, Architecture]:
-    """A network whose norms have seen images, so that they do something, in eval mode."""
+    """A network in eval mode whose norms have running statistics of these images."""
     architecture = parse(text)
     network = build(architecture, seed)
     network(normalise(images[:64]))
@@ -54,7 +51,7 @@ def trained(text: str, images: Tensor, seed: int = 0) -> tuple[Network, Architec
 
 @given(architectures())
 @settings(max_examples=60)
-def test_every_layer_of_the_notation_has_one_output_of_the_analysed_shape(architecture: Architecture) -> None:
+def test_every_layer_of_the_notation_has_one_output_with_the_analyzed_shape(architecture: Architecture) -> None:
     image = torch.arange(784).view(28, 28).remainder(256).to(torch.uint8)
     found = activations(build(architecture).eval(), architecture, image)
     rows = per_layer(analyze(architecture), architecture).rows
@@ -63,11 +60,11 @@ def test_every_layer_of_the_notation_has_one_output_of_the_analysed_shape(archit
     assert all(maps.lowest == maps.maps.min() and maps.highest == maps.maps.max() for maps in found)
 
 
-def test_maps_are_those_after_relu_and_norm_in_the_networks_order(mnist: Dataset) -> None:
+def test_maps_are_taken_after_relu_and_norm_in_either_order(mnist: Dataset) -> None:
     network, architecture = trained(NETWORK, mnist.test_images)
     found = activations(network, architecture, mnist.test_images[3])
     x = normalise(mnist.test_images[3:4])
-    # ReLU, norm; norm, ReLU; pool; ReLU; dropout; the logits; their mean and Flatten.
+    # Modules after each layer: ReLU and norm, norm and ReLU, pool, ReLU, dropout, logits, average and Flatten.
     for maps, end in zip(found, (3, 6, 7, 9, 10, 11, 13), strict=True):
         torch.testing.assert_close(maps.maps.flatten(), network[:end](x).flatten())
     assert found[0].lowest < 0
@@ -75,17 +72,17 @@ def test_maps_are_those_after_relu_and_norm_in_the_networks_order(mnist: Dataset
     torch.testing.assert_close(found[-1].maps[:, 0, 0], network(x)[0])
 
 
-def test_a_channel_is_dead_where_no_image_wakes_it_and_silent_where_this_one_does_not(mnist: Dataset) -> None:
+def test_a_dead_channel_is_zero_for_all_images_and_a_silent_one_for_this_image(mnist: Dataset) -> None:
     network, architecture = trained(NETWORK, mnist.test_images)
     first = network[0]
     assert isinstance(first, nn.Conv2d)
     with torch.no_grad():
         assert first.bias is not None
-        # Channel 2 never wakes; channel 1 wakes where a pixel is bright, and in a black image nowhere.
+        # Channel 2 is always zero; channel 1 is positive where a pixel is bright, so nowhere in a black image.
         first.bias[2] = -1e3
         first.weight[1] = 1.0
         first.bias[1] = 0.0
-    # What wakes a channel comes after more black images than fit one batch.
+    # The images that activate a channel are in the second batch.
     images = torch.cat([torch.zeros(BATCH + 10, 28, 28, dtype=torch.uint8), mnist.test_images[:40]])
     dead = dead_channels(network, architecture, images)
     assert set(dead) == {0, 1, 3}
@@ -94,26 +91,26 @@ def test_a_channel_is_dead_where_no_image_wakes_it_and_silent_where_this_one_doe
     black = activations(network, architecture, torch.zeros(28, 28, dtype=torch.uint8))
     assert {1, 2} <= set(black[0].silent)
     assert black[2].silent == ()
-    # The slow way: every image, and nothing but the outputs.
+    # By the outputs for all images.
     for layer, end in ((0, 2), (1, 6), (3, 9)):
         outputs = network[:end](normalise(images)).detach().numpy()
         channels = [c for c in range(outputs.shape[1]) if not outputs[:, c].any()]
         assert list(dead[layer]) == channels
 
 
-def test_filters_are_the_convolutions_weights(mnist: Dataset) -> None:
+def test_filters_are_the_weights_of_the_convolutions(mnist: Dataset) -> None:
     network, architecture = trained("4k5 M 8 16f 10f", mnist.test_images)
     found = filters(network, architecture)
     assert {layer: tuple(weights.shape) for layer, weights in found.items()} == {0: (4, 1, 5, 5), 2: (8, 4, 3, 3)}
     assert not any(weights.requires_grad for weights in found.values())
 
 
-def test_saliency_is_the_slope_of_the_digits_logit(shipped: tuple[Network, Architecture]) -> None:
+def test_saliency_is_the_gradient_of_the_predicted_logit(shipped: tuple[Network, Architecture]) -> None:
     network, architecture = shipped
-    # Noise, for in a flat background every max-pool has ties, where there is no one slope.
+    # Noise: in a flat background every max-pool has ties, where the gradient is not unique.
     image = torch.randint(0, 256, (28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     found = saliency(network, architecture, image)
-    double = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors")).double()
+    double = shipped_network().double()
     x = normalise(image[None]).double()
     with torch.no_grad():
         digit = int(double(x).argmax())
@@ -126,7 +123,7 @@ def test_saliency_is_the_slope_of_the_digits_logit(shipped: tuple[Network, Archi
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_occlusion_is_what_covering_each_place_costs(
+def test_occlusion_is_the_drop_when_each_place_is_covered(
     shipped: tuple[Network, Architecture], mnist: Dataset, temperature: float
 ) -> None:
     network, architecture = shipped
@@ -147,7 +144,7 @@ def test_occlusion_is_what_covering_each_place_costs(
 
 @given(architectures(), st.integers(0, 2**20))
 @settings(max_examples=100)
-def test_the_effective_field_lies_in_the_theoretical_one(architecture: Architecture, seed: int) -> None:
+def test_the_effective_field_is_inside_the_theoretical_one(architecture: Architecture, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (4, 28, 28), generator=generator).to(torch.uint8)
     theory = theoretical_fields(architecture)
@@ -161,8 +158,8 @@ def test_the_effective_field_lies_in_the_theoretical_one(architecture: Architect
 
 @given(architectures(dense=False))
 @settings(max_examples=100)
-def test_a_theoretical_field_away_from_the_edges_is_the_formulas(architecture: Architecture) -> None:
-    """Without gaps, and with the image's edge far enough, it is a square of the receptive field's side."""
+def test_a_theoretical_field_away_from_the_edges_has_the_size_of_the_formula(architecture: Architecture) -> None:
+    """Without gaps, and away from the edges, it is a square of the receptive field's side."""
     rows = per_layer(analyze(architecture), architecture).rows
     fields = theoretical_fields(architecture)
     dense = all(
@@ -179,7 +176,7 @@ def test_a_theoretical_field_away_from_the_edges_is_the_formulas(architecture: A
 
 
 def test_the_effective_field_of_a_linear_network_is_its_weights() -> None:
-    """A convolution and a mean, by loops: unit 14, 14 of the convolution, then the mean over all of its units."""
+    """A convolution and an average, by loops: unit (14, 14) of the convolution, then the mean over all its units."""
     architecture = parse("10k5 A")
     network = build(architecture, 3).eval()
     convolution = network[0]
@@ -202,7 +199,7 @@ def test_the_effective_field_of_a_linear_network_is_its_weights() -> None:
 
 
 def test_the_effective_field_is_averaged_over_the_images(mnist: Dataset) -> None:
-    """One convolution with ReLU: an image counts the filters that it wakes at the centre."""
+    """With one convolution and ReLU, each image contributes the filters that are positive at the center."""
     architecture = parse("6n 10 A")
     network = build(architecture, 1).eval()
     first = network[0]
@@ -213,13 +210,13 @@ def test_the_effective_field_is_averaged_over_the_images(mnist: Dataset) -> None
     expected = np.zeros((3, 3))
     for image in images.double().numpy():
         patch = (image[13:16, 13:16] / 255 - MEAN) / STD
-        awake = [w[0] for w, b in zip(weights, bias, strict=True) if (w[0] * patch).sum() + b > 0]
-        expected += np.abs(sum(awake)) / len(images)
+        active = [w[0] for w, b in zip(weights, bias, strict=True) if (w[0] * patch).sum() + b > 0]
+        expected += np.abs(sum(active)) / len(images)
     (found, *_) = effective_fields(network, architecture, images)
     np.testing.assert_allclose(found[13:16, 13:16].numpy(), expected / expected.max(), atol=1e-5)
 
 
-def test_a_wide_network_is_shown_fewer_images() -> None:
+def test_a_wide_network_gets_fewer_images() -> None:
     assert affordable(parse("4 4 8 M 12 12 16 M 20v 10v A"), 500) == 500
     wide = parse("32n 64n M 128n 256n M 512vn 1024vn 10v")
     assert 4 <= affordable(wide, 500) < 500
@@ -227,76 +224,7 @@ def test_a_wide_network_is_shown_fewer_images() -> None:
     assert affordable(wide, 500, passes=1000) == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.lists(st.floats(-8, 8), min_size=10, max_size=10)), min_size=1))
-@settings(max_examples=60)
-def test_an_evaluation_is_what_loops_count(images: list[tuple[int, list[float]]]) -> None:
-    labels = torch.tensor([label for label, _ in images])
-    probabilities = torch.softmax(torch.tensor([logits for _, logits in images]), 1)
-    found = Evaluation(probabilities, labels)
-    numbers = probabilities.numpy()
-    confusion = np.zeros((10, 10), int)
-    errors = []
-    for number, label in enumerate(labels.tolist()):
-        read = int(numbers[number].argmax())
-        confusion[label, read] += 1
-        if read != label:
-            errors.append((numbers[number, label], number))
-    assert (found.confusion.numpy() == confusion).all()
-    assert found.errors == [number for _, number in sorted(errors)]
-    for label in range(10):
-        assert found.by_class[label] == Proportion(int(confusion[label, label]), int(confusion[label].sum()))
-        for read in range(10):
-            cell = found.cell(label, read)
-            assert len(cell) == confusion[label, read]
-            assert [numbers[n, label] for n in cell] == sorted(numbers[n, label] for n in cell)
-    error = 0.0
-    for number, bin_ in enumerate(found.calibration):
-        inside = [
-            n for n in range(len(numbers)) if number / 10 < float(np.float64(numbers[n].max())) <= (number + 1) / 10
-        ]
-        assert bin_.accuracy.count == len(inside)
-        if inside:
-            confidence = np.mean([np.float64(numbers[n].max()) for n in inside])
-            accuracy = np.mean([numbers[n].argmax() == labels[n].item() for n in inside])
-            assert bin_.confidence == pytest.approx(confidence)
-            assert bin_.accuracy.share == pytest.approx(accuracy)
-            error += len(inside) / len(numbers) * abs(accuracy - confidence)
-    assert found.calibration_error == pytest.approx(error, abs=1e-9)
-
-
-def test_a_table_made_by_hand() -> None:
-    """Five images, of which one is read wrong: its truth, a 3, has a fifth."""
-    rows = [(7, 7, 0.95), (3, 5, 0.75), (3, 3, 0.75), (0, 0, 0.95), (1, 1, 0.55)]
-    probabilities = torch.full((5, 10), 0.0)
-    for number, (label, read, confidence) in enumerate(rows):
-        probabilities[number] = (1 - confidence) / 9
-        probabilities[number, read] = confidence
-        if label != read:
-            probabilities[number, label] = 0.2
-    found = Evaluation(probabilities, torch.tensor([label for label, _, _ in rows]))
-    assert found.errors == [1]
-    assert float(found.label_probability[1]) == pytest.approx(0.2)
-    assert int(found.confusion[3, 5]) == 1
-    assert found.accuracy == Proportion(4, 5)
-    # Bins: 0.55 right; 0.75 half right; 0.95 right. (1 · 0.45 + 2 · 0.25 + 2 · 0.05) / 5.
-    assert found.calibration_error == pytest.approx(0.21)
-    assert [b.accuracy.count for b in found.calibration] == [0, 0, 0, 0, 0, 1, 0, 2, 0, 2]
-
-
-def test_a_network_is_measured_as_training_measures_it(shipped: tuple[Network, Architecture], mnist: Dataset) -> None:
-    network, architecture = shipped
-    images, labels = mnist.test_images[:2000], mnist.test_labels[:2000]
-    before = torch.get_num_threads()
-    found = evaluate(network, architecture, images, labels)
-    assert torch.get_num_threads() == before
-    assert found.accuracy.share == accuracy_on(network, images, labels)
-    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(2000))
-    with torch.no_grad():
-        alone = torch.softmax(network(normalise(images[17:18])), 1)[0]
-    torch.testing.assert_close(found.probabilities[17], alone, atol=1e-5, rtol=1e-4)
-
-
-def test_a_layers_modules_are_counted_once(shipped: tuple[Network, Architecture]) -> None:
+def test_there_is_one_field_for_each_layer(shipped: tuple[Network, Architecture]) -> None:
     network, architecture = shipped
     assert len(list(operations(architecture))) == len(network)
     assert len(theoretical_fields(architecture)) == len(architecture.layers)

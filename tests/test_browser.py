@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from lib.data.dataset import Dataset
-from lib.ui.page import PAGES
+from lib.ui.page import DESIGN, DRAW, ERRORS, INSPECT, PAGES, TRAIN
 from lib.ui.page import Page as AppPage
 from tests.browser import copy_project, draw, serving, settled, visit
 from tests.photographs import photo
@@ -25,7 +25,6 @@ expect.set_options(timeout=20_000)
 
 SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
 SCROLLED = "() => [document.scrollingElement.scrollTop, document.querySelector('[data-testid=stMain]').scrollTop]"
-DESIGN, TRAIN, DRAW, INSPECT, ERRORS, _ = PAGES
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,7 @@ def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
     draw(page, SEVEN)
     # After one epoch it need not be certain.
     expect(
-        page.get_by_text(re.compile("^(It reads 7$|Perhaps a 7, |Like no digit that it knows; nearest to a 7, )"))
+        page.get_by_text(re.compile("^(Prediction: 7$|Perhaps a 7, |Not recognized as a digit; closest class: 7, )"))
     ).to_be_visible(timeout=15_000)
     bars = page.get_by_role("img", name=re.compile(r"7: \d+\.\d %"))
     expect(bars.locator(".main-svg").first).to_be_visible()
@@ -172,20 +171,20 @@ def test_a_layers_field_is_shown_over_a_digit_at_any_position(page: Page, url: s
     expect(view.locator(".name")).to_have_text("7 · 3×3 convolution")
     view.get_by_role("button", name="5 · 3×3 convolution, output 12 × 14 × 14").click()
     expect(page).to_have_url(re.compile("layer=5"))
-    words = view.locator(".words")
-    expect(words).to_contain_text("12 × 12 = 144 pixels. All of it lies on the image.")
+    words = view.locator(".summary")
+    expect(words).to_contain_text("12 × 12 = 144 pixels. All of it is inside the image.")
     expect(view.locator(".formulas")).to_contain_text("8 + (3 − 1) · 2 = 12")
 
     # The corner: rows and columns 0 to 6 are left of a field that begins at pixel -5.
     view.locator(".positions").click(position={"x": 3, "y": 3})
     expect(words).to_contain_text("Output at row 1, column 1 of 14 × 14")
-    expect(words).to_contain_text("95 of them lie outside the image, where padding puts zeros: it sees 49.")
+    expect(words).to_contain_text("95 of them are outside the image, where padding puts zeros; 49 affect the output.")
     shaded = "rects => rects.reduce((sum, rect) => sum + rect.width.baseVal.value * rect.height.baseVal.value, 0) / 36"
     assert view.locator(".field .unseen").evaluate_all(shaded) == 28 * 28 - 49
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     expect(words).to_contain_text("row 2, column 2 of 14 × 14")
-    expect(words).to_contain_text("it sees 81.")
+    expect(words).to_contain_text("81 affect the output.")
 
     view.get_by_role("button", name="Digit 7").click()
     expect(view.get_by_role("button", name="Digit 7")).to_have_attribute("aria-pressed", "true")
@@ -199,7 +198,7 @@ def test_a_layers_field_is_shown_over_a_digit_at_any_position(page: Page, url: s
     page.reload()
     expect(view.locator(".name")).to_have_text("5 · 3×3 convolution", timeout=60_000)
     page.get_by_text("Let the class guess first").click()
-    expect(words).to_have_text("What it sees and costs is shown when the class has guessed.")
+    expect(words).to_have_text("Receptive field and formulas are shown when the class has guessed.")
     expect(view.locator(".field")).to_be_hidden()
     expect(view.locator(".formulas")).to_be_empty()
 
@@ -209,7 +208,7 @@ def test_positions_that_no_logit_reads_are_dashed_and_a_layer_is_chosen_by_keybo
     view = page.locator(".network-view")
     view.get_by_role("button", name="10 · 3×3 convolution, no padding").focus()
     page.keyboard.press("Enter")
-    expect(view.locator(".words")).to_contain_text(
+    expect(view.locator(".summary")).to_contain_text(
         "The logits depend on 9 of its 16 positions; the dashed ones are not used."
     )
     expect(view.locator(".position.unused")).to_have_count(7)
@@ -224,13 +223,13 @@ def test_unused_positions_of_a_map_wider_than_31_are_dashed_and_a_huge_map_says_
     expect(view.locator(".position.unused")).to_have_count(71)
     visit(page, f"{url}/?net=4p28+4p28+4p28s28+10+A")
     view.get_by_role("button", name="2 · 3×3 convolution, padding 28").click()
-    expect(view.locator(".words")).to_contain_text("is 136 × 136 positions: too many to be drawn.")
+    expect(view.locator(".summary")).to_contain_text("is 136 × 136 positions: too many to be drawn.")
     expect(view.locator(".explored")).to_be_hidden()
 
 
 def test_bars_say_their_sums(page: Page, url: str) -> None:
     measured(page, url)
-    chart = page.get_by_role("img", name=re.compile("^Parameters and MACs of each layer"))
+    chart = page.get_by_role("img", name=re.compile("^Cumulative parameters and MACs"))
     chart.scroll_into_view_if_needed()
     bars = chart.locator(".subplot.xy .bars .point path")
     expect(bars).to_have_count(11)
@@ -242,7 +241,7 @@ def test_bars_say_their_sums(page: Page, url: str) -> None:
 
 def test_the_shipped_network_is_taken_away_as_onnx(page: Page, url: str, tmp_path: Path, mnist: Dataset) -> None:
     visit(page, url)
-    page.get_by_text("Take it away", exact=True).click()
+    page.get_by_text("Export", exact=True).click()
     with page.expect_download(timeout=60_000) as download:
         page.get_by_role("button", name="ONNX: The assignment's network", exact=True).click()
     download.value.save_as(tmp_path / "network.onnx")
@@ -314,21 +313,21 @@ def test_the_inside_of_a_network_is_shown_for_any_image(page: Page, url: str) ->
     raised: list[str] = []
     page.on("pageerror", lambda error: raised.append(str(error)))
     visit(page, f"{url}/inspect?image=4")
-    expect(page.get_by_role("heading", name="It reads 4")).to_be_visible()
+    expect(page.get_by_role("heading", name="Prediction: 4")).to_be_visible()
     expect(pictures(page)).to_have_count(10)
     assert pictures(page).evaluate_all("images => images.every(image => image.alt)")
     page.get_by_role("button", name="Next").click()
-    expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
+    expect(page.get_by_text("test image 5, label 1")).to_be_visible()
     page.wait_for_function(
         "() => [...document.querySelectorAll('[data-testid=stImage] img')].every(i => i.complete && i.naturalWidth)"
     )
-    for section, number in (("Filters", 7), ("What decides", 4), ("Receptive fields", 10)):
+    for section, number in (("Filters", 7), ("Attribution", 4), ("Receptive fields", 10)):
         page.get_by_role("radio", name=section).click()
         expect(pictures(page)).to_have_count(number)
     # What is looked at, and the image, outlive a change of page.
     go(page, DRAW)
     go(page, INSPECT)
-    expect(page.get_by_text("test image 5, labelled 1")).to_be_visible()
+    expect(page.get_by_text("test image 5, label 1")).to_be_visible()
     expect(page.get_by_role("radio", name="Receptive fields")).to_be_checked()
     assert raised == []
 
@@ -343,18 +342,18 @@ def test_a_cell_of_the_matrix_shows_its_images_by_click_and_by_keyboard(page: Pa
     assert box is not None
     # Row 4, column 9: its count stands in the cell.
     page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.45)
-    said = page.get_by_text(re.compile(r"^\d+ of 982 images of a 4 are read as a 9\.$"))
+    said = page.get_by_text(re.compile(r"^\d+ of 982 images of a 4 are classified as a 9\.$"))
     expect(said).to_be_visible()
     count = int(said.inner_text().split()[0])
     cell = page.locator("[class*='st-key-cell_']").get_by_role("button")
     expect(cell).to_have_count(count)
-    expect(page.get_by_text("4, read as 9").first).to_be_visible()
+    expect(page.get_by_text("4, predicted 9").first).to_be_visible()
 
-    truth = page.get_by_role("combobox", name="Truth")
+    truth = page.get_by_role("combobox", name="True digit")
     truth.focus()
     page.keyboard.type("9")
     page.keyboard.press("Enter")
-    expect(page.get_by_text(re.compile("images of a 9 are read right"))).to_be_visible()
+    expect(page.get_by_text(re.compile("images of a 9 are classified correctly"))).to_be_visible()
     expect(cell).to_have_count(61)
     page.get_by_role("button", name="Show 60 more").first.click()
     expect(cell).to_have_count(121)
@@ -363,7 +362,7 @@ def test_a_cell_of_the_matrix_shows_its_images_by_click_and_by_keyboard(page: Pa
     name = number.inner_text()
     number.click()
     expect(page.get_by_role("heading", level=1)).to_have_text(INSPECT.heading)
-    expect(page.get_by_text(f"test image {name.removeprefix('No. ')}, labelled")).to_be_visible()
+    expect(page.get_by_text(f"test image {name.removeprefix('No. ')}, label")).to_be_visible()
     assert raised == []
 
 
@@ -438,7 +437,7 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(
     before = step(page)
     page.wait_for_timeout(1500)
     assert step(page) > before
-    question.get_by_role("button", name="Stop it").click()
+    question.get_by_role("button", name="Stop anyway").click()
     expect(question).to_have_count(0)
     expect(second.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
     expect(page.get_by_text(re.compile("^Stopped at step"))).to_be_visible(timeout=5000)
@@ -467,10 +466,10 @@ def test_a_run_is_its_browsers_and_a_stale_tab_is_told_that_it_is_gone(
     question = other.get_by_role("dialog")
     other.get_by_role("button", name="Delete").click()
     expect(question).to_contain_text("another browser")
-    question.get_by_role("button", name="Leave it as it is").click()
+    question.get_by_role("button", name="Cancel").click()
     expect(question).to_have_count(0)
     other.get_by_role("button", name="Delete").click()
-    question.get_by_role("button", name="Delete it").click()
+    question.get_by_role("button", name="Delete anyway").click()
     deleted = other.get_by_text(f"{identity} was deleted.")
     expect(deleted).to_be_visible()
 
@@ -501,7 +500,7 @@ def test_each_control_takes_effect_within_a_batch_and_is_seen(page: Page, school
     assert step(page) == paused
     assert press("One step", f"step {paused + 1:,} of .* · paused$") == paused + 1
     # The learning rate of the next batch is a tenth of what the schedule asks for.
-    slider = page.get_by_role("slider", name=re.compile("Learning rate, times"))
+    slider = page.get_by_role("slider", name=re.compile("Learning-rate multiplier"))
     slider.focus()
     slider.press("ArrowLeft")
     slider.press("ArrowLeft")
@@ -537,7 +536,7 @@ def test_a_digit_is_read_while_the_network_learns(page: Page, school: str) -> No
     go(page, DRAW)
     expect(page.get_by_role("combobox")).to_have_value(re.compile(r"^run-\d+-\w+, in training"))
     draw(page, SEVEN)
-    expect(page.get_by_role("heading", name=re.compile(r"It reads \d"))).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name=re.compile(r"Prediction: \d"))).to_be_visible(timeout=15_000)
     learning = page.get_by_text(re.compile(r"weights after [\d,]+ steps"))
     first = learning.inner_text()
     expect(learning).not_to_have_text(first, timeout=15_000)
@@ -596,7 +595,7 @@ def test_the_canvas_sends_a_stroke_when_the_pen_is_lifted(page: Page, url: str) 
 def test_the_canvas_is_cleared_and_the_page_says_what_to_do(page: Page, url: str) -> None:
     visit(page, f"{url}/draw")
     draw(page, SEVEN)
-    expect(page.get_by_role("heading", name="It reads 7")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="Prediction: 7")).to_be_visible(timeout=15_000)
     canvas = page.locator("canvas.upper-canvas")
     expect(canvas).to_have_attribute("width", "280")
     canvas.hover()
@@ -622,7 +621,7 @@ def test_a_digit_is_drawn_by_touch_and_the_page_stays_where_it_is(chromium: Brow
             device.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
         x, y = to_x, to_y
     device.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    expect(tab.get_by_role("heading", name="It reads 7")).to_be_visible()
+    expect(tab.get_by_role("heading", name="Prediction: 7")).to_be_visible()
     assert tab.evaluate(SCROLLED) == before
     context.close()
 

@@ -73,10 +73,10 @@ def test_the_training_thread_never_calls_streamlit() -> None:
 
 
 # What makes text from outside safe for the place where it stands, and questions about it.
-SAFE = {"escaped", "isolated", "visible", "html_escaped", "spreadsheet_cell", "table_csv", "quote", "len"}
+SAFE = {"escaped", "isolated", "visible", "html_escaped", "spreadsheet_cell", "predictions_csv", "quote", "len"}
 FROM_OUTSIDE = {"name", "title", "message", "save_error", "problem"}
 # What variables are called that hold such a text.
-SENTENCES = {"refused", "told", "problem", "sentence", "chosen_before"}
+SENTENCES = {"refused", "told", "problem", "sentence", "missing"}
 # The titles of a preset and of a page are the project's own.
 OWN = {"preset.title", "page.title"}
 

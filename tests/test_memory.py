@@ -71,7 +71,7 @@ def test_a_small_network_of_huge_maps_opens_on_the_pages(tmp_path: Path) -> None
     assert found["peak"] < 1_900
     assert "too large to be calibrated here" in str(found["draw"])
     assert "Maps wider than their tile are shown smaller" in str(found["inspect"])
-    assert "A gradient keeps all outputs of the network" in str(found["What decides"])
+    assert "A gradient keeps all outputs of the network" in str(found["Attribution"])
     assert "limit here is" in str(found["Receptive fields"])
 
 
@@ -194,7 +194,7 @@ def test_wide_maps_are_downsampled_by_area_means() -> None:
 def test_the_range_of_a_map_is_that_before_downsampling(mnist: Dataset) -> None:
     network = build(parse("4p28 4p28 10 A")).eval()
     full_size = attribution.activations(network, network.architecture, mnist.test_images[0])
-    shown = attribution.activations(network, network.architecture, mnist.test_images[0], largest=lambda channels: 20)
+    shown = attribution.activations(network, network.architecture, mnist.test_images[0], max_side=lambda channels: 20)
     assert [(m.lowest, m.highest, m.side, m.silent) for m in full_size] == [
         (m.lowest, m.highest, m.side, m.silent) for m in shown
     ]

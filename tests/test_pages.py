@@ -29,14 +29,13 @@ from lib.runs.training_run import Run
 from lib.storage import checkpoints, digit_sets
 from lib.ui import warm_up, widgets
 from lib.ui.cache import live_calibrator, run_manager
-from lib.ui.page import PAGES, Page
+from lib.ui.page import DESIGN, INSPECT, PAGES, Page
 from lib.ui.url_state import HIDEABLE_SECTIONS
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
-INSPECT = next(page for page in PAGES if page.name == "inspect")
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +94,7 @@ def test_every_page_opens_and_says_what_to_do(page: Page) -> None:
     at = visit(page.name)
     assert [title.value for title in at.title] == [page.heading]
     hints = {
-        "design": "Choose how many channels",
+        "design": "Choose the number of channels",
         "train": "Press Start training",
         "draw": "Draw a digit, 0 to 9",
         "inspect": "A cross marks a dead channel",
@@ -113,7 +112,7 @@ def test_no_page_is_parsed_into_a_syntax_tree(monkeypatch: pytest.MonkeyPatch) -
         raise SystemError("AST constructor recursion depth mismatch")
 
     monkeypatch.setattr(magic, "add_magic", parsed)
-    assert visit("design").title[0].value == PAGES[0].heading
+    assert visit("design").title[0].value == DESIGN.heading
 
 
 def test_the_design_page_shows_the_answers_table_with_its_sums() -> None:
@@ -161,9 +160,9 @@ def test_wide_fields_are_marked_and_the_assignments_comments_corrected() -> None
     at = visit("design")
     marked = [name for name in rows(at) if "> 28" in name]
     assert [name.split(" ·")[0] for name in marked] == ["9", "10", "11"]
-    claims = at.table[1].value
-    assert claims["Its comment says"].tolist()[3:8] == ["no comment", "14", "16", "18", "no comment"]
-    assert claims["It is"].tolist() == ["3", "5", "7", "8", "12", "16", "20", "22", "30", "38", "46"]
+    stated = at.table[1].value
+    assert stated["Comment"].tolist()[3:8] == ["no comment", "14", "16", "18", "no comment"]
+    assert stated["Correct"].tolist() == ["3", "5", "7", "8", "12", "16", "20", "22", "30", "38", "46"]
     at = visit("design", net="4v 8v M 10v")
     assert at.error
     at = visit("design", net="4 M 8 10s28")
@@ -185,18 +184,18 @@ def test_positions_that_no_logit_reads_are_marked() -> None:
 def test_two_designs_are_compared_by_layer_and_in_total() -> None:
     at = visit("design", compare="4 4 10 M 12 12 16 M 20v 10v A")
     frame = at.table[2].value
-    assert frame["More or fewer"].tolist() == [0, 0, 2 * 36 + 2 + 4, 0, 2 * 108, *[0] * 6, 294]
+    assert frame["Δ parameters"].tolist() == [0, 0, 2 * 36 + 2 + 4, 0, 2 * 108, *[0] * 6, 294]
     metrics = {metric.label: (metric.value, metric.delta) for metric in at.metric}
-    assert metrics["Parameters of the other"] == ("9,568", "+294 against this one")
-    assert metrics["Receptive field of the other"] == ("46", "as this one")
+    assert metrics["Parameters of B"] == ("9,568", "+294 from A")
+    assert metrics["Receptive field of B"] == ("46", "same as A")
     next(button for button in at.button if button.label == "Clear").click().run()
     assert len(at.table) == 2
-    next(button for button in at.button if button.label == "See the two side by side").click().run()
+    next(button for button in at.button if button.label == "Compare the two").click().run()
     assert at.query_params["compare"] == PRESETS[1].text
-    assert "The other, layer 10 · 3×3 convolution, no padding: 9 of 16 positions used" in words(at)
+    assert "Design B, layer 10 · 3×3 convolution, no padding: 9 of 16 positions used" in words(at)
     at.text_input(key="compare").set_value("4 x").run()
-    assert "The other network: Token 2, “x”, is not a layer." in at.error[0].value
-    next(button for button in at.button if button.label.startswith("Keep this design")).click().run()
+    assert "Design B: Token 2, “x”, is not a layer." in at.error[0].value
+    next(button for button in at.button if button.label == "Use the current design as B").click().run()
     assert at.text_input(key="compare").value == PRESETS[0].text
 
 
@@ -213,9 +212,9 @@ def test_a_teacher_hides_a_part_by_the_address(part: str) -> None:
         "drawing": lambda at: len(at.get("bidi_component")) == 1,
         "layers": lambda at: not at.select_slider,
         "table": lambda at: not at.table,
-        "costs": lambda at: "Where the parameters and the work are" not in words(at),
+        "costs": lambda at: "Parameters and MACs per layer" not in words(at),
         "compare": lambda at: not any(field.key == "compare" for field in at.text_input),
-        "take": lambda at: all(expander.label != "Take it away" for expander in at.expander),
+        "take": lambda at: all(expander.label != "Export" for expander in at.expander),
         "guess": lambda at: not any(toggle.key == "guess" for toggle in at.toggle),
         "recipe": lambda at: not at.switch_page("pages/train.py").run().number_input,
         "teacher": lambda at: not at.multiselect,
@@ -325,7 +324,7 @@ def test_a_bad_recipe_in_the_address_is_not_trained() -> None:
     at = visit("train", learning_rate="1e9", optimiser="Lion")
     assert at.error[0].value == (
         "The learning rate must be from 0.000001 to 10; 1,000,000,000 is outside. "
-        "Open Recipe to set it, or choose a way to train above."
+        "Open Recipe to change it, or choose a preset above."
     )
     assert next(button for button in at.button if button.label == "Start training").disabled
     for query in ({"epochs": "abc"}, {"batch_size": "1e3"}, {"seed": "9" * 30}, {"zoom": "nan"}, {"optimiser": "Lion"}):
@@ -374,10 +373,10 @@ def test_a_run_is_started_watched_from_a_second_tab_and_stopped() -> None:
     # It has no cookie: another browser.
     press(second, "Stop")
     assert "was started in another browser (browser " in words(second)
-    press(second, "Leave it as it is")
+    press(second, "Cancel")
     assert run.status == "running"
     press(second, "Stop")
-    press(second, "Stop it")
+    press(second, "Stop anyway")
     assert run.wait(60)
     for tab in (at, second):
         tab.run()
@@ -398,29 +397,29 @@ def test_what_another_browser_may_do_to_a_run_is_asked_first() -> None:
         action()
         assert "was started in another browser" in words(other)
         assert (run.name, run.status, run.snapshot().factor) == (name, "paused", 1.0)
-        press(other, "Leave it as it is")
+        press(other, "Cancel")
         assert "was started in another browser" not in words(other)
         assert (run.name, run.status, run.snapshot().factor) == (name, "paused", 1.0)
 
     asked(lambda: other.text_input(key="new_name").set_value("mine").run())
     assert other.text_input(key="new_name").value == name
-    asked(lambda: other.select_slider(key="factor").set_value(3.0).run())
+    asked(lambda: other.select_slider(key="lr_multiplier").set_value(3.0).run())
     for label in ("Resume", "One step", "One epoch", "Stop", "Delete"):
         asked(partial(press, other, label))
 
     other.text_input(key="new_name").set_value("yours").run()
-    press(other, "Rename it")
+    press(other, "Rename anyway")
     assert run.name == "yours"
-    other.select_slider(key="factor").set_value(3.0).run()
-    press(other, "Change its learning rate")
+    other.select_slider(key="lr_multiplier").set_value(3.0).run()
+    press(other, "Change learning rate anyway")
     assert run.snapshot().factor == 3.0
     steps = run.snapshot().step
     press(other, "One step")
-    press(other, "Train it for one step")
+    press(other, "Train one step anyway")
     assert run.wait(60)
     assert run.snapshot().step == steps + 1
     press(other, "Delete")
-    press(other, "Delete it")
+    press(other, "Delete anyway")
     assert run_manager().runs() == []
     assert "yours was deleted." in words(other)
 
@@ -430,7 +429,7 @@ def test_a_run_of_the_command_line_is_asked_about_too() -> None:
     at = visit("train", run=run.identity)
     press(at, "Stop")
     assert "was started on the command line" in words(at)
-    press(at, "Stop it")
+    press(at, "Stop anyway")
     assert run.wait(60)
     assert run.status == "stopped"
 
@@ -495,7 +494,7 @@ def test_a_run_is_paused_stepped_forked_and_goes_on() -> None:
     press(at, "One step")
     assert run.wait(20)
     assert run.snapshot().step == before + 1
-    at.select_slider(key="factor").set_value(0.1).run()
+    at.select_slider(key="lr_multiplier").set_value(0.1).run()
     assert run.snapshot().factor == 0.1
     press(at, "Fork")
     assert "same initial weights, same order of the images" in words(at)
@@ -657,10 +656,10 @@ def test_a_drawn_seven_is_read_by_the_shipped_network() -> None:
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.run()
     assert not at.exception
-    assert "# It reads 7" in words(at)
-    assert re.search(r"with a probability of (9\d|100)\.\d % · stranger than \d+\.\d % of digits", words(at))
+    assert "# Prediction: 7" in words(at)
+    assert re.search(r"Probability (9\d|100)\.\d % · OOD percentile \d+\.\d", words(at))
     assert [part.label for part in at.expander] == ["What these numbers mean"]
-    assert "divided by a temperature of" in words(at)
+    assert "Calibrated by temperature scaling" in words(at)
 
 
 def test_a_letter_that_probabilities_take_for_a_digit_is_like_none() -> None:
@@ -670,7 +669,7 @@ def test_a_letter_that_probabilities_take_for_a_digit_is_like_none() -> None:
     at.run()
     assert not at.exception
     assert "## Uncertain" in words(at)
-    found = re.search(r"Like no digit that it knows; nearest to a \d, with a probability of (\d+)", words(at))
+    found = re.search(r"Not recognized as a digit; closest class: \d, with a probability of (\d+)", words(at))
     assert found, words(at)
     assert int(found.group(1)) >= 90
 
@@ -695,7 +694,7 @@ def test_a_network_in_training_may_be_chosen_and_becomes_the_saved_one() -> None
     assert not at.exception
     assert at.selectbox(key="reader").value == run.identity
     # One epoch teaches it little: it may be certain or not, but it says what it reads, and when it came to that.
-    assert "# It reads" in words(at) or re.search("(Perhaps|nearest to) a [0-9]", words(at))
+    assert "# Prediction: " in words(at) or re.search("(Perhaps a|closest class:) [0-9]", words(at))
     assert "since step" in words(at)
 
 
@@ -711,8 +710,8 @@ def test_a_network_in_training_is_calibrated_now_and_then() -> None:
     found = re.search(r"Calibrated after step ([\d,]+)\.", words(at))
     assert found, words(at)
     assert 0 < int(found.group(1).replace(",", "")) < run.snapshot().step
-    assert "makes 2,000 images of the training set" in words(at)
-    assert "stranger than" not in words(at)
+    assert "2,000 augmented training images" in words(at)
+    assert "OOD percentile" not in words(at)
     run.stop()
     assert run.wait(30)
 
@@ -784,34 +783,34 @@ def test_each_step_from_the_drawing_is_shown_and_what_other_ways_would_give() ->
     at = visit("draw")
     at.session_state["canvas"] = canvas_state(SEVEN)
     at.run()
-    assert "# It reads 7" in words(at)
+    assert "# Prediction: 7" in words(at)
     assert [f"**{n}." in words(at) for n in (1, 2, 3, 4)] == [True] * 4
     at.toggle(key="ways").set_value(True).run()
     assert not at.exception
-    assert "**The canvas shrunk**" in words(at)
-    assert words(at).count("Read as ") == 3
+    assert "**Whole canvas resized**" in words(at)
+    assert len(re.findall(r"Predicted \d, probability", words(at))) == 3
 
 
 def test_who_cannot_draw_picks_an_image() -> None:
     at = visit("draw")
     at.segmented_control(key="source").set_value("A test image").run()
-    assert "# It reads 7" in words(at)
-    assert "meant 7" in words(at)
+    assert "# Prediction: 7" in words(at)
+    assert "Its label is 7" in words(at)
     press(at, "Next")
-    assert "meant 2" in words(at)
+    assert "Its label is 2" in words(at)
     # The same image inside.
     at.switch_page("pages/inspect.py").run()
-    assert "test image 1, labelled 2" in words(at)
+    assert "test image 1, label 2" in words(at)
 
 
-INSIDE = ("Feature maps", "Filters", "What decides", "Receptive fields")
+VIEWS = ("Feature maps", "Filters", "Attribution", "Receptive fields")
 
 
 def test_every_layers_maps_are_shown_with_shape_range_and_dead_channels() -> None:
     at = visit("inspect", image="4")
     at.selectbox(key="reader").set_value("assignment-9274").run()
-    assert "## It reads 4" in words(at)
-    assert "test image 4, labelled 4" in words(at)
+    assert "## Prediction: 4" in words(at)
+    assert "test image 4, label 4" in words(at)
     # The image, and a picture of each of the eleven layers.
     assert len(at.get("image")) == 12
     assert "4\u00a0×\u00a028\u00a0×\u00a028" in words(at)
@@ -820,17 +819,17 @@ def test_every_layers_maps_are_shown_with_shape_range_and_dead_channels() -> Non
     assert words(at).count("none dead") == 7
 
 
-@pytest.mark.parametrize("section", INSIDE[1:])
+@pytest.mark.parametrize("section", VIEWS[1:])
 def test_the_other_looks_inside_have_their_pictures(section: str) -> None:
     at = visit("inspect", image="4")
     at.selectbox(key="reader").set_value("assignment-9274").run()
     at.segmented_control(key="section").set_value(section).run()
     assert not at.exception
-    assert len(at.get("image")) == {"Filters": 9, "What decides": 4, "Receptive fields": 12}[section]
+    assert len(at.get("image")) == {"Filters": 9, "Attribution": 4, "Receptive fields": 12}[section]
     expected = {
         "Filters": "20\u00a0×\u00a016 filters of 3\u00a0×\u00a03",
-        "What decides": "black square of 5 × 5 pixels",
-        "Receptive fields": "in theory 46 px, in effect ",
+        "Attribution": "black square of 5 × 5 pixels",
+        "Receptive fields": "theoretical 46 px, effective ",
     }
     assert expected[section] in words(at)
 
@@ -872,7 +871,7 @@ def test_next_and_random_choose_images_and_the_last_is_followed_by_the_first() -
     press(at, "Next")
     assert at.number_input(key="image").value == 0
     press(at, "Next")
-    assert "test image 1, labelled 2" in words(at)
+    assert "test image 1, label 2" in words(at)
     press(at, "Random")
     assert at.number_input(key="image").value in range(10_000)
     assert not at.error
@@ -880,13 +879,13 @@ def test_next_and_random_choose_images_and_the_last_is_followed_by_the_first() -
 
 def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> None:
     at = visit("inspect")
-    assert "can be looked at here too" in words(at)
+    assert "your drawing from the Draw page here" in words(at)
     at.session_state["drawn"] = mnist.test_images[0]
     at.run()
     assert not at.exception
-    assert "## It reads 7" in words(at)
+    assert "## Prediction: 7" in words(at)
     assert "your drawing" in words(at)
-    for section in INSIDE:
+    for section in VIEWS:
         at.segmented_control(key="section").set_value(section).run()
         assert not at.exception
     at.segmented_control(key="source").set_value("A test image").run()
@@ -894,9 +893,9 @@ def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> 
     # An empty drawing is a black image: nothing to divide by.
     at.session_state["drawn"] = torch.zeros(28, 28, dtype=torch.uint8)
     at.segmented_control(key="source").set_value("Your drawing").run()
-    at.segmented_control(key="section").set_value("What decides").run()
+    at.segmented_control(key="section").set_value("Attribution").run()
     assert not at.exception
-    assert "Nowhere does it fall." in words(at)
+    assert "It drops nowhere." in words(at)
 
 
 @pytest.mark.slow
@@ -905,8 +904,8 @@ def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
     at, run = learning(net="4b 6s2 D10 A3s2 64v 16f D10 10f", epochs="1", batch_size="500")
     at.switch_page("pages/inspect.py").run()
     at.selectbox(key="reader").set_value(run.identity).run()
-    assert "still learning, weights after" in words(at)
-    for section in INSIDE:
+    assert "in training, weights after" in words(at)
+    for section in VIEWS:
         at.segmented_control(key="section").set_value(section).run()
         assert not at.exception
     run.stop()
@@ -915,10 +914,10 @@ def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
     assert not at.exception
     assert at.selectbox(key="reader").value == run.identity
     assert "with a probability of" in words(at)
-    assert "still learning" not in words(at)
+    assert "in training, weights" not in words(at)
     at.switch_page("pages/errors.py").run()
     assert not at.exception
-    assert "test images are read wrong" in words(at)
+    assert "test images are misclassified" in words(at)
 
 
 @pytest.mark.slow
@@ -963,29 +962,29 @@ def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Da
     with torch.no_grad():
         read = torch.cat([network(dataset.normalise(x)).argmax(1) for x in torch.split(mnist.test_images, 500)])
     wrong = (read != mnist.test_labels).nonzero()[:, 0].tolist()
-    assert f"**{len(wrong)} of 10,000** test images are read wrong" in words(at)
+    assert f"**{len(wrong)} of 10,000** test images are misclassified" in words(at)
     shown = {int(button.label.removeprefix("No. ")) for button in at.button if (button.key or "").startswith("errors_")}
     assert shown == set(wrong)
     number = wrong[0]
     label, taken = int(mnist.test_labels[number]), int(read[number])
-    at.selectbox(key="truth").set_value(label).run()
-    at.selectbox(key="read_as").set_value(taken).run()
+    at.selectbox(key="true_digit").set_value(label).run()
+    at.selectbox(key="predicted_digit").set_value(taken).run()
     assert not at.exception
     cell = {int(button.label.removeprefix("No. ")) for button in at.button if (button.key or "").startswith("cell_")}
     assert cell == {n for n in wrong if mnist.test_labels[n] == label and read[n] == taken}
-    assert f"images of a {label} are read as a {taken}" in words(at)
+    assert f"images of a {label} are classified as a {taken}" in words(at)
     at.button(key=f"cell_{number}").click().run()
     assert not at.exception
     assert at.title[0].value == INSPECT.heading
     # Errors are what a network is least sure of.
-    assert f"## It reads {taken}" in words(at) or f" a {taken}, with a probability" in words(at)
-    assert f"test image {number}, labelled {label}" in words(at)
+    assert f"## Prediction: {taken}" in words(at) or f" {taken}, with a probability" in words(at)
+    assert f"test image {number}, label {label}" in words(at)
 
 
 def test_a_full_cell_shows_sixty_images_and_more_on_request() -> None:
     at = visit("errors")
-    at.selectbox(key="truth").set_value(1).run()
-    at.selectbox(key="read_as").set_value(1).run()
+    at.selectbox(key="true_digit").set_value(1).run()
+    at.selectbox(key="predicted_digit").set_value(1).run()
 
     def count() -> int:
         return sum(re.fullmatch(r"cell_\d+", button.key or "") is not None for button in at.button)

@@ -1,4 +1,4 @@
-"""Photos of digits, held to MNIST: what was rendered as a photo is read as the original is; junk is a sentence."""
+"""Photos of digits, compared with MNIST; files that are refused, and their sentences."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from PIL import Image
 
 from lib.data.dataset import Dataset
 from lib.inference import photos
-from lib.inference.photos import PhotoError, photo_to_grayscale, photo_to_image, table_csv
+from lib.inference.photos import PhotoError, photo_to_grayscale, photo_to_image, predictions_csv
 from lib.inference.predict import Prediction
-from lib.storage import checkpoints
-from tests.measure import accuracy_on
+from tests.measure import accuracy_on, shipped_network
 from tests.photographs import STYLES, Style, encoded, on_a_table, photo
 
 COUNT = 200
@@ -33,15 +32,15 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Pictures as small as these are read quicker so, above all on a machine that is busy."""
+    """Small images are faster with one thread, most of all on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def _nearest(content: bytes, original: torch.Tensor) -> float:
-    """Mean difference, of 255, from the digit of MNIST; by whole pixels at most one off."""
+def _difference(content: bytes, original: torch.Tensor) -> float:
+    """Mean difference, in gray levels, from MNIST's image; it may be shifted by a pixel."""
     read, other = photo_to_image(content).float(), original.float()
     moved = [other.roll((y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     return min(float((read - image).abs().mean()) for image in moved)
@@ -49,7 +48,7 @@ def _nearest(content: bytes, original: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def seven(mnist: Dataset) -> Image.Image:
-    """A 7 of MNIST, 280 a side in a margin, dark on light."""
+    """A 7 of MNIST, 280 pixels a side with a margin, dark on light."""
     large = Image.fromarray(mnist.test_images[0].numpy()).resize((280, 280), Image.Resampling.BICUBIC)
     paper = Image.new("L", (400, 360), 255)
     paper.paste(large.point(lambda level: 255 - level), (60, 40))
@@ -58,78 +57,76 @@ def seven(mnist: Dataset) -> Image.Image:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
-def test_a_photo_is_read_as_well_as_the_original(mnist: Dataset, style: Style) -> None:
-    """The shipped network reads 198 of the 200 originals."""
-    network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
+def test_photos_are_predicted_as_well_as_the_originals(mnist: Dataset, style: Style) -> None:
+    """The shipped network predicts 198 of the 200 originals correctly."""
+    network = shipped_network()
     images, labels = mnist.test_images[:COUNT], mnist.test_labels[:COUNT]
     read = torch.stack([photo_to_image(photo(image, style, seed)) for seed, image in enumerate(images)])
     assert accuracy_on(network, read, labels) >= accuracy_on(network, images, labels) - 0.01
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA"])
-def test_every_kind_of_png_is_the_same_digit(mnist: Dataset, seven: Image.Image, mode: str) -> None:
-    assert _nearest(encoded(seven.convert(mode), "PNG"), mnist.test_images[0]) < 8
+def test_every_kind_of_png_gives_the_same_image(mnist: Dataset, seven: Image.Image, mode: str) -> None:
+    assert _difference(encoded(seven.convert(mode), "PNG"), mnist.test_images[0]) < 8
 
 
-def test_sixteen_bits_and_the_inks_of_a_printer_are_read(mnist: Dataset, seven: Image.Image) -> None:
+def test_16_bit_gray_and_cmyk_are_read(mnist: Dataset, seven: Image.Image) -> None:
     deep = Image.fromarray(np.asarray(seven).astype(np.uint16) * 257)
     assert deep.mode == "I;16"
-    assert _nearest(encoded(deep, "PNG"), mnist.test_images[0]) < 8
-    # With the value that stands for "transparent": the paper's.
-    assert _nearest(_with_transparency(encoded(deep, "PNG"), 65_535), mnist.test_images[0]) < 8
-    assert _nearest(encoded(seven.convert("RGB").convert("CMYK"), "JPEG"), mnist.test_images[0]) < 8
+    assert _difference(encoded(deep, "PNG"), mnist.test_images[0]) < 8
+    # The value of the paper means "transparent".
+    assert _difference(_with_transparency(encoded(deep, "PNG"), 65_535), mnist.test_images[0]) < 8
+    assert _difference(encoded(seven.convert("RGB").convert("CMYK"), "JPEG"), mnist.test_images[0]) < 8
 
 
 @pytest.mark.parametrize("stroke", [0, 120, 255])
 @pytest.mark.parametrize("hidden", [0, 128, 255])
-def test_what_is_transparent_is_paper_whatever_its_colour(
+def test_transparent_parts_are_paper_whatever_their_color(
     mnist: Dataset, seven: Image.Image, stroke: int, hidden: int
 ) -> None:
     alpha = seven.point(lambda level: 255 - level)
-    colour = Image.fromarray(np.where(np.asarray(alpha) > 0, stroke, hidden).astype(np.uint8))
-    image = Image.merge("LA", (colour, alpha))
-    assert _nearest(encoded(image, "PNG"), mnist.test_images[0]) < 8
+    color = Image.fromarray(np.where(np.asarray(alpha) > 0, stroke, hidden).astype(np.uint8))
+    image = Image.merge("LA", (color, alpha))
+    assert _difference(encoded(image, "PNG"), mnist.test_images[0]) < 8
     indexed = image.convert("RGBA").quantize(64)
-    assert _nearest(encoded(indexed, "PNG"), mnist.test_images[0]) < 10
+    assert _difference(encoded(indexed, "PNG"), mnist.test_images[0]) < 10
 
 
-def test_a_photo_in_a_transparent_frame_is_read_by_its_own_paper(mnist: Dataset, seven: Image.Image) -> None:
+def test_a_photo_in_a_transparent_frame_keeps_its_paper(mnist: Dataset, seven: Image.Image) -> None:
     frame = Image.new("RGBA", (500, 460))
     frame.paste(seven.convert("RGBA"), (50, 50))
-    assert _nearest(encoded(frame, "PNG"), mnist.test_images[0]) < 8
+    assert _difference(encoded(frame, "PNG"), mnist.test_images[0]) < 8
 
 
 @pytest.mark.parametrize(("orientation", "turn"), [(3, 180), (6, 90), (8, 270)])
-def test_a_camera_that_was_turned_is_turned_back(
-    mnist: Dataset, seven: Image.Image, orientation: int, turn: int
-) -> None:
+def test_the_orientation_in_exif_is_applied(mnist: Dataset, seven: Image.Image, orientation: int, turn: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned = seven.rotate(turn, expand=True)
-    assert _nearest(encoded(turned, "JPEG", exif=exif), mnist.test_images[0]) < 8
-    assert _nearest(encoded(turned, "JPEG"), mnist.test_images[0]) > 20
+    assert _difference(encoded(turned, "JPEG", exif=exif), mnist.test_images[0]) < 8
+    assert _difference(encoded(turned, "JPEG"), mnist.test_images[0]) > 20
 
 
-def test_a_phones_photo_with_a_second_picture_is_read_by_its_first(mnist: Dataset, seven: Image.Image) -> None:
+def test_the_first_picture_of_a_phones_photo_is_read(mnist: Dataset, seven: Image.Image) -> None:
     content = encoded(seven, "MPO", save_all=True, append_images=[Image.new("L", (100, 90))])
-    assert _nearest(content, mnist.test_images[0]) < 8
+    assert _difference(content, mnist.test_images[0]) < 8
 
 
-def test_a_sheet_on_a_dark_table_is_read_and_not_taken_for_a_stroke(mnist: Dataset) -> None:
+def test_a_sheet_on_a_dark_table_is_not_a_stroke(mnist: Dataset) -> None:
     for seed, image in enumerate(mnist.test_images[:20]):
-        assert _nearest(on_a_table(image, seed), image) < 12, seed
+        assert _difference(on_a_table(image, seed), image) < 12, seed
 
 
-def test_specks_and_what_comes_in_from_the_edge_are_no_strokes(mnist: Dataset, seven: Image.Image) -> None:
+def test_specks_and_ink_at_the_edge_are_removed(mnist: Dataset, seven: Image.Image) -> None:
     dirty = np.array(seven)
     dirty[:, :20] = 60
     for row, column in ((15, 385), (200, 380), (340, 30), (345, 200)):
         dirty[row : row + 6, column : column + 6] = 0
-    assert _nearest(encoded(Image.fromarray(dirty), "PNG"), mnist.test_images[0]) < 8
+    assert _difference(encoded(Image.fromarray(dirty), "PNG"), mnist.test_images[0]) < 8
 
 
-def test_faint_ink_beside_dark_stripes_from_the_edge_is_no_sheet() -> None:
-    """The stripes are cut away, and no pixel of the rest is darker than half of them."""
+def test_faint_ink_beside_dark_stripes_at_the_edge_is_kept() -> None:
+    """The stripes are removed, and the rest is less than half as dark as they are."""
     paper = np.full((7, 12), 255, np.uint8)
     paper[:6, 4] = 53
     paper[2:6, 2] = 155
@@ -138,7 +135,7 @@ def test_faint_ink_beside_dark_stripes_from_the_edge_is_no_sheet() -> None:
     assert 0 < float(found.max()) < 0.5
 
 
-def test_ink_is_light_from_0_to_1_and_small(seven: Image.Image) -> None:
+def test_ink_is_between_0_and_1_and_at_most_512_pixels_a_side(seven: Image.Image) -> None:
     found = photo_to_grayscale(encoded(seven.resize((3000, 2700)), "JPEG"))
     assert found.shape == (461, 512)
     assert (float(found.min()), float(found.max())) == (0, 1)
@@ -146,20 +143,20 @@ def test_ink_is_light_from_0_to_1_and_small(seven: Image.Image) -> None:
 
 
 def _with_transparency(content: bytes, value: int) -> bytes:
-    """A grey PNG with a tRNS chunk after its header, which is 33 bytes long."""
+    """Insert a tRNS chunk into a gray PNG, after its header of 33 bytes."""
     chunk = b"tRNS" + struct.pack(">H", value)
     return content[:33] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
 
 
 def _bare(noise: float) -> bytes:
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     x = np.linspace(0, 1, 600)
-    light = 220 - 90 * x + chance.normal(0, noise, (500, 600))
+    light = 220 - 90 * x + rng.normal(0, noise, (500, 600))
     return encoded(Image.fromarray(light.clip(0, 255).astype(np.uint8)), "JPEG", quality=60)
 
 
 def _of_size(width: int, height: int) -> bytes:
-    """A PNG that says that it is so large, and holds next to nothing."""
+    """A PNG whose header states this size, almost without content."""
     content = bytearray(encoded(Image.new("L", (4, 4)), "PNG"))
     content[16:24] = struct.pack(">II", width, height)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
@@ -187,14 +184,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_holds_no_digit_is_refused_in_a_sentence(name: str) -> None:
+def test_a_file_without_a_digit_is_refused_in_a_sentence(name: str) -> None:
     content, says = REFUSED[name]
     with pytest.raises(PhotoError, match=says) as caught:
         photo_to_image(content)
     assert str(caught.value).endswith(".")
 
 
-def _sentence_or_digit(content: bytes) -> None:
+def _assert_image_or_sentence(content: bytes) -> None:
     try:
         image = photo_to_image(content)
         assert (image.shape, image.dtype) == ((28, 28), torch.uint8)
@@ -211,18 +208,18 @@ def test_random_bytes_are_refused(start: bytes, rest: bytes) -> None:
 
 @settings(max_examples=150)
 @given(st.sampled_from(["PNG", "JPEG"]), st.data())
-def test_a_file_cut_short_or_changed_is_a_digit_or_a_sentence(kind: str, data: st.DataObject) -> None:
+def test_a_truncated_or_changed_file_gives_an_image_or_a_sentence(kind: str, data: st.DataObject) -> None:
     whole = bytearray(_SAMPLES[kind])
     for _ in range(data.draw(st.integers(0, 5))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    _sentence_or_digit(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+    _assert_image_or_sentence(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
 
 
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
-def test_any_picture_is_a_digit_or_a_sentence(width: int, height: int, data: st.DataObject) -> None:
+def test_any_picture_gives_an_image_or_a_sentence(width: int, height: int, data: st.DataObject) -> None:
     pixels = data.draw(st.binary(min_size=width * height, max_size=width * height))
-    _sentence_or_digit(encoded(Image.frombytes("L", (width, height), pixels), "PNG"))
+    _assert_image_or_sentence(encoded(Image.frombytes("L", (width, height), pixels), "PNG"))
 
 
 PEAK = """
@@ -256,7 +253,7 @@ except photos.PhotoError as error:
     ],
 )
 def test_a_small_file_of_many_pixels_takes_little_memory(width: int, height: int, says: str, most: int) -> None:
-    """F7: 78 kB took 1.1 GB, and 6000 by 6000 grey pixels 202 MB; these are megabytes above the process's own."""
+    """`most` is in MB, above the memory of the process before. A file of 78 kB once took 1.1 GB."""
     command = [sys.executable, "-c", PEAK, str(width), str(height)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     kilobytes, sentence = done.stdout.split(" ", 1)
@@ -264,10 +261,10 @@ def test_a_small_file_of_many_pixels_takes_little_memory(width: int, height: int
     assert int(kilobytes) < 1000 * most
 
 
-def test_the_table_is_read_back_and_no_name_is_a_formula() -> None:
+def test_the_csv_table_can_be_read_and_has_no_formulas() -> None:
     likely, unlikely = Prediction((0.0,) * 7 + (0.9, 0.1, 0.0)), Prediction((0.3,) + (0.7 / 9,) * 9)
     names = ["a.png", "=1+1.png", '@x, "y".png', " +1.png", "\t-1.png", "élève –.png", "new\nline.png"]
-    text = table_csv([*((name, likely) for name in names), ("b.png", unlikely), ("c.png", "It is damaged.")])
+    text = predictions_csv([*((name, likely) for name in names), ("b.png", unlikely), ("c.png", "It is damaged.")])
     head, *rows = csv.reader(io.StringIO(text))
     assert len(head) == 14
     assert [row[0].replace("'", "") for row in rows] == [*names, "b.png", "c.png"]

@@ -1,8 +1,6 @@
-"""The reduction of a drawing, held to MNIST itself."""
+"""Preprocessing of drawings, compared with MNIST."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
@@ -12,8 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.data.dataset import Dataset
-from lib.design.notation import parse
-from lib.inference.predict import Prediction, predict
 from lib.inference.preprocess import (
     MAX_STROKE,
     MIN_STROKE,
@@ -25,22 +21,20 @@ from lib.inference.preprocess import (
     stroke_width,
     to_grayscale,
 )
-from lib.nn.network import assembled, build
-from lib.storage import checkpoints
 from tests.drawings import SEVEN, drawn
-from tests.measure import accuracy_on
+from tests.measure import accuracy_on, shipped_network
 
 
 def enlarged(image: Tensor, size: int, top: int, left: int) -> Tensor:
-    """A digit of MNIST drawn `size` pixels tall and wide, somewhere on a canvas of 280."""
+    """A digit of MNIST, `size` pixels a side, on a canvas of 280 pixels."""
     big = F.interpolate(image[None, None].float() / 255, size=(size, size), mode="bicubic")[0, 0].clamp(0, 1)
     canvas = torch.zeros(280, 280)
     canvas[top : top + size, left : left + size] = big
     return canvas
 
 
-def test_mnists_own_digits_come_back_from_a_canvas(mnist: Dataset) -> None:
-    """Drawn large, small and off centre, a digit of the test set is reduced to nearly its own 28x28."""
+def test_mnists_digits_are_recovered_from_a_canvas(mnist: Dataset) -> None:
+    """Large, small and off center, a digit of the test set is reduced to nearly the original 28×28."""
     generator = torch.Generator().manual_seed(0)
     differences = []
     for image in mnist.test_images[:200]:
@@ -48,16 +42,16 @@ def test_mnists_own_digits_come_back_from_a_canvas(mnist: Dataset) -> None:
         top, left = (int(torch.randint(0, 281 - size, (), generator=generator)) for _ in range(2))
         steps = preprocess_steps(enlarged(image, size, top, left))
         assert steps is not None
-        # One digit in five has a stroke that is brought into the range of the others.
+        # The stroke width of one digit in five is changed.
         if steps.before == steps.after:
             differences.append(float((steps.image.float() - image.float()).abs().mean()))
     assert len(differences) > 120
-    # Of 255; an image shifted by one pixel differs by 20 or so.
+    # Gray levels, of 255; an image shifted by one pixel differs by about 20.
     assert sum(differences) / len(differences) < 9
 
 
-def test_the_shipped_network_reads_reduced_digits_as_well_as_the_originals(mnist: Dataset) -> None:
-    network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
+def test_the_shipped_network_predicts_preprocessed_digits_as_well_as_the_originals(mnist: Dataset) -> None:
+    network = shipped_network()
     images, labels = mnist.test_images[:1000], mnist.test_labels[:1000]
     reduced = [preprocess(enlarged(image, 250, 10, 20)) for image in images]
     assert all(image is not None for image in reduced)
@@ -74,12 +68,12 @@ def test_place_and_size_on_the_canvas_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("width", [2, 6, 14, 30])
-def test_a_thin_or_thick_pen_draws_what_mnists_did(width: int) -> None:
+def test_thin_and_thick_pens_give_the_same_image(width: int) -> None:
     steps = preprocess_steps(drawn(SEVEN, left=60, top=60, width=width))
     assert steps is not None
     assert MIN_STROKE <= steps.after <= MAX_STROKE
     assert stroke_width(enlarge(steps.stroked)) / 6 == pytest.approx(steps.after, rel=0.25)
-    # What a pen of MNIST's own thickness would have left.
+    # Drawn with a pen within MNIST's range.
     usual = preprocess(drawn(SEVEN, left=60, top=60, width=22))
     assert usual is not None
     assert float((steps.image.float() - usual.float()).abs().mean()) < 14
@@ -89,15 +83,15 @@ def enlarge(digit: Tensor) -> Tensor:
     return F.interpolate(digit[None, None], scale_factor=6, mode="bicubic")[0, 0].clamp(0, 1)
 
 
-def test_a_stroke_like_mnists_is_left_alone() -> None:
+def test_a_stroke_within_mnists_range_is_not_changed() -> None:
     steps = preprocess_steps(drawn(SEVEN, width=22))
     assert steps is not None
     assert steps.before == steps.after
     assert steps.stroked is steps.fitted
 
 
-def test_the_range_of_strokes_is_mnists(mnist: Dataset) -> None:
-    """The source of MIN_STROKE and MAX_STROKE: a tenth of the digits lie below the one, a tenth above the other."""
+def test_the_range_of_stroke_widths_is_mnists(mnist: Dataset) -> None:
+    """MIN_STROKE and MAX_STROKE are the 10 % and 90 % quantiles."""
     strokes = [steps.before for steps in map(preprocess_steps, mnist.train_images[:1000].float() / 255) if steps]
     low, high = torch.tensor(strokes).quantile(torch.tensor([0.1, 0.9])).tolist()
     assert low == pytest.approx(MIN_STROKE, abs=0.1)
@@ -105,7 +99,7 @@ def test_the_range_of_strokes_is_mnists(mnist: Dataset) -> None:
 
 
 @pytest.mark.parametrize("width", [6, 12, 18])
-def test_thickness_is_that_of_a_bar_and_of_a_ring(width: int) -> None:
+def test_the_stroke_width_of_a_bar_and_of_a_ring(width: int) -> None:
     bar = torch.zeros(120, 120)
     bar[:, 50 : 50 + width] = 1
     y, x = torch.meshgrid(torch.arange(120.0), torch.arange(120.0), indexing="ij")
@@ -116,7 +110,7 @@ def test_thickness_is_that_of_a_bar_and_of_a_ring(width: int) -> None:
 
 @settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31 - 1))
-def test_distances_are_those_of_every_pair_of_pixels(height: int, width: int, seed: int) -> None:
+def test_distances_are_the_minimum_over_all_pairs_of_pixels(height: int, width: int, seed: int) -> None:
     mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < 0.2
     mask[0, 0] = True
     places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double()
@@ -125,12 +119,12 @@ def test_distances_are_those_of_every_pair_of_pixels(height: int, width: int, se
     assert bool(distances(torch.zeros_like(mask)).isinf().all())
 
 
-def test_the_other_ways_are_what_they_say() -> None:
+def test_the_alternatives_scale_the_canvas_and_center_the_bounding_box() -> None:
     canvas = torch.zeros(280, 280)
     canvas[0:100, 180:280] = 1
     shrunken = torch.zeros(28, 28, dtype=torch.uint8)
     shrunken[0:10, 18:28] = 255
-    # But for the edges, which are antialiased.
+    # The edges are antialiased.
     assert float((resize_whole(canvas).float() - shrunken.float()).abs().mean()) < 2
     middle = torch.zeros(28, 28, dtype=torch.uint8)
     middle[4:24, 4:24] = 255
@@ -141,7 +135,7 @@ def test_the_other_ways_are_what_they_say() -> None:
 
 
 @given(st.integers(0, 250), st.integers(0, 250), st.integers(1, 280), st.integers(1, 280), st.floats(0.2, 1.0))
-def test_any_mark_fits_the_box_and_is_centred_as_mnists(
+def test_any_drawing_fits_the_box_with_its_center_of_mass_in_the_middle(
     top: int, left: int, height: int, width: int, level: float
 ) -> None:
     canvas = torch.zeros(280, 280)
@@ -156,13 +150,13 @@ def test_any_mark_fits_the_box_and_is_centred_as_mnists(
     mass = image.double()
     row = float((mass.sum(1) * torch.arange(28)).sum() / mass.sum())
     column = float((mass.sum(0) * torch.arange(28)).sum() / mass.sum())
-    # Half a pixel, the image being moved by whole ones, and what rounding to 256 greys adds.
+    # Half a pixel, because the image is moved by whole pixels, and the rounding to 256 gray levels.
     assert abs(row - 14) <= 0.53
     assert abs(column - 14) <= 0.53
 
 
-def test_mnist_is_centred_where_the_reduction_puts_it(mnist: Dataset) -> None:
-    """The source of the claim above: the test images' own centres of mass are at 14, 14, rounded to whole pixels."""
+def test_mnists_centers_of_mass_are_where_preprocessing_puts_them(mnist: Dataset) -> None:
+    """The centers of mass of the test images are at (14, 14), rounded to whole pixels."""
     x = mnist.test_images.double()
     row = (x.sum(2) * torch.arange(28)).sum(1) / x.sum((1, 2))
     assert float(row.mean()) == pytest.approx(14, abs=0.02)
@@ -170,38 +164,10 @@ def test_mnist_is_centred_where_the_reduction_puts_it(mnist: Dataset) -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 0.05])
-def test_an_empty_canvas_is_no_digit(level: float) -> None:
+def test_an_empty_canvas_gives_no_image(level: float) -> None:
     assert preprocess(torch.full((280, 280), level)) is None
 
 
-def test_ink_reads_colour_and_transparency() -> None:
+def test_colors_and_transparency_become_gray() -> None:
     pixels = torch.tensor([[[255, 255, 255, 255], [0, 0, 0, 255], [255, 255, 255, 0], [255, 0, 0, 255]]])
     torch.testing.assert_close(to_grayscale(pixels.to(torch.uint8)), torch.tensor([[1.0, 0.0, 0.0, 1 / 3]]))
-
-
-def test_prediction_is_a_softmax(mnist: Dataset) -> None:
-    network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
-    prediction = predict(network, mnist.test_images[0])
-    assert prediction.digit == int(mnist.test_labels[0]) == 7
-    assert sum(prediction.probabilities) == pytest.approx(1)
-    assert prediction.confidence == max(prediction.probabilities) > 0.9
-
-
-def test_entropy_runs_from_none_to_that_of_ten_equal_chances() -> None:
-    assert Prediction((1.0,) + (0.0,) * 9).entropy == 0
-    assert Prediction((0.1,) * 10).entropy == pytest.approx(math.log2(10))
-    assert Prediction((0.5, 0.5) + (0.0,) * 8).entropy == pytest.approx(1)
-    assert not Prediction((0.5, 0.5) + (0.0,) * 8).is_confident
-    assert Prediction((0.9, 0.1) + (0.0,) * 8).is_confident
-    assert Prediction((0.9, 0.1) + (0.0,) * 8, 0.98).is_confident
-    assert not Prediction((1.0,) + (0.0,) * 9, 0.99).is_confident
-
-
-def test_other_weights_read_as_a_network_of_their_own(mnist: Dataset) -> None:
-    network = build(parse("4 M 10 A"), 0).eval()
-    other = build(parse("4 M 10 A"), 1).eval()
-    image = mnist.test_images[3]
-    before = predict(network, image)
-    assert predict(assembled(parse("4 M 10 A"), other.state_dict()), image) == predict(other, image)
-    assert predict(network, image) == before
-    assert predict(network, image, temperature=1e9).probabilities == pytest.approx((0.1,) * 10)

@@ -1,4 +1,4 @@
-"""Pictures of a network's numbers, pixel by pixel."""
+"""Pictures of tensors, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.ui.rendering import (
-    DIGIT,
-    FRAME_GREY,
+    FRAME_GRAY,
     GAP,
     HEAT,
-    TILE,
-    digit,
+    IMAGE_SIDE,
+    MAP_SIDE,
+    center_in_square,
+    enlarge,
     feature_maps,
-    fields,
-    filters,
-    fitted,
+    filter_grid,
+    fit_in_square,
     gallery,
-    heat,
-    in_square,
+    heat_map,
+    receptive_fields,
     tile_side,
 )
 
-STEP = TILE + 2 + GAP
+STEP = MAP_SIDE + 2 + GAP
 
 
 @given(st.integers(1, 400), st.integers(1, 28))
 @settings(max_examples=40)
-def test_every_channel_has_its_place(channels: int, side: int) -> None:
-    """A tile's middle has the grey of its value; channel c stands in the row and column that reading gives it."""
+def test_channels_are_in_reading_order(channels: int, side: int) -> None:
+    """The middle of each tile has the gray of its value."""
     maps = torch.arange(channels, dtype=torch.float32)[:, None, None].expand(channels, side, side).contiguous()
     picture = feature_maps(maps)
-    # What is wider than its tile is made smaller.
+    # A map wider than its tile is reduced.
     side = min(side, tile_side(channels))
     assert picture.shape[2] == 4
     assert picture.shape[1] <= 32 * (28 + 2 + GAP)
@@ -48,22 +48,22 @@ def test_every_channel_has_its_place(channels: int, side: int) -> None:
             assert picture[y, x].tolist() == [expected, expected, expected, 255]
 
 
-def test_black_is_the_lowest_and_white_the_highest_and_gaps_are_clear() -> None:
+def test_black_is_the_lowest_value_white_the_highest_and_gaps_are_transparent() -> None:
     maps = torch.zeros(3, 2, 2)
     maps[0, 0, 0], maps[2, 1, 1] = -3.0, 1.0
     picture = feature_maps(maps)
-    assert picture.shape == (TILE + 2, 3 * STEP - GAP, 4)
+    assert picture.shape == (MAP_SIDE + 2, 3 * STEP - GAP, 4)
     assert picture[1, 1].tolist() == [0, 0, 0, 255]
-    assert picture[TILE, 2 * STEP + TILE].tolist() == [255, 255, 255, 255]
+    assert picture[MAP_SIDE, 2 * STEP + MAP_SIDE].tolist() == [255, 255, 255, 255]
     assert picture[10, STEP + 10, 0] == 191
-    assert picture[0, 5].tolist() == [FRAME_GREY, FRAME_GREY, FRAME_GREY, 255]
-    assert not picture[:, TILE + 2 : STEP].any()
+    assert picture[0, 5].tolist() == [FRAME_GRAY, FRAME_GRAY, FRAME_GRAY, 255]
+    assert not picture[:, MAP_SIDE + 2 : STEP].any()
 
 
-def test_a_dead_channel_is_crossed_and_a_silent_one_struck_once() -> None:
+def test_dead_channels_are_crossed_and_silent_ones_struck_through_once() -> None:
     picture = feature_maps(torch.zeros(3, 28, 28), dead=[0], silent=[1])[1:-1, :, 0]
-    dead, silent, awake = (picture[:, number * STEP + 1 :][:, :TILE] for number in range(3))
-    rising, falling = np.eye(TILE, dtype=bool)[::-1], np.eye(TILE, dtype=bool)
+    dead, silent, awake = (picture[:, number * STEP + 1 :][:, :MAP_SIDE] for number in range(3))
+    rising, falling = np.eye(MAP_SIDE, dtype=bool)[::-1], np.eye(MAP_SIDE, dtype=bool)
     assert (dead[rising] == 255).all()
     assert (dead[falling] == 255).all()
     assert (silent[rising] == 255).all()
@@ -71,49 +71,49 @@ def test_a_dead_channel_is_crossed_and_a_silent_one_struck_once() -> None:
     assert not awake.any()
 
 
-def test_filters_are_signed_greys_a_row_an_output() -> None:
+def test_filters_are_gray_by_sign_with_a_row_for_each_output() -> None:
     weights = torch.zeros(2, 3, 3, 3)
     weights[1, 2, 0, 0], weights[0, 1, 2, 2] = -2.0, 1.0
-    picture = filters(weights)[..., 0]
+    picture = filter_grid(weights)[..., 0]
     step, pixel = 24 + 2 + GAP, 8
     assert picture.shape == (2 * step - GAP, 3 * step - GAP)
     assert picture[step + 1, 2 * step + 1] == 0
     assert picture[1 + 2 * pixel, step + 1 + 2 * pixel] == 191
     assert picture[1, 1] == 128
-    assert filters(torch.ones(5, 1, 3, 3)).shape[:2] == (50, 5 * (50 + GAP) - GAP)
-    # Of more than 32 a side, the first 32, on the scale of all.
+    assert filter_grid(torch.ones(5, 1, 3, 3)).shape[:2] == (50, 5 * (50 + GAP) - GAP)
+    # Of more than 32, the first 32 are drawn, on the scale of all.
     wide = torch.ones(40, 50, 1, 1)
     wide[39, 49] = 2.0
-    assert filters(wide).shape[:2] == (32 * step - GAP, 32 * step - GAP)
-    assert filters(wide)[5, 5, 0] == 191
+    assert filter_grid(wide).shape[:2] == (32 * step - GAP, 32 * step - GAP)
+    assert filter_grid(wide)[5, 5, 0] == 191
 
 
-def test_heat_is_orange_where_it_is_highest_and_the_dimmed_image_where_there_is_none() -> None:
+def test_a_heat_map_is_orange_at_the_highest_value_and_the_dimmed_image_at_zero() -> None:
     image = torch.full((28, 28), 200, dtype=torch.uint8)
     values = torch.zeros(28, 28)
     values[3, 4], values[5, 6] = 0.5, -0.5
-    picture = heat(image, values)
-    scale = DIGIT // 28
-    assert picture.shape == (DIGIT, DIGIT, 3)
+    picture = heat_map(image, values)
+    scale = IMAGE_SIDE // 28
+    assert picture.shape == (IMAGE_SIDE, IMAGE_SIDE, 3)
     assert picture[3 * scale, 4 * scale].tolist() == list(HEAT)
     assert picture[5 * scale, 6 * scale].tolist() == [120, 120, 120]
-    assert (heat(image, torch.full((28, 28), torch.nan)) == 120).all()
+    assert (heat_map(image, torch.full((28, 28), torch.nan)) == 120).all()
 
 
-def test_a_digit_and_fields_are_enlarged_pixel_by_pixel() -> None:
+def test_images_and_fields_are_enlarged_pixel_by_pixel() -> None:
     image = torch.arange(784).view(28, 28).remainder(256).to(torch.uint8)
-    assert (digit(image, 84)[::3, ::3] == image.numpy()).all()
+    assert (enlarge(image, 84)[::3, ::3] == image.numpy()).all()
     inside = torch.zeros(28, 28, dtype=torch.bool)
     inside[10:12, 10:12] = True
-    picture = fields(inside, torch.full((28, 28), 0.5))[..., 0]
+    picture = receptive_fields(inside, torch.full((28, 28), 0.5))[..., 0]
     assert (picture[1:-1, 1:113][::4, ::4] == 255 * inside.numpy()).all()
     assert (picture[1:-1, -113:-1] == 128).all()
 
 
 @given(st.integers(1, 20), st.integers(1, 20))
-def test_a_small_picture_lies_in_the_middle_of_its_square(height: int, width: int) -> None:
+def test_a_small_picture_is_in_the_middle_of_its_square(height: int, width: int) -> None:
     pixels = torch.linspace(0, 1, height * width).view(height, width)
-    square = in_square(pixels, 20, 60)
+    square = center_in_square(pixels, 20, 60)
     assert square.shape == (60, 60)
     top, left = (20 - height) // 2, (20 - width) // 2
     inside = square[1::3, 1::3][top : top + height, left : left + width]
@@ -122,8 +122,8 @@ def test_a_small_picture_lies_in_the_middle_of_its_square(height: int, width: in
 
 
 @given(st.integers(1, 280), st.integers(1, 280))
-def test_what_is_cut_out_touches_two_sides_of_its_square_and_keeps_its_ratio(height: int, width: int) -> None:
-    square = fitted(torch.ones(height, width), 100)
+def test_a_fitted_picture_touches_two_sides_of_its_square_and_keeps_its_aspect_ratio(height: int, width: int) -> None:
+    square = fit_in_square(torch.ones(height, width), 100)
     rows, columns = (square > 127).any(1).sum(), (square > 127).any(0).sum()
     assert square.shape == (100, 100)
     assert max(rows, columns) == 100
@@ -131,13 +131,13 @@ def test_what_is_cut_out_touches_two_sides_of_its_square_and_keeps_its_ratio(hei
     assert abs(int((square > 127).argmax() // 100) - (100 - int(rows)) / 2) <= 1
 
 
-def test_what_is_made_small_is_averaged_and_not_skipped() -> None:
+def test_reducing_averages_pixels() -> None:
     stripes = torch.zeros(200, 200)
     stripes[::2] = 1
-    assert np.abs(fitted(stripes, 50)[5:-5].astype(int) - 127).max() <= 16
+    assert np.abs(fit_in_square(stripes, 50)[5:-5].astype(int) - 127).max() <= 16
 
 
-def test_a_gallery_is_read_row_by_row() -> None:
+def test_a_gallery_is_in_reading_order() -> None:
     digits = torch.arange(10, dtype=torch.uint8)[:, None, None].expand(10, 28, 28) * 20
     step = 56 + 2 + GAP
     sheet = gallery(digits, 8, 56)

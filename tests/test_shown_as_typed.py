@@ -190,10 +190,10 @@ def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -
         told = sentences(page)
         assert f"“layer={HOSTILE[:40]}” in the address could not be read and is left out." in map(str.rstrip, told)
         assert str(refused.value) in told
-        assert f"The other network: {refused.value}" in told
+        assert f"Design B: {refused.value}" in told
         assert "![](//evil.io/a)" in str(refused.value)
         visit(page, f"{url}/?net=2+10+A")
-        page.get_by_text("Take it away", exact=True).click()
+        page.get_by_text("Export", exact=True).click()
         expect(page.get_by_role("button", name=f"ONNX: {NAME}", exact=True)).to_be_visible()
 
         visit(page, f"{url}/train?run={quote(HOSTILE)}")
@@ -209,24 +209,22 @@ def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -
         expect(link).to_have_attribute("href", f"/train?run={IDENTITY}")
         page.get_by_role("button", name="Fork").click()
         expect(page.get_by_test_id("stAlert").first).to_contain_text(f"Forked from {NAME}: same initial weights")
-        page.get_by_role("button", name="Name", exact=True).click()
+        page.get_by_role("button", name="Rename", exact=True).click()
         page.get_by_label("Name of the run").fill("tpircs\u202e")
         page.get_by_label("Name of the run").press("Enter")
         question = page.get_by_test_id("stDialog")
         expect(question).to_contain_text(f"{NAME} was started on the command line, on 2026-11-22 00:00 UTC.")
-        question.get_by_role("button", name="Rename it").click()
+        question.get_by_role("button", name="Rename anyway").click()
         expect(page.get_by_test_id("stAlert").filter(has_text="cannot be seen")).to_have_text(
             re.compile(r"The name has a character that cannot be seen, \[U\+202E\]: type it without that\.$")
         )
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Delete", exact=True).click()
-        question.get_by_role("button", name="Delete it").click()
+        question.get_by_role("button", name="Delete anyway").click()
         expect(page.get_by_test_id("stAlert").filter(has_text="was deleted")).to_contain_text(f"{NAME} was deleted.")
 
         visit(page, f"{url}/photos")
-        expect(page.get_by_role("combobox", name="Which network reads it?")).to_have_value(
-            f"{NAME} · 2 10 A · not measured"
-        )
+        expect(page.get_by_role("combobox", name="Network")).to_have_value(f"{NAME} · 2 10 A · not measured")
         expect(page.get_by_role("combobox", name="Set", exact=True)).to_have_value("")
         assert f"own/{SET}{SUFFIX} was passed over: a set has another name. Rename it." in sentences(page)
         page.locator("input[type=file]").set_input_files(

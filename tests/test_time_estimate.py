@@ -6,6 +6,8 @@ from dataclasses import astuple
 
 import pytest
 
+from lib.design.analysis import analyze
+from lib.design.layers import Architecture
 from lib.design.notation import parse
 from lib.design.presets import PRESETS
 from lib.design.recipe import Augmentation, Recipe
@@ -43,6 +45,21 @@ def test_an_epoch_is_its_needs_times_their_prices() -> None:
     # Its norm before the activation: what is fast does not know it, and its needs are the same.
     other = epoch_seconds(MachineProfile(FREE, prices), parse("4b 10 A"), recipe)
     assert other == pytest.approx(epoch_seconds(MachineProfile(prices, FREE), network, recipe))
+
+
+def test_the_costs_of_a_machine_are_recovered_from_its_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = StepCost(3e-4, 1e-9, 1e-6, 4e-6, 3e-10, 5e-11)
+
+    def seconds(architecture: Architecture, batch_size: int, augmentation: Augmentation) -> float:
+        found = analyze(architecture)
+        image = machine.image + found.activations * machine.activation + found.macs * machine.mac
+        image += machine.augmented_image if augmentation.active else 0
+        return machine.step + found.num_params * machine.parameter + batch_size * image
+
+    monkeypatch.setattr(time_estimate, "_batch_seconds", seconds)
+    profile = time_estimate.measure()
+    assert astuple(profile.fused) == pytest.approx(astuple(machine), rel=1e-6)
+    assert astuple(profile.other) == pytest.approx(astuple(machine), rel=1e-6)
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_checkpoint_goes_while_the_design_page_offers_it(monkeypatch: pytest.M
         assert len(calls) >= call
         assert not path.exists()
         assert not at.exception, name
-        assert "can be taken away as an ONNX file too" in "\n".join(each.value for each in at.caption)
+        assert "to export it as ONNX, too" in "\n".join(each.value for each in at.caption)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def predict(options: argparse.Namespace) -> int:
         try:
             with regular_file.opened(name) as file:
                 content = file.read(photos.MAX_BYTES + 1) or b""
-            prediction = predict.predict(network, photos.photo_to_image(content), found.temperature, found.known)
+            prediction = predict.predict(network, photos.photo_to_image(content), found.temperature, found.gaussians)
         except (photos.PhotoError, OSError) as error:
             status = 1
             problem = (

@@ -38,7 +38,7 @@ SIDE = INPUT_SHAPE[1]
 PATCH = 5
 REFERENCE_IMAGES, FIELD_IMAGES = 500, 32
 # Limit for a page, in MACs of forward passes: some tenths of a second. Wide networks get fewer images.
-LOOK_MACS = 2 * 10**10
+PAGE_MACS = 2 * 10**10
 # Limit for an occlusion map, in units of `lib.nn.memory.work`: about ten seconds.
 OCCLUSION_WORK = 4 * 10**11
 # Luo et al., section 3: pixels with at least 1 - 95.45 % of the strongest gradient belong to the field.
@@ -62,26 +62,26 @@ class LayerMaps:
 
 
 def activations(
-    network: nn.Module, architecture: Architecture, image: Tensor, largest: Callable[[int], int] | None = None
+    network: nn.Module, architecture: Architecture, image: Tensor, max_side: Callable[[int], int] | None = None
 ) -> list[LayerMaps]:
     """The output of every layer for one uint8 (28, 28) image.
 
-    `largest` maps a number of channels to the largest side; wider maps are reduced by area means.
+    `max_side` gives the largest side for a number of channels; wider maps are reduced by area means.
     """
     require_inference_fits(architecture, uses_im2col())
-    if largest is None and 4 * analyze(architecture).activations > BUDGET:
+    if max_side is None and 4 * analyze(architecture).activations > BUDGET:
         raise TooLargeError("All feature maps together are too large to be kept. Look at smaller ones of them.")
     found = []
     with torch_threads(recommended_threads(architecture)), torch.inference_mode():
         silent: tuple[int, ...] = ()
         for step, output, ends in _outputs(network, architecture, normalise(image[None])):
             if step.kind == "ReLU":
-                silent = _off(output)
+                silent = _zero_channels(output)
             if ends:
                 maps = _as_maps(output)[0]
                 low, high, side = float(maps.min()), float(maps.max()), maps.shape[-1]
-                if largest is not None:
-                    maps = area_means(maps, largest(len(maps)))
+                if max_side is not None:
+                    maps = area_means(maps, max_side(len(maps)))
                 found.append(LayerMaps(step.layer, maps, silent, low, high, side))
                 silent = ()
     return found
@@ -104,7 +104,7 @@ def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor
         for batch in torch.split(images, eval_batch_size(architecture)):
             for step, output, _ in _outputs(network, architecture, normalise(batch)):
                 if step.kind == "ReLU":
-                    off = set(_off(output))
+                    off = set(_zero_channels(output))
                     dead[step.layer] = dead.get(step.layer, off) & off
     return {layer: tuple(sorted(channels)) for layer, channels in dead.items()}
 
@@ -203,7 +203,7 @@ def field_size(field: Tensor) -> float:
 
 def affordable(architecture: Architecture, images: int, passes: int = 1) -> int:
     """The number of images, at most `images`, whose `passes` forward passes a page can wait for; at least 1."""
-    cheap = max(4, LOOK_MACS // (passes * max(analyze(architecture).macs, 1)))
+    cheap = max(4, PAGE_MACS // (passes * max(analyze(architecture).macs, 1)))
     return min(images, cheap, max(1, MAX_WORK // (passes * work(architecture))))
 
 
@@ -220,6 +220,6 @@ def _as_maps(output: Tensor) -> Tensor:
     return output if output.dim() == 4 else output[:, :, None, None]
 
 
-def _off(rectified: Tensor) -> tuple[int, ...]:
+def _zero_channels(rectified: Tensor) -> tuple[int, ...]:
     """Channels of a ReLU's output that are zero everywhere."""
     return tuple((_as_maps(rectified).amax((0, 2, 3)) == 0).nonzero()[:, 0].tolist())

@@ -53,14 +53,14 @@ class Calibration:
     """A temperature, fitted on `images` images, and the OOD reference.
 
     `error_before` and `error_after` are the expected calibration error on the same images, 0 to 1, without and with the
-    temperature. `known` is None if the OOD score was not fitted. `problem` says why there is no calibration.
+    temperature. `gaussians` is None if the OOD score was not fitted. `problem` says why there is no calibration.
     """
 
     temperature: float
     images: int
     error_before: float
     error_after: float
-    known: ClassGaussians | None = None
+    gaussians: ClassGaussians | None = None
     problem: str | None = None
 
 
@@ -104,8 +104,8 @@ def calibrate(network: Network, data: Dataset, count: int = IMAGES, fit_ood: boo
     synthetic, synthetic_labels = (each[:half] for each in _synthetic())
     more_logits, more = features(network, torch.cat([normalise(images[:half]), normalise(synthetic)]))
     all_labels = torch.cat([labels, labels[:half], synthetic_labels])
-    known = fit(torch.cat([logits, more_logits]), torch.cat([found, more]), all_labels)
-    return Calibration(best, len(labels), before, after, known)
+    gaussians = fit(torch.cat([logits, more_logits]), torch.cat([found, more]), all_labels)
+    return Calibration(best, len(labels), before, after, gaussians)
 
 
 class LiveCalibrator:
@@ -118,7 +118,7 @@ class LiveCalibrator:
     def __init__(self, load: Callable[[], Dataset]) -> None:
         self._load = load
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[int, Calibration]] = OrderedDict()
+        self._latest: OrderedDict[str, tuple[int, Calibration]] = OrderedDict()
         self._begun: tuple[str, float] | None = None
         self._thread: threading.Thread | None = None
 
@@ -128,7 +128,7 @@ class LiveCalibrator:
         `network` has the weights after `step`; it must be in eval mode and must not change.
         """
         with self._lock:
-            last, found = self._known.get(name, (0, UNCALIBRATED))
+            last, found = self._latest.get(name, (0, UNCALIBRATED))
             idle = self._thread is None or not self._thread.is_alive()
             rested = self._begun is None or self._begun[0] != name or time.monotonic() - self._begun[1] > LIVE_SECONDS
             if step > last and idle and rested:
@@ -152,10 +152,10 @@ class LiveCalibrator:
             log.warning("%s could not be calibrated", name, exc_info=True)
         else:
             with self._lock:
-                self._known[name] = (step, found)
-                self._known.move_to_end(name)
-                if len(self._known) > MAX_LIVE:
-                    self._known.popitem(last=False)
+                self._latest[name] = (step, found)
+                self._latest.move_to_end(name)
+                if len(self._latest) > MAX_LIVE:
+                    self._latest.popitem(last=False)
 
 
 @lru_cache(maxsize=1)

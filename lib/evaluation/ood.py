@@ -80,13 +80,13 @@ def fit(logits: Tensor, features: Tensor, labels: Tensor) -> ClassGaussians | No
     return ClassGaussians(means, precision, _distances(means, precision, features[1::2], labels[1::2]).sort().values)
 
 
-def ood_percentile(known: ClassGaussians, features: Tensor, predicted: Tensor) -> Tensor:
+def ood_percentile(gaussians: ClassGaussians, features: Tensor, predicted: Tensor) -> Tensor:
     """The fraction of real digits that are closer to their class than each sample to its predicted class.
 
     Features (N, F) and predicted digits, int64 (N,) -> float64 (N,), 0 to 1.
     """
-    distances = _distances(known.means, known.precision, features, predicted)
-    return torch.searchsorted(known.distances, distances).double() / len(known.distances)
+    distances = _distances(gaussians.means, gaussians.precision, features, predicted)
+    return torch.searchsorted(gaussians.distances, distances).double() / len(gaussians.distances)
 
 
 def _distances(means: Tensor, precision: Tensor, features: Tensor, classes: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ SIZE = 28
 INK_THRESHOLD = 0.1
 # In pixels of the 20×20 box. By `stroke_width`, a tenth of MNIST's strokes are thinner and a tenth are thicker.
 MIN_STROKE, MAX_STROKE = 1.95, 3.6
-# Strokes are measured and changed at a higher resolution, in a box of 20 * FINE pixels.
-FINE = 6
+# Strokes are measured and changed at a higher resolution, in a box of 20 * OVERSAMPLING pixels.
+OVERSAMPLING = 6
 # Thinning by a larger fraction of the width on each side would break strokes where they are thin.
 MAX_THINNING = 0.35
 # Pixels within this distance of an edge form the rim, from which the stroke width is computed.
@@ -62,12 +62,12 @@ def preprocess_steps(drawing: Tensor) -> PreprocessingSteps | None:
     if box is None:
         return None
     fitted = _resize(box, BOX)
-    fine = _resize(box, BOX * FINE)
-    before = stroke_width(fine) / FINE
+    fine = _resize(box, BOX * OVERSAMPLING)
+    before = stroke_width(fine) / OVERSAMPLING
     stroked = fitted
     after = min(max(before, MIN_STROKE), MAX_STROKE)
     if after != before:
-        changed = _crop(set_stroke_width(fine, after * FINE))
+        changed = _crop(set_stroke_width(fine, after * OVERSAMPLING))
         if changed is not None:
             stroked = _resize(changed, BOX)
     image = (_center_mass(stroked) * 255).round().to(torch.uint8)

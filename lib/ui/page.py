@@ -38,14 +38,14 @@ class Page:
         return "" if self == PAGES[0] else self.name
 
 
-PAGES = (
-    Page("design", "Design", "Design a network"),
-    Page("train", "Train", "Train it"),
-    Page("draw", "Draw", "Draw a digit"),
-    Page("inspect", "Inside", "Look inside"),
-    Page("errors", "Errors", "Where it fails"),
-    Page("photos", "Your digits", "Your digits"),
-)
+DESIGN = Page("design", "Design", "Design a network")
+TRAIN = Page("train", "Train", "Train it")
+DRAW = Page("draw", "Draw", "Draw a digit")
+INSPECT = Page("inspect", "Inspect", "Inspect a network")
+ERRORS = Page("errors", "Errors", "Errors on the test images")
+PHOTOS = Page("photos", "Your digits", "Your digits")
+# In the order of the menu; the first one is at the root URL.
+PAGES = (DESIGN, TRAIN, DRAW, INSPECT, ERRORS, PHOTOS)
 
 
 def navigation() -> StreamlitPage:
@@ -60,7 +60,7 @@ def navigation() -> StreamlitPage:
     )
 
 
-def setup_page(name: str) -> None:
+def setup_page(page: Page) -> None:
     """Start a page, in its first line: bring session and URL in step, and show the heading.
 
     If a page's own URL is the first request after the server has started, Streamlit runs the page without app.py: until
@@ -70,7 +70,6 @@ def setup_page(name: str) -> None:
     if _NAVIGATED not in st.session_state:
         navigation()
         st.rerun()
-    (page,) = (page for page in PAGES if page.name == name)
-    for sentence in sync_url_state(name):
+    for sentence in sync_url_state(page.name):
         st.warning(escaped(sentence), icon=":material/link_off:")
     st.title(page.heading)

@@ -31,7 +31,7 @@ HIDEABLE_SECTIONS = {
     "table": "The table",
     "costs": "The chart of parameters and MACs",
     "compare": "Compare",
-    "take": "Take it away",
+    "take": "Export",
     "guess": "The switch to guess first",
     "recipe": "The recipe",
     "teacher": "For the teacher",

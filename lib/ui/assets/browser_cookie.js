@@ -1,4 +1,4 @@
-// The cookie by which the server knows this browser again. One that another tab has set meanwhile counts.
+// Sets the cookie by which the server recognizes this browser. If another tab has set one meanwhile, that one counts.
 
 const YEAR = 365 * 24 * 60 * 60
 

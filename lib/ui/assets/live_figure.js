@@ -1,4 +1,4 @@
-// Draws a Plotly figure with Plotly.react, so that zoom, hover and hidden traces outlive an update of the data.
+// Draws a Plotly figure with Plotly.react, which keeps zoom, hover and hidden traces when the data change.
 
 const PAUSE = 250 // milliseconds
 
@@ -16,7 +16,7 @@ function loadPlotly(url) {
   return window.receptivePlotly
 }
 
-// The figure comes in the colours of the light theme; those of the page, light or dark, are known here.
+// Replaces the colors of the light theme, in which a figure arrives, by those of the page.
 function themed(figure, standard, style, height, revision) {
   const text = color(style, "--st-text-color")
   const grid = color(style, "--st-border-color")
@@ -69,7 +69,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     displayModeBar: data.tools ? "hover" : false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud"],
   }
-  // The rest of the page is painted first, unless this is what is waited for; of figures that come in quick succession only the last is drawn.
+  // The rest of the page is painted first, unless the reader waits for this figure; of figures in quick succession only
+  // the last is drawn.
   host.receptive = () => {
     window.Plotly.react(host, traces, layout, config)
     host.removeAllListeners("plotly_click")

@@ -1,13 +1,13 @@
-// Draws the network to scale; a chosen layer's field lies over a digit, at any position of its output.
+// Draws the network to scale and, over a digit, the receptive field of the chosen layer at any position of its output.
 
 const SVG = "http://www.w3.org/2000/svg"
-const SIDE = 2.5 // screen pixels a pixel of a feature map
-const SLANT = [0.42, 0.26] // how far the far edge of a map stands to the right and up, a pixel of it
-const DEEPEST = 64 // screen pixels of the layer with most channels
-const COLUMN = 64 // least width of a layer, for its words
+const SIDE = 2.5 // screen pixels for each pixel of a feature map
+const SLANT = [0.42, 0.26] // offset of the far edge of a map, to the right and up, as a fraction of its side
+const DEEPEST = 64 // screen pixels of the layer with the most channels
+const COLUMN = 64 // minimum width of a layer, for its labels
 const IMAGE = 28
-const MARGIN = 12 // most pixels shown around the image
-const CELL = 6 // screen pixels a pixel of the digit
+const MARGIN = 12 // maximum number of image pixels shown around the image
+const CELL = 6 // screen pixels for each pixel of the digit
 const MAX_DRAWN_SIDE = 96 // as in network_view.py
 
 const element = (name, attributes = {}, ...children) => {
@@ -27,7 +27,7 @@ const count = (set) => {
 
 const slabSize = (layer) => Math.max(Math.min(layer.shape[1], MAX_DRAWN_SIDE) * SIDE, 3)
 
-// One slab a layer: its right face is the feature map, its depth the channels.
+// The slab of a layer: its right face is the feature map, its depth the number of channels.
 function slab(layer, depth, x, middle) {
   const size = slabSize(layer)
   const [across, up] = SLANT.map((part) => part * size)
@@ -84,7 +84,7 @@ function drawNetwork(host, layers, chosen, choose, preview) {
   })
   const total = x + 4
   const svg = element("svg", { viewBox: `0 0 ${total} ${height + 44}`, role: "group", "aria-label": "The network" })
-  // Drawn smaller where there is no room, down to a size at which the words can be read; from there on it scrolls.
+  // Drawn smaller if there is no room, as long as the labels can be read; below that it scrolls.
   svg.style.width = "100%"
   svg.style.minWidth = `${Math.round(total * 0.8)}px`
   svg.style.maxWidth = `${Math.round(total * 1.25)}px`
@@ -105,7 +105,7 @@ function decode(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))
 }
 
-// Field, what padding cuts off of it, and the pixels that are left, over the digit.
+// Draws the receptive field over the digit, with what padding cuts off and the pixels that have no effect.
 function drawField(host, layer, position, pixels, margin) {
   const whole = (IMAGE + 2 * margin) * CELL
   const svg = element("svg", { viewBox: `0 0 ${whole} ${whole}`, class: "digit", role: "img" })
@@ -126,7 +126,7 @@ function drawField(host, layer, position, pixels, margin) {
       element("rect", { class: kind, x: at(column), y: at(row), width: width * CELL, height: height * CELL }),
     )
   for (let row = 0; row < IMAGE; row++) {
-    // One rectangle a stretch of pixels that are not seen.
+    // One rectangle for each row's stretch of pixels that have no effect.
     for (let column = 0, from = 0; column <= IMAGE; column++) {
       const seen = column < IMAGE && has(rows, row) && has(columns, column)
       if (column < IMAGE && !seen) continue
@@ -140,23 +140,23 @@ function drawField(host, layer, position, pixels, margin) {
   const field = layer.receptive_field ** 2
   const cut = field - overlap(top, layer) * overlap(left, layer)
   const gaps = field - cut - seen
-  const words = [
+  const text = [
     `Its receptive field is ${layer.receptive_field} × ${layer.receptive_field} = ${field.toLocaleString("en")} pixels.`,
     cut
-      ? `${cut.toLocaleString("en")} of them lie outside the image, where padding puts zeros: it sees ${seen}.`
-      : "All of it lies on the image.",
-    gaps > 0 ? `${gaps} inside it are not read: steps and gaps pass over them, or padding above has cut them off.` : "",
+      ? `${cut.toLocaleString("en")} of them are outside the image, where padding puts zeros; ${seen} affect the output.`
+      : "All of it is inside the image.",
+    gaps > 0 ? `${gaps} pixels inside it have no effect: stride or dilation skips them, or padding of an earlier layer cuts them off.` : "",
   ].join(" ")
-  svg.setAttribute("aria-label", words)
+  svg.setAttribute("aria-label", text)
   host.replaceChildren(svg)
-  return words
+  return text
 }
 
 function overlap(start, layer) {
   return Math.max(0, Math.min(start + layer.receptive_field, IMAGE) - Math.max(start, 0))
 }
 
-// The layer's output as a grid of positions; arrows, a click or a drag choose one.
+// Draws the layer's output as a grid of positions; the arrow keys, a click or a drag choose one.
 function drawPositions(host, layer, position, move) {
   const side = layer.shape[1]
   const cell = 168 / side
@@ -183,7 +183,7 @@ function drawPositions(host, layer, position, move) {
   }
   svg.addEventListener("pointerdown", (event) => {
     pick(event)
-    // The grid was drawn anew under the pointer: the arrows go to the new one.
+    // The grid under the pointer was replaced: the arrow keys go to the new one.
     host.firstElementChild.focus()
   })
   host.onmousedown = (event) => event.preventDefault()
@@ -204,8 +204,8 @@ export default function ({ data, parentElement, setStateValue }) {
   const root = part("network-view")
   if (!root) return
   const { layers } = data
-  // Where the reader looks outlives a change of the network: a place on the map as a fraction of its side.
-  const state = (root.receptive ??= { place: [0.5, 0.5], digit: 2 })
+  // The chosen position, as a fraction of the map's side, is kept when the network changes.
+  const state = (root.receptive ??= { at: [0.5, 0.5], digit: 2 })
   state.chosen = Math.min(data.layer, layers.length - 1)
   const digits = data.digits.map(decode)
   const margin = Math.min(
@@ -216,11 +216,11 @@ export default function ({ data, parentElement, setStateValue }) {
   const show = (index) => {
     const layer = layers[index]
     const side = layer.shape[1]
-    const position = state.place.map((part) => Math.min(side - 1, Math.floor(part * side)))
+    const position = state.at.map((part) => Math.min(side - 1, Math.floor(part * side)))
     part("name").textContent = layer.label
-    const lines = data.guessing ? [] : layer.formulas
+    const formulas = data.guessing ? [] : layer.formulas
     part("formulas").replaceChildren(
-      ...lines.flatMap(([name, formula]) => {
+      ...formulas.flatMap(([name, formula]) => {
         const [term, description] = [element("dt"), element("dd")]
         term.textContent = name
         description.textContent = formula
@@ -230,20 +230,20 @@ export default function ({ data, parentElement, setStateValue }) {
     const drawable = layer.input_masks.length > 0
     part("explored").hidden = data.guessing || !drawable
     if (data.guessing) {
-      part("words").textContent = "What it sees and costs is shown when the class has guessed."
+      part("summary").textContent = "Receptive field and formulas are shown when the class has guessed."
       return
     }
     if (!drawable) {
-      part("words").textContent = layer.note
+      part("summary").textContent = layer.note
       return
     }
-    const words = drawField(part("field"), layer, position, digits[state.digit], margin)
-    drawPositions(part("places"), layer, position, (next) => {
-      state.place = next.map((p) => (p + 0.5) / side)
+    const fieldText = drawField(part("field"), layer, position, digits[state.digit], margin)
+    drawPositions(part("grid"), layer, position, (next) => {
+      state.at = next.map((p) => (p + 0.5) / side)
       show(index)
     })
-    const where = `Output at row ${position[0] + 1}, column ${position[1] + 1} of ${side} × ${side}.`
-    part("words").textContent = [where, words, layer.note].filter(Boolean).join(" ")
+    const positionText = `Output at row ${position[0] + 1}, column ${position[1] + 1} of ${side} × ${side}.`
+    part("summary").textContent = [positionText, fieldText, layer.note].filter(Boolean).join(" ")
   }
   const choose = (index) => {
     setStateValue("layer", index)
@@ -271,7 +271,7 @@ export default function ({ data, parentElement, setStateValue }) {
       return button
     }),
   )
-  // The table beside it is painted first; of several networks that came meanwhile only the last is drawn.
+  // The table is painted first; of several networks that arrive meanwhile only the last is drawn.
   root.receptiveDraw = render
   requestAnimationFrame(() => setTimeout(() => root.receptiveDraw === render && render()))
 }

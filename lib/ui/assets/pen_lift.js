@@ -1,5 +1,5 @@
-// The canvas waits for 200 milliseconds after a stroke, in case another follows, before it sends the drawing. Here its
-// own button that sends at once is pressed when the pen is lifted. Were the button gone, the canvas would send as ever.
+// Sends the drawing as soon as the pen is lifted, by pressing the canvas's own button. The canvas itself waits for 200
+// milliseconds, in case another stroke follows. Without the button it still does that.
 
 const SEND = "[aria-label='Update the app with this drawing']"
 
@@ -7,7 +7,7 @@ export default function () {
   let canvas = null
   const press = (event) => {
     const path = event.composedPath()
-    // Its toolbar is no place to draw on.
+    // A press on the toolbar draws nothing.
     canvas = path.some((node) => node.classList?.contains("dc-container"))
       ? path.find((node) => node.classList?.contains("dc-root"))
       : null

@@ -41,16 +41,16 @@ def layer_sizes(analysis: NetworkAnalysis, architecture: Architecture) -> str:
     limit = {
         "type": "scatter",
         "mode": "lines",
-        "name": "Budget",
+        "name": "Limit",
         "x": [PARAMS_LIMIT] * len(names),
         "y": names,
         "line": {"color": PALETTE[1], "dash": "dash", "width": 2},
-        "hovertemplate": f"The budget: under {PARAMS_LIMIT:,} parameters for 99.4 %<extra></extra>",
+        "hovertemplate": f"Limit: fewer than {PARAMS_LIMIT:,} parameters<extra></extra>",
     }
     across = {"rangemode": "tozero", "nticks": 6, "anchor": "y"}
     layout = {
-        "xaxis": {**across, "domain": [0, 0.48], "title": {"text": "Parameters, added up"}},
-        "xaxis2": {**across, "domain": [0.53, 1], "title": {"text": "MACs, added up"}},
+        "xaxis": {**across, "domain": [0, 0.48], "title": {"text": "Parameters (cumulative)"}},
+        "xaxis2": {**across, "domain": [0.53, 1], "title": {"text": "MACs (cumulative)"}},
         "yaxis": {"type": "category", "autorange": "reversed", "automargin": True, "showgrid": False},
         "margin": {"l": 10, "r": 15, "t": 30, "b": 45},
         "bargap": 0.25,

@@ -42,14 +42,14 @@ def confusion_matrix(counts: Sequence[Sequence[int]], chosen: tuple[int, int]) -
             "zmax": max_errors,
             "colorscale": [[0, SURFACE], [1, PALETTE[0]]],
             "texttemplate": "%{z}",
-            "hovertemplate": "%{y} read as %{x}: %{z}<extra></extra>",
+            "hovertemplate": "%{y} classified as %{x}: %{z}<extra></extra>",
         },
         {
             **shared,
             "z": right,
             "colorscale": [[0, PALETTE[2]], [1, PALETTE[2]]],
             "texttemplate": "<b>%{z}</b>",
-            "hovertemplate": "%{y} read right: %{z}<extra></extra>",
+            "hovertemplate": "%{y} classified correctly: %{z}<extra></extra>",
         },
     ]
     row, column = chosen
@@ -59,8 +59,8 @@ def confusion_matrix(counts: Sequence[Sequence[int]], chosen: tuple[int, int]) -
     }  # fmt: skip
     across = {"type": "category", "fixedrange": True, "showgrid": False, "zeroline": False, "ticks": ""}
     layout = {
-        "xaxis": {**across, "title": {"text": "Read as"}},
-        "yaxis": {**across, "title": {"text": "Truth"}, "autorange": "reversed"},
+        "xaxis": {**across, "title": {"text": "Predicted digit"}},
+        "yaxis": {**across, "title": {"text": "True digit"}, "autorange": "reversed"},
         "margin": {"l": 45, "r": 5, "t": 5, "b": 45},
         "shapes": [frame],
         "dragmode": False,
@@ -88,7 +88,7 @@ def class_accuracy(classes: Sequence[Proportion]) -> str:
     }
     layout = {
         "xaxis": {"type": "category", "title": {"text": "Digit"}, "fixedrange": True, "showgrid": False},
-        "yaxis": {"title": {"text": "Read right, %", "standoff": 8}, "automargin": True, "fixedrange": True},
+        "yaxis": {"title": {"text": "Accuracy, %", "standoff": 8}, "automargin": True, "fixedrange": True},
         "margin": {"l": 60, "r": 10, "t": 10, "b": 45},
         "showlegend": False,
     }
@@ -112,12 +112,12 @@ def reliability(bins: Sequence[Bin]) -> str:
         "customdata": [part.accuracy.count for part in filled],
         "line": {"color": PALETTE[0]},
         "marker": {"color": PALETTE[0], "size": 10},
-        "hovertemplate": "%{customdata:,} images: confidence %{x:.1f} %, right %{y:.1f} %<extra></extra>",
+        "hovertemplate": "%{customdata:,} images: confidence %{x:.1f} %, accuracy %{y:.1f} %<extra></extra>",
     }
     ideal = {
         "type": "scatter",
         "mode": "lines",
-        "name": "As sure as it is right",
+        "name": "Perfect calibration",
         "x": [0, 100],
         "y": [0, 100],
         "line": {"color": PALETTE[7], "dash": "dash"},
@@ -126,7 +126,7 @@ def reliability(bins: Sequence[Bin]) -> str:
     across = {"range": [-2, 102], "fixedrange": True}
     layout = {
         "xaxis": {**across, "title": {"text": "Mean confidence, %"}},
-        "yaxis": {**across, "title": {"text": "Read right, %", "standoff": 8}, "automargin": True},
+        "yaxis": {**across, "title": {"text": "Accuracy, %", "standoff": 8}, "automargin": True},
         "margin": {"l": 60, "r": 10, "t": 10, "b": 45},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         "hovermode": "closest",

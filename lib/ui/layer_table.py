@@ -1,0 +1,111 @@
+"""The table of layers on the Design page, its captions, and the receptive fields that the exercise states wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+from pandas import DataFrame
+from pandas.io.formats.style import Styler
+
+from lib.design.analysis import LayerAnalysis, NetworkAnalysis, activation_bytes
+from lib.design.exercise import COMMENTED_FIELDS
+from lib.design.layers import INPUT_SHAPE
+from lib.export.tables import COLUMNS
+from lib.text.formatting import megabytes
+
+# A link, because a keyboard scrolls a table that is wider than its screen only if something in it can have the focus.
+LAYER = "[Layer](#layers)"
+# Columns with the answers, left out while the class guesses.
+GUESSED = {"parameters", "share", "receptive_field", "jump", "center"}
+IMAGE_PIXELS = INPUT_SHAPE[1]
+WIDE_BADGE = f":orange-badge[> {IMAGE_PIXELS}]"
+
+
+def layer_table(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool) -> None:
+    """Show the table of layers or modules with its captions; the last row has the totals."""
+    st.table(
+        styled_layers(analysis, batch_size, guessing=guessing),
+        border="horizontal",
+        hide_index=True,
+        alt="A row for each layer: output, parameters, share, MACs, memory, field, jump and center; totals last",
+    )
+    st.caption(
+        f"{analysis.macs / 1e6:.2f} million multiply-accumulates (MACs) per image. Memory is that of the outputs for a "
+        f"batch of {batch_size:,} images. Receptive field r and jump j follow r′ = r + d · (k − 1) · j and j′ = j · s, "
+        "with kernel size k, dilation d (1 if not given) and stride s. A 2×2 pool adds one jump to r; it does not "
+        "double r. Center is that of the first output's receptive field, in pixels from the first pixel of the image."
+    )
+    if guessing:
+        return
+    if analysis.receptive_field > IMAGE_PIXELS:
+        st.caption(
+            f"{WIDE_BADGE} The receptive field is wider than the image's {IMAGE_PIXELS} pixels. The layer cannot see "
+            "larger patterns than the layers before it; it only adds depth. Richter et al. (2021) call such layers "
+            "unproductive."
+        )
+    if any(row.unused_note for row in analysis.rows):
+        st.caption(
+            ":violet-badge[positions used] No logit depends on the other positions: where a size is not a multiple of "
+            "the stride, the last rows and columns are left over."
+        )
+
+
+def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool) -> Styler:
+    """Return the table with numeric cells, which Streamlit aligns to the right.
+
+    The column of activations shows their memory for a batch. While the class is `guessing`, the columns in GUESSED are
+    left out.
+    """
+    labels = [row.label + ("" if guessing else _badges(row)) for row in analysis.rows]
+    cells: dict[str, list[object]] = {LAYER: [*labels, "**Total**"]}
+    formats: dict[str, Callable[[Any], str]] = {}
+    for column in COLUMNS[1:]:
+        values = [column.value(row) for row in analysis.rows]
+        if column.name == "activations":
+            sized: tuple[LayerAnalysis | NetworkAnalysis, ...] = (*analysis.rows, analysis)
+            cells["Memory"] = [activation_bytes(row, batch_size) for row in sized]
+            formats["Memory"] = unbroken(megabytes)
+        elif not column.is_number:
+            cells[column.title] = [*map(unbroken(column.text), values), ""]
+        elif not (guessing and column.name in GUESSED):
+            cells[column.title] = [*values, column.total(analysis)]
+            formats[column.title] = unbroken(column.text)
+    return DataFrame(cells).style.format(formats, na_rep="")
+
+
+def unbroken(text: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return a function that gives the same text with no-break spaces, for narrow tables."""
+    return lambda value: text(value).replace(" ", "\u00a0")
+
+
+def stated_fields_table(analysis: NetworkAnalysis) -> None:
+    """Show the receptive fields that the comments of the exercise's code state beside the correct ones.
+
+    `analysis` is of one of the networks of the exercise, with one row for each layer.
+    """
+    st.table(
+        [
+            {
+                "Layer": row.label,
+                "Comment": "no comment" if stated is None else f"{stated}",
+                "Correct": f"{row.receptive_field}",
+            }
+            for row, stated in zip(analysis.rows, COMMENTED_FIELDS, strict=True)
+        ],
+        border="horizontal",
+        hide_index=True,
+        alt="Stated and correct receptive fields",
+    )
+    st.caption(
+        "The comments double the receptive field at every pool. A 2×2 pool with stride 2 adds one jump to it and "
+        "doubles the jump: 7 becomes 8, not 14, and only the layers after the pool add twice as much."
+    )
+
+
+def _badges(row: LayerAnalysis) -> str:
+    """What marks a row; the captions of the table explain it."""
+    badges = [WIDE_BADGE] if row.receptive_field > IMAGE_PIXELS else []
+    badges += [f":violet-badge[{row.unused_note}]"] if row.unused_note else []
+    return "".join(f" {badge}" for badge in badges)
