@@ -71,5 +71,5 @@ clean:
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/python -m tests.chromium
+	$(BIN)/python -m tools.chromium
 	touch $@

@@ -62,8 +62,9 @@ from lib.runs import run_store
 from lib.storage import checkpoints
 from lib.training import time_estimate
 from lib.training.trainer import StepMetrics, Trainer, recommended_threads
-from tests.browser import copy_project, draw, serving, settled, visit
-from tests.chromium import LAUNCH_ARGUMENTS, install
+from tools.browser import draw, settled, visit
+from tools.chromium import LAUNCH_ARGUMENTS, install
+from tools.server import copy_project, serving
 
 REPORT = Path(__file__).parent / "report.json"
 SEED = 0

@@ -22,7 +22,9 @@ from lib.runs.run_manager import RunManager
 from lib.runs.run_store import RunRecord
 from lib.runs.training_run import Run
 from soak.server import Server
-from tests.browser import ROOT, copy_project, settled, visit
+from tools import ROOT
+from tools.browser import settled, visit
+from tools.server import copy_project
 
 SERVER_KILLS, ENGINE_KILLS = 10, 40
 START = "net=4+M+8+M+10+A&batch_size=128&epochs=6"

@@ -19,7 +19,7 @@ from lib.runs.run_manager import RunManager
 from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import SUFFIX
 from soak.saver import IDENTITY, OTHER, SET
-from tests.browser import ROOT
+from tools import ROOT
 
 KILLS = 200
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from tests.browser import copy_project, draw, serving, settled, visit
+from tools.browser import draw, settled, visit
+from tools.server import copy_project, serving
 
 ACTIONS = 200
 WIDTHS = (390, 700, 1024, 1280)

@@ -10,7 +10,8 @@ from playwright.sync_api import Browser, expect
 
 from lib.runs import run_store
 from soak.server import Server
-from tests.browser import copy_project, visit
+from tools.browser import visit
+from tools.server import copy_project
 
 TABS = 30
 ADDRESS = "train?net=2+10+A&batch_size=4096&epochs=1"

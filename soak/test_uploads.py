@@ -10,9 +10,10 @@ from playwright.sync_api import Browser, expect
 
 from lib.data.dataset import Dataset
 from lib.inference.photos import MAX_FILES
-from tests.browser import copy_project, serving, visit
 from tests.photographs import photo
 from tests.web_client import request, session, token, upload
+from tools.browser import visit
+from tools.server import copy_project, serving
 
 MEGABYTE = 2**20
 SECONDS_KEPT = 2

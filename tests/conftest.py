@@ -17,8 +17,8 @@ from lib.data.dataset import Dataset
 from lib.evaluation import calibration
 from lib.evaluation.calibration import Calibration
 from lib.nn.network import Network
-from tests.browser import copy_project, serving
-from tests.chromium import LAUNCH_ARGUMENTS, install
+from tools.chromium import LAUNCH_ARGUMENTS, install
+from tools.server import copy_project, serving
 
 settings.register_profile("receptive", deadline=None)
 settings.load_profile("receptive")

@@ -17,8 +17,9 @@ from playwright.sync_api import Browser, Locator, Page, Request, expect
 from lib.data.dataset import Dataset
 from lib.ui.page import PAGES
 from lib.ui.page import Page as AppPage
-from tests.browser import copy_project, draw, serving, settled, visit
 from tests.photographs import photo
+from tools.browser import draw, settled, visit
+from tools.server import copy_project, serving
 
 # A machine that is busy, as one that tests several things at once, answers late and not wrongly.
 expect.set_options(timeout=20_000)

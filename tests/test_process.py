@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lib.ui.process import MAX_ARENAS
-from tests.browser import ROOT
+from tools import ROOT
 
 # Counts glibc's pools of memory while twenty threads at once hold some.
 CODE = """

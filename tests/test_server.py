@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lib.ui.page import PAGES, Page
-from tests.browser import LOG, copy_project, serving
 from tests.web_client import first_shown, handshake, path_of, request, session, token, upload
+from tools.server import LOG, copy_project, serving
 
 pytestmark = pytest.mark.slow
 

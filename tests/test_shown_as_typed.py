@@ -23,7 +23,9 @@ from lib.storage import checkpoints
 from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.text.untrusted_text import isolated
 from lib.training.history import History
-from tests.browser import ROOT, copy_project, serving, settled, visit
+from tools import ROOT
+from tools.browser import settled, visit
+from tools.server import copy_project, serving
 
 # What Markdown, GitHub's and Streamlit's own, LaTeX, HTML, and a browser's order of words make something else of.
 MARKS = [
