@@ -23,7 +23,7 @@ lint: .venv/installed-dev
 
 # Fifty kills, a full disk, thirty tabs, five hundred uploads at once: some twenty minutes.
 soak: .venv/installed-dev
-	$(BIN)/python -m pytest soak
+	$(BIN)/python -m pytest -o faulthandler_timeout=3600 soak
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

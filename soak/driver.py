@@ -17,6 +17,8 @@ from lib.runs import training_run
 from lib.runs.run_manager import RunManager
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
+# A process that nobody kills ends by itself.
+LIFE_SECONDS = 600
 RECIPE = Recipe(epochs=12, batch_size=128, augmentation=Augmentation(5.0))
 
 
@@ -30,7 +32,8 @@ def main() -> None:
         manager.resume(run)
         print(run.identity, flush=True)
     before, said = sum(run.snapshot().step for run in manager.runs()), False
-    while True:
+    end = time.monotonic() + LIFE_SECONDS
+    while time.monotonic() < end:
         if not any(run.active for run in manager.runs()):
             print(manager.start(ARCHITECTURE, RECIPE).identity, flush=True)
         if not said and sum(run.snapshot().step for run in manager.runs()) > before:

@@ -16,7 +16,7 @@ from lib.runs import run_store, training_run
 from lib.runs.preflight import preflight_error
 from lib.runs.run_manager import RunManager
 from lib.runs.training_run import StopAt
-from tests.waiting import until
+from tools.waiting import until
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=2, batch_size=512)
 

@@ -25,6 +25,7 @@ from soak.server import Server
 from tools import ROOT
 from tools.browser import settled, visit
 from tools.server import copy_project
+from tools.waiting import until
 
 SERVER_KILLS, ENGINE_KILLS = 10, 40
 START = "net=4+M+8+M+10+A&batch_size=128&epochs=6"
@@ -51,10 +52,8 @@ def assert_continued(before: dict[str, RunRecord], after: dict[str, RunRecord]) 
 
 
 def to_its_end(run: Run) -> None:
-    assert run.wait(600)
-    while run.active:
-        time.sleep(0.05)
-        assert run.wait(600)
+    until(lambda: not run.active, seconds=600)
+    assert run.wait(60)
 
 
 def assert_as_if_never_interrupted(record: RunRecord, data: Dataset, folder: Path) -> None:

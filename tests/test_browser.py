@@ -84,6 +84,18 @@ def step(page: Page) -> int:
     return int(found.group(1).replace(",", ""))
 
 
+def reaches(page: Page, number: int) -> None:
+    """Wait until the page shows that step, or a later one."""
+    page.wait_for_function(
+        """number => {
+            const found = document.body.innerText.match(/step ([\\d,]+) of/)
+            return found && Number(found[1].replaceAll(",", "")) >= number
+        }""",
+        arg=number,
+        timeout=60_000,
+    )
+
+
 def measured(page: Page, url: str) -> None:
     """The Design page as it stays: it is drawn once more when the machine has been measured after a start."""
     visit(page, url)
@@ -421,8 +433,7 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(
     hover = chart.locator(".hoverlayer .hovertext").first
     expect(hover).to_be_attached()
     before = step(page)
-    while step(page) <= before + 20:
-        page.wait_for_timeout(100)
+    reaches(page, before + 21)
     assert hover.count() == 1
     expect(hidden).to_have_css("opacity", "0.5")
     assert page.evaluate(zoomed) == [low, high]
@@ -511,8 +522,7 @@ def test_each_control_takes_effect_within_a_batch_and_is_seen(page: Page, school
     rates = "() => document.querySelector('.live-figure')._fullData.at(-1).y"
     page.wait_for_function(f"() => ({rates})().at(-1) < 0.2 * ({rates})().at(-2)")
     press("Resume", "left$")
-    while step(page) <= paused + 30:
-        page.wait_for_timeout(100)
+    reaches(page, paused + 31)
 
     page.get_by_role("button", name="Fork").click()
     expect(page.get_by_text(re.compile("same initial weights, same order of the images"))).to_be_visible()

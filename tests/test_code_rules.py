@@ -205,3 +205,34 @@ def test_a_check_that_cannot_fail_is_found(line: str) -> None:
     assert pointless(ast.parse(line))
     assert unchecked(ast.parse("def test_x():\n    run()"))
     assert not unchecked(ast.parse("def look():\n    assert y\ndef test_x():\n    look()"))
+
+
+PROGRAMS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("tests", "soak", "benchmarks", "docs", "tools")
+    for path in ROOT.glob(f"{folder}/*.py")
+)
+
+
+def without_limit(tree: ast.AST) -> list[str]:
+    """Loops that wait for something else to happen and do not look at a clock."""
+    found = []
+    for loop in ast.walk(tree):
+        if isinstance(loop, ast.While):
+            calls = {name_of(node) for node in ast.walk(loop) if isinstance(node, ast.Call)}
+            if calls & {"sleep", "time.sleep", "wait", "wait_for_timeout"} and "monotonic" not in calls:
+                found.append(f"{loop.lineno}: while {ast.unparse(loop.test)}")
+    return found
+
+
+@pytest.mark.parametrize("file", PROGRAMS)
+def test_every_loop_that_waits_has_a_limit(file: str) -> None:
+    """`tools.waiting.until` has one."""
+    assert without_limit(ast.parse((ROOT / file).read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("wait", ["time.sleep(1)", "sleep(0)", "page.wait_for_timeout(100)", "run.wait(1)"])
+def test_a_loop_without_a_limit_is_found(wait: str) -> None:
+    assert without_limit(ast.parse(f"while run.active:\n    {wait}"))
+    assert without_limit(ast.parse(f"while time.monotonic() < end:\n    {wait}")) == []
+    assert without_limit(ast.parse("while layers:\n    layers.pop()")) == []

@@ -21,7 +21,7 @@ except ImportError:
 
 from lib.runs import run_store
 from lib.storage.checkpoints import SUFFIX
-from tests.waiting import until
+from tools.waiting import until
 
 pytestmark = pytest.mark.slow
 
