@@ -16,8 +16,8 @@ from lib.design.recipe import Recipe
 from lib.runs.training_run import StopAt
 from lib.storage import checkpoints
 from lib.ui.cache import run_manager
+from tools import ROOT
 
-ROOT = Path(__file__).parent.parent
 # Of the compiled training pass and of torch's; narrow, wide, deep, with and without a fully connected head.
 NETWORKS = [
     "4 4 8 M 8 8 8 M 8v 10v A", "4 8 M 8v 10v A", "16 M 16 M 10 A", "8n 8n M 16n M 10n A", "32 M 32 M 10 A",

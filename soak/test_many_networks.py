@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from soak.many_networks import NETWORKS, ROOT
+from soak.many_networks import NETWORKS
+from tools import ROOT
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

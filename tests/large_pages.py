@@ -19,9 +19,9 @@ from lib.nn.network import build
 from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import Checkpoint, Summary
 from tests.large_networks import LIMIT, memory
+from tools import ROOT
 
 TEXT = "16k1p28 " * 20 + "10 A"
-ROOT = Path(__file__).parent.parent
 
 
 def main(folder: Path, pages: list[str]) -> None:

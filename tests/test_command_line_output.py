@@ -18,7 +18,8 @@ from lib.runs import run_store
 from lib.storage import checkpoints
 from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from tests.photographs import photo
-from tests.test_command_line import COMMAND, ENVIRONMENT, ROOT, SECONDS, SMALL
+from tests.test_command_line import COMMAND, ENVIRONMENT, SECONDS, SMALL
+from tools import ROOT
 
 # Ends a title of a terminal's window; turns the rest of the line around; begins a colour.
 

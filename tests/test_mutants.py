@@ -28,11 +28,11 @@ from lib.training.history import History
 from lib.training.trainer import EvaluationProgress, Trainer
 from lib.ui.cache import run_manager
 from tests.mutants import mutant, run_digest, set_digest, write_all
+from tools import ROOT
 
 pytestmark = pytest.mark.slow
 
 
-ROOT = Path(__file__).parent.parent
 RUNS, CHECKPOINTS, SETS = 300, 100, 100
 # Files of each kind that the pages are opened with, of those that were read.
 SHOWN = 12

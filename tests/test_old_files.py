@@ -28,8 +28,8 @@ from lib.runs import run_store
 from lib.runs.run_manager import RunManager
 from lib.runs.run_store import RunRecord
 from lib.storage import checkpoints, digit_sets
+from tools import ROOT
 
-ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "fixtures" / "9320cae"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 COLUMNS = ("train_loss", "train_accuracy", "learning_rate")

@@ -30,9 +30,9 @@ from lib.storage.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.storage.digit_sets import DigitSetError
 from lib.training.history import History
 from tests.outside import KINDS, entries, put_all, within
+from tools import ROOT
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
-ROOT = Path(__file__).parent.parent
 SUMMARY = checkpoints.Summary("Sound", parse("2 10 A"), Recipe(), 5, 0.5, "2026-11-22T00:00:00+00:00")
 SOUND = Checkpoint(SUMMARY, build(SUMMARY.architecture).state_dict())
 

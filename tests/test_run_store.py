@@ -36,8 +36,7 @@ from lib.storage import checkpoints
 from lib.storage.checkpoints import Checkpoint, CheckpointError
 from lib.training.history import History
 from lib.training.trainer import EvaluationProgress, Trainer, TrainingState
-
-ROOT = Path(__file__).parent.parent
+from tools import ROOT
 
 
 @dataclass(frozen=True)

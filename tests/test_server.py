@@ -11,6 +11,7 @@ import pytest
 
 from lib.ui.page import PAGES, Page
 from tests.web_client import first_shown, handshake, path_of, request, session, token, upload
+from tools import ROOT
 from tools.server import LOG, copy_project, serving
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def test_a_foreign_page_is_refused_and_nobody_outside_is_asked(url: str, served:
 
 def test_a_class_is_served_under_the_address_that_it_types(tmp_path: Path) -> None:
     """As docs/teaching.md says, with the options of the command line in place of those of config.toml."""
-    page = (Path(__file__).parent.parent / "docs" / "teaching.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
     written = re.search(r"streamlit run app.py (--server.address .*)", page)
     assert written
     with serving(copy_project(tmp_path), *written[1].replace("192.168.1.20", "classroom.example").split()) as url:

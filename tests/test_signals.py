@@ -21,12 +21,12 @@ except ImportError:
 
 from lib.runs import run_store
 from lib.storage.checkpoints import SUFFIX
+from tools import ROOT
 from tools.waiting import until
 
 pytestmark = pytest.mark.slow
 
 
-ROOT = Path(__file__).parent.parent
 SMALL = ["2 10 A", "--recipe", '{"batch_size": 1000, "epochs": 50}']
 PATIENCE = 90
 # The same command where one function waits for what never comes, after it has said so.

@@ -26,8 +26,8 @@ from lib.training.history import History
 from lib.training.trainer import EvaluationProgress, Trainer
 from lib.ui.browser_identity import TOKEN_KEY
 from lib.ui.cache import run_manager
+from tools import ROOT
 
-ROOT = Path(__file__).parent.parent
 TOKEN = "0" * 32
 SUMMARY = Summary("Going", parse("2 10 A"), Recipe(), 5, 0.5, "2026-11-22T00:00:00+00:00")
 
