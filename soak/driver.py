@@ -1,7 +1,9 @@
-"""python -m soak.driver FOLDER SECONDS    the engine alone, to be killed: it goes on with what the folder holds.
+"""Train without a server until the process is killed.
 
-The first run that was interrupted is resumed, or, where all have finished, one is started; SECONDS lie between two
-saves. Prints the identities of its runs, one a line, then "trains" at its first batch, and trains until it is killed.
+    python -m soak.driver FOLDER SECONDS
+
+Resumes the interrupted runs in FOLDER, or starts one if all have finished, and saves every SECONDS seconds. Prints the
+identity of each run on a line, then "trains" after the first batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A child at the canvas: two hundred scribbles, resizes and clears in any order."""
+"""Two hundred scribbles, resizes and clears of the canvas, in random order."""
 
 from __future__ import annotations
 
