@@ -80,13 +80,13 @@ def assert_as_if_never_interrupted(record: RunRecord, data: Dataset, folder: Pat
 
 
 def test_the_engine_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset) -> None:
-    chance, folder = random.Random(1), tmp_path / "runs"
+    rng, folder = random.Random(1), tmp_path / "runs"
     started: set[str] = set()
     before: dict[str, RunRecord] = {}
     met = steps = 0
     for number in range(ENGINE_KILLS):
         driver = subprocess.Popen(
-            [sys.executable, "-m", "soak.driver", str(folder), str(chance.choice([0.0, 0.0, 0.05, 0.3]))],
+            [sys.executable, "-m", "soak.driver", str(folder), str(rng.choice([0.0, 0.0, 0.05, 0.3]))],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -94,13 +94,13 @@ def test_the_engine_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset) -> N
         assert driver.stdout is not None
         lines = [driver.stdout.readline().strip()]
         # A fifth of the kills come while the run starts or its file is read.
-        if chance.random() < 0.2:
-            time.sleep(chance.random())
+        if rng.random() < 0.2:
+            time.sleep(rng.random())
         else:
             while lines[-1] != "trains":
                 lines.append(driver.stdout.readline().strip())
                 assert lines[-1], "the engine ended by itself"
-            time.sleep(chance.random() * 2)
+            time.sleep(rng.random() * 2)
         driver.kill()
         started |= {*lines, *driver.stdout.read().split()} - {"trains"}
         driver.wait()
@@ -155,7 +155,7 @@ def test_the_server_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset, chro
     project = tmp_path / "project"
     project.mkdir()
     copy_project(project)
-    chance = random.Random(2)
+    rng = random.Random(2)
     folder = project / "checkpoints" / "saved"
     started: set[str] = set()
     before: dict[str, RunRecord] = {}
@@ -175,7 +175,7 @@ def test_the_server_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset, chro
                 assert page.get_by_test_id("stException").count() == 0
                 server.stop()
                 break
-            time.sleep(chance.random() * 4)
+            time.sleep(rng.random() * 4)
             server.kill()
         page.close()
         met += bool(unfinished(folder))

@@ -46,7 +46,7 @@ def test_nothing_that_was_saved_is_lost_and_nothing_half_saved_is_left(
     folders = tmp_path / "slow"
     saved, own = folders / "saved", folders / "own"
     monkeypatch.setattr(digit_sets, "FOLDER", own)
-    chance = random.Random(3)
+    rng = random.Random(3)
     said = {"run": 0, "set": 0, "checkpoint": 0}
     met = {"run": 0, "set": 0, "checkpoint": 0}
     saver = subprocess.Popen(
@@ -66,7 +66,7 @@ def test_nothing_that_was_saved_is_lost_and_nothing_half_saved_is_left(
             saver.stdin.flush()
             word, pid = saver.stdout.readline().split()
             assert word == "pid"
-            time.sleep(chance.random() * 0.5)
+            time.sleep(rng.random() * 0.5)
             os.kill(int(pid), 9)
             while (line := saver.stdout.readline().split())[0] != "ended":
                 said[line[0]] = int(line[1])

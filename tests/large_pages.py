@@ -1,6 +1,8 @@
-"""The pages with an untrained network of 7,290 parameters whose maps grow to 1,148 pixels a side, under a limit.
+"""Open pages under a memory limit, with a network of 7,290 parameters and maps up to 1,148 × 1,148 pixels.
 
-python -m tests.large_pages FOLDER PAGE...    prints as JSON what each page says, and the peak above the start in MB
+    python -m tests.large_pages FOLDER PAGE...
+
+Prints as JSON the texts of each page, and the peak memory above that at the start, in MB.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def main(folder: Path, pages: list[str]) -> None:
     weights = build(architecture).state_dict()
     checkpoints.save(Checkpoint(summary, weights), checkpoints.FOLDER / "large.safetensors")
     dataset.load()
-    # What a server has anyway: all that the pages import, and the first page that was opened.
+    # A server always has the memory of the imports and of the first page.
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     at.query_params["net"] = TEXT
     at.run()

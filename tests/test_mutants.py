@@ -138,10 +138,10 @@ def assert_sentence(error: Exception, name: str) -> None:
 def some_runs(contents: dict[str, bytes], folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Load changed files of runs: those that are read, those that are not."""
     read, refused = {}, {}
-    chance = random.Random(8)
+    rng = random.Random(8)
     for number in range(RUNS):
         name = list(contents)[number % len(contents)]
-        content = mutant(chance, contents[name], run_digest)
+        content = mutant(rng, contents[name], run_digest)
         write_all(folder, {name: content})
         try:
             record = run_store.load(folder / f"{name}{SUFFIX}")
@@ -183,11 +183,11 @@ def test_changed_checkpoints_are_refused_or_sound_and_every_page_that_reads_one_
     summary = Summary("A test", parse(NOTATION), Recipe(epochs=2), 2, 0.9876, "2026-11-22T00:00:00+00:00")
     path = tmp_path / f"sound{SUFFIX}"
     checkpoints.save(Checkpoint(summary, build(summary.architecture).state_dict()), path)
-    content, chance = path.read_bytes(), random.Random(9)
+    content, rng = path.read_bytes(), random.Random(9)
     read: dict[str, bytes] = {}
     refused: dict[str, bytes] = {}
     for number in range(CHECKPOINTS):
-        changed = mutant(chance, content, run_digest)
+        changed = mutant(rng, content, run_digest)
         path.write_bytes(changed)
         try:
             loaded = checkpoints.load(path)
@@ -224,10 +224,10 @@ def test_changed_sets_of_digits_are_refused_or_digits_and_the_page_opens(tmp_pat
     digit_sets.create("sound")
     digit_sets.add("sound", torch.arange(3 * 784).reshape(3, 28, 28).to(torch.uint8), torch.tensor([0, 9, 4]))
     content = (digit_sets.FOLDER / f"sound{SUFFIX}").read_bytes()
-    chance, read, refused = random.Random(10), {}, {}
+    rng, read, refused = random.Random(10), {}, {}
     for number in range(SETS):
         name = f"s{number}"
-        changed = mutant(chance, content, set_digest)
+        changed = mutant(rng, content, set_digest)
         write_all(digit_sets.FOLDER, {name: changed})
         try:
             assert_digits(digit_sets.load(name))

@@ -29,7 +29,7 @@ from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.storage.digit_sets import DigitSetError
 from lib.training.history import History
-from tests.outside import KINDS, entries, put_all, within
+from tests.irregular_files import KINDS, entries, put_all, within
 from tools import ROOT
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
