@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lib.storage import checkpoints, digit_sets
+from tests.safetensors_metadata import metadata as metadata_of
 
 # JSON values; 1e999 is read as infinity.
 ODD = [
@@ -27,8 +28,7 @@ Tensors = dict[str, Tensor]
 
 
 def parts(content: bytes) -> tuple[Metadata, Tensors]:
-    (length,) = struct.unpack("<Q", content[:8])
-    return json.loads(content[8 : 8 + length])["__metadata__"], load(content)
+    return metadata_of(content), load(content)
 
 
 NO_DIGEST = "0" * 64
