@@ -1,4 +1,4 @@
-"""Digits drawn with a pen on a canvas of 280 × 280 pixels."""
+"""Digits as a pen draws them: strokes on a canvas of 280 pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Strokes = tuple[tuple[tuple[float, float], ...], ...]
 
 
 def picture(strokes: Strokes, scale: float, left: float, top: float, width: int) -> Image.Image:
-    """An RGBA image of the strokes, white on black, with round ends like the canvas."""
+    """RGBA, white on black, round ends as the canvas draws them."""
     image = Image.new("RGBA", (280, 280), "black")
     pen = ImageDraw.Draw(image)
     for stroke in strokes:
@@ -30,12 +30,12 @@ def picture(strokes: Strokes, scale: float, left: float, top: float, width: int)
 
 
 def drawn(strokes: Strokes, scale: float = 1.0, left: float = 70, top: float = 50, width: int = 22) -> Tensor:
-    """The drawing as input of `lib.inference.preprocess.preprocess`."""
+    """The drawing as `lib.inference.preprocess.preprocess` takes it."""
     return to_grayscale(torch.from_numpy(np.array(picture(strokes, scale, left, top, width))))
 
 
 def canvas_state(strokes: Strokes) -> dict[str, object]:
-    """The session state of the canvas component for a drawing."""
+    """What the canvas component keeps in the session for a drawing."""
     buffer = io.BytesIO()
     picture(strokes, 1.0, 70, 50, 22).save(buffer, format="PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Simple measurements of a network, to compare with those of lib/."""
+"""What the tests measure of a network in the plainest way, beside what lib/ says of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def count_params(network: nn.Module) -> int:
 
 
 def accuracy_on(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Accuracy, a fraction, on uint8 images (N, 28, 28). Leaves the network in eval mode."""
+    """Accuracy, a fraction, of `network` on uint8 images (N, 28, 28); the network is left in eval mode."""
     network.eval()
     with torch.inference_mode():
         answers = torch.cat([network(normalise(x)).argmax(1) for x in torch.split(images, BATCH)])
