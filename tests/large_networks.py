@@ -1,8 +1,6 @@
-"""Do what the pages do with random large networks, under a memory limit.
+"""Random large networks, and all that the pages do with one, under a limit of memory.
 
-    python -m tests.large_networks EXAMPLES SEED
-
-Fails if anything raises an error other than TooLargeError.
+python -m tests.large_networks EXAMPLES SEED    fails where anything but an answer or TooLargeError comes
 """
 
 from __future__ import annotations
@@ -36,12 +34,12 @@ from lib.ui import rendering
 from lib.ui.network_view import views
 from tests.architectures import buildable
 
-# Bytes above those of the process at the start.
+# Above what the process has when it begins.
 LIMIT = 19 * 10**8
-# In the unit of `lib.nn.memory.work`.
+# As `lib.nn.memory.work` counts.
 WORK = 10**10
 FEW = 10
-# Memory of a forward pass that does not depend on the network, and that the kernel has not counted yet.
+# Of a forward pass: what torch and the allocator take whatever the network is, and what the kernel has not counted yet.
 UNCOUNTED = 96 * 10**6
 EXAMPLES = (
     "16p28 " * 62 + "10 A",
@@ -50,7 +48,7 @@ EXAMPLES = (
     "M M 1024 1024 10 A",
 )
 
-# Little work, but more than the limit for 250 images at once.
+# Little work, and more than the limit for 250 images at once.
 WIDE = "1400 10k1 A"
 SLOW = ("M28 2048p28 10k1 A", "16k1p28 " * 8 + "10 A", "16k1p28 " * 20 + "10 A")
 
@@ -69,7 +67,7 @@ pools = st.builds(lambda kind, size, stride: kind(size, stride), st.sampled_from
 
 @st.composite
 def large_architectures(draw: st.DrawFn) -> Architecture:
-    """Up to 64 layers: a few different ones, each repeated, then a head."""
+    """Up to 64 layers: a few kinds of them, each repeated, then a head."""
     body: list[Layer] = []
     for _ in range(draw(st.integers(1, 4))):
         layer = draw(st.one_of(convolutions, convolutions, pools))
@@ -82,21 +80,21 @@ def large_architectures(draw: st.DrawFn) -> Architecture:
 
 
 def memory(field: str) -> int:
-    """A field of /proc/self/status, in bytes."""
+    """Bytes of this process, by a field of /proc/self/status."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
-    """Do what the pages do, with at least `least` images. Returns "done" or "too large" for each action."""
+    """Do what the pages do, with so many images at least; says of each thing whether it was done or is too large."""
     analysis = analyze(architecture)
     per_layer(analysis, architecture)
     assert len(json.dumps([asdict(view) for view in views(architecture)])) < 10**6
-    # Without a checkpoint that can be read, no other page shows the network.
+    # What has no checkpoint that could be read is on no other page.
     if 4 * 3 * analysis.num_params > MAX_BYTES:
         return {}
     data, network = dataset.load(), build(architecture).eval()
-    # More than a batch if the network is small, a few images if each takes a second.
+    # More than a batch of those that are small, few of those that take a second each.
     count = max(least, min(500, WORK // work(architecture)))
     images, labels, image = data.test_images[:count], data.test_labels[:count], data.test_images[0]
     dot = torch.zeros_like(image)
@@ -148,7 +146,7 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
 
 
 def main(examples: int, number: int) -> None:
-    """Print the number of results of each action, and the peak memory above the start in MB."""
+    """Prints how often each was done, and the peak above the start in MB. Raises what no page may show."""
     dataset.load()
     everything(parse("4 M 10 A"))
     start, address_space = memory("VmRSS"), memory("VmSize")
@@ -174,7 +172,7 @@ def main(examples: int, number: int) -> None:
 
     everything(parse(WIDE), BATCH)
     peaks.append(memory("VmHWM"))
-    # These take long; tests/large_pages.py uses the larger one.
+    # These take their time; the pages are opened with the larger one.
     for text in (*EXAMPLES, *(text for text in SLOW if examples > FEW)):
         check = example(parse(text))(check)
     check()

@@ -1,8 +1,6 @@
-"""Open pages under a memory limit, with a network of 7,290 parameters and maps up to 1,148 × 1,148 pixels.
+"""The pages with an untrained network of 7,290 parameters whose maps grow to 1,148 pixels a side, under a limit.
 
-    python -m tests.large_pages FOLDER PAGE...
-
-Prints as JSON the texts of each page, and the peak memory above that at the start, in MB.
+python -m tests.large_pages FOLDER PAGE...    prints as JSON what each page says, and the peak above the start in MB
 """
 
 from __future__ import annotations
@@ -21,9 +19,9 @@ from lib.nn.network import build
 from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import Checkpoint, Summary
 from tests.large_networks import LIMIT, memory
-from tools import ROOT
 
 TEXT = "16k1p28 " * 20 + "10 A"
+ROOT = Path(__file__).parent.parent
 
 
 def main(folder: Path, pages: list[str]) -> None:
@@ -33,7 +31,7 @@ def main(folder: Path, pages: list[str]) -> None:
     weights = build(architecture).state_dict()
     checkpoints.save(Checkpoint(summary, weights), checkpoints.FOLDER / "large.safetensors")
     dataset.load()
-    # A server always has the memory of the imports and of the first page.
+    # What a server has anyway: all that the pages import, and the first page that was opened.
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     at.query_params["net"] = TEXT
     at.run()
