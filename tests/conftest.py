@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from lib.data import dataset
 from lib.data.dataset import Dataset
@@ -71,6 +72,24 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=install(), args=LAUNCH_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A tab of its own. It may request nothing outside this machine, and must show no exception in the end."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    outside: list[str] = []
+
+    def note(request: Request) -> None:
+        if not re.match(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:", request.url):
+            outside.append(request.url)
+
+    context.on("request", note)
+    tab = context.new_page()
+    yield tab
+    assert tab.get_by_test_id("stException").count() == 0
+    context.close()
+    assert outside == []
 
 
 @pytest.fixture(scope="session")

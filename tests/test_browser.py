@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from lib.data.dataset import Dataset
 from lib.ui.page import PAGES
@@ -34,24 +34,6 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server for the tests that train: each stops its runs, and keeps no other test waiting."""
     with serving(copy_project(tmp_path_factory.mktemp("project"))) as address:
         yield address
-
-
-@pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    """A tab of its own; nothing outside this machine may be asked for, and no error may reach the screen."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-    asked: list[str] = []
-
-    def note(request: Request) -> None:
-        if not re.match(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:", request.url):
-            asked.append(request.url)
-
-    context.on("request", note)
-    tab = context.new_page()
-    yield tab
-    assert tab.get_by_test_id("stException").count() == 0
-    context.close()
-    assert asked == []
 
 
 def go(page: Page, to: AppPage) -> None:
@@ -103,7 +85,7 @@ def measured(page: Page, url: str) -> None:
     settled(page)
 
 
-def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
+def test_design_train_and_draw_from_end_to_end(page: Page, url: str) -> None:
     """Choose widths, train one epoch on the real data, draw a 7 with the mouse, read the prediction."""
     measured(page, url)
     expect(total(page)).to_contain_text("9,274")
@@ -241,7 +223,7 @@ def test_unused_positions_of_a_map_wider_than_31_are_dashed_and_a_huge_map_says_
     expect(view.locator(".explored")).to_be_hidden()
 
 
-def test_bars_say_their_sums(page: Page, url: str) -> None:
+def test_bars_show_their_formulas_on_hover(page: Page, url: str) -> None:
     measured(page, url)
     chart = page.get_by_role("img", name=re.compile("^Parameters and MACs of each layer"))
     chart.scroll_into_view_if_needed()
@@ -280,7 +262,7 @@ BUSY = "?compare=4+8+M+10+A&layer=2"
 
 
 @pytest.mark.parametrize(("scheme", "widths"), [("light", (1280, 390)), ("dark", (390, 1280))])
-def test_nothing_stands_in_the_way_of_a_reader(
+def test_pages_are_accessible_and_fit_the_screen(
     chromium: Browser, url: str, scheme: Literal["light", "dark"], widths: tuple[int, int]
 ) -> None:
     """axe-core finds no violation in a page, and no page is wider than its screen: a desk's and a phone's, each as the

@@ -1,6 +1,6 @@
-"""What commit 9320cae wrote opens and means the same: runs, checkpoints, digit sets, addresses.
+"""Runs, checkpoints, digit sets and addresses of commit 9320cae open and mean the same.
 
-tests/fixtures/9320cae/make.py made the files, with that commit's code, and what it read of them.
+tests/fixtures/9320cae/README.md says how the files were made, and the description that they are compared with.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tools import ROOT
 FOLDER = Path(__file__).parent / "fixtures" / "9320cae"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
-# What a clock measured.
+# Measured by a clock.
 TIMES = {"seconds", "images_per_second"}
 # Of each column, relative and absolute.
 TOLERANCES = {"train_loss": (1e-3, 1e-4), "train_accuracy": (0, 0.011), "learning_rate": (1e-9, 0)}
@@ -79,12 +79,12 @@ def described(record: RunRecord) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", EXPECTED["runs"])
 def test_a_run_is_read_as_it_was(name: str) -> None:
-    # Text compares NaN with itself.
+    # As text, NaN equals NaN.
     found = json.dumps(described(run_store.load(FOLDER / "runs" / name)), sort_keys=True)
     assert found == json.dumps(EXPECTED["runs"][name], sort_keys=True)
 
 
-def test_a_folder_of_runs_is_listed_and_a_run_that_was_cut_off_may_go_on(tmp_path: Path, small: Dataset) -> None:
+def test_a_folder_of_runs_is_listed_and_interrupted_runs_can_resume(tmp_path: Path, small: Dataset) -> None:
     folder = tmp_path / "runs"
     shutil.copytree(FOLDER / "runs", folder)
     manager = RunManager(lambda: small, folder)
@@ -130,8 +130,8 @@ def test_the_same_recipe_trains_the_same_network(name: str, tmp_path: Path, smal
     assert_same_training(run_store.load(run_store.path_of(run.identity, tmp_path)), EXPECTED["runs"][FILES[name]])
 
 
-def test_a_paused_run_goes_on_to_the_end_that_it_would_have_had(tmp_path: Path, small: Dataset) -> None:
-    """That of the run `whole`, which that commit trained by the same recipe without a pause."""
+def test_a_paused_run_resumes_and_ends_as_without_a_pause(tmp_path: Path, small: Dataset) -> None:
+    """That of the run `whole`, which that commit trained with the same recipe without a pause."""
     shutil.copy(FOLDER / "runs" / FILES["half"], tmp_path)
     manager = RunManager(lambda: small, tmp_path)
     (run,) = manager.runs()
@@ -165,7 +165,7 @@ def test_digit_sets_are_read_as_they_were(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def runs_of_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def old_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A server that has just started on a copy of the runs."""
     shutil.copytree(FOLDER / "runs", tmp_path / "saved")
     monkeypatch.setattr(checkpoints, "SAVED_FOLDER", tmp_path / "saved")
@@ -175,7 +175,7 @@ def runs_of_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 @pytest.mark.parametrize("number", range(len(EXPECTED["addresses"])))
-def test_an_address_is_understood_as_it_was(number: int, runs_of_then: None, calibrated_once: None) -> None:
+def test_an_address_means_what_it_meant(number: int, old_runs: None, calibrated_once: None) -> None:
     case = EXPECTED["addresses"][number]
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
     at.query_params.update(dict(parse_qsl(case["address"])))
