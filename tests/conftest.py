@@ -23,7 +23,8 @@ from tools.server import copy_project, serving
 settings.register_profile("receptive", deadline=None)
 settings.load_profile("receptive")
 
-BROWSER_FIXTURES = {"chromium", "page", "url", "served"}
+# All fixtures of a browser or a server use one of these. A parameter of a test may be called `page` too.
+BROWSER_FIXTURES = {"chromium", "served"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
