@@ -18,13 +18,12 @@ from lib.data.dataset import Dataset
 from lib.ui.page import PAGES
 from lib.ui.page import Page as AppPage
 from tests.photographs import photo
-from tools.browser import draw, settled, visit
+from tools.browser import SEVEN, draw, settled, visit
 from tools.server import copy_project, serving
 
 # A machine that is busy, as one that tests several things at once, answers late and not wrongly.
 expect.set_options(timeout=20_000)
 
-SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
 SCROLLED = "() => [document.scrollingElement.scrollTop, document.querySelector('[data-testid=stMain]').scrollTop]"
 DESIGN, TRAIN, DRAW, INSPECT, ERRORS, _ = PAGES
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from playwright.sync_api import Page, expect
 
 TIMEOUT_MS = 60_000
+# The stroke of a digit, in canvas pixels.
+SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
 
 
 def settled(page: Page) -> None:
