@@ -23,7 +23,7 @@ lint: .venv/installed-dev
 
 # Fifty kills, a full disk, thirty tabs, five hundred uploads at once: some twenty minutes.
 soak: .venv/installed-dev
-	$(BIN)/python -m pytest soak
+	$(BIN)/python -m pytest -o faulthandler_timeout=3600 soak
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
@@ -71,5 +71,5 @@ clean:
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/python -m tests.chromium
+	$(BIN)/python -m tools.chromium
 	touch $@

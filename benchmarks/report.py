@@ -62,8 +62,9 @@ from lib.runs import run_store
 from lib.storage import checkpoints
 from lib.training import time_estimate
 from lib.training.trainer import StepMetrics, Trainer, recommended_threads
-from tests.browser import copy_project, draw, serving, settled, visit
-from tests.chromium import LAUNCH_ARGUMENTS, install
+from tools.browser import draw, settled, visit
+from tools.chromium import LAUNCH_ARGUMENTS, install
+from tools.server import copy_project, serving
 
 REPORT = Path(__file__).parent / "report.json"
 SEED = 0
@@ -74,6 +75,7 @@ SLIDES = 60
 STOPS = 9
 STROKES = LOOKS = 30
 SPANS, SPAN_EPOCHS = 3, 2
+SPAN_SECONDS = 300
 ANALYSES = 200
 ESTIMATED = (
     PRESETS[1].text,
@@ -356,7 +358,9 @@ def _slowdown(page: Page, url: str, saved: Path) -> dict[str, float]:
             if name == "draw":
                 draw(page, [(80, 60), (200, 60), (120, 220)])
             seen = len(run_store.load(path).history.epochs)
+            end = time.monotonic() + SPAN_SECONDS
             while len(epochs := run_store.load(path).history.epochs) < seen + 1 + SPAN_EPOCHS:
+                assert time.monotonic() < end, f"fewer than {SPAN_EPOCHS} epochs in {SPAN_SECONDS} s"
                 page.wait_for_timeout(250)
             # The first of them began while another page was shown.
             rates[name] += [epoch.images_per_second for epoch in epochs[seen + 1 : seen + 1 + SPAN_EPOCHS]]

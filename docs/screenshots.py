@@ -11,11 +11,11 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.browser import copy_project, draw, serving, settled, visit
-from tests.chromium import LAUNCH_ARGUMENTS, install
+from tools.browser import SEVEN, draw, settled, visit
+from tools.chromium import LAUNCH_ARGUMENTS, install
+from tools.server import copy_project, serving
 
 FOLDER = Path(__file__).parent
-SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
 LONGEST = 2400
 BAR = [(115.0, 150.0), (195.0, 150.0)]
 

@@ -1,4 +1,4 @@
-"""What the long tests share: real MNIST and a real Chromium."""
+"""Fixtures of the long tests: MNIST and Chromium."""
 
 from __future__ import annotations
 

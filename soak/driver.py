@@ -1,7 +1,9 @@
-"""python -m soak.driver FOLDER SECONDS    the engine alone, to be killed: it goes on with what the folder holds.
+"""Train without a server until the process is killed.
 
-The first run that was interrupted is resumed, or, where all have finished, one is started; SECONDS lie between two
-saves. Prints the identities of its runs, one a line, then "trains" at its first batch, and trains until it is killed.
+    python -m soak.driver FOLDER SECONDS
+
+Resumes the interrupted runs in FOLDER, or starts one if all have finished, and saves every SECONDS seconds. Prints the
+identity of each run on a line, then "trains" after the first batch.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from lib.runs import training_run
 from lib.runs.run_manager import RunManager
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
+# A process that nobody kills ends by itself.
+LIFE_SECONDS = 600
 RECIPE = Recipe(epochs=12, batch_size=128, augmentation=Augmentation(5.0))
 
 
@@ -30,7 +34,8 @@ def main() -> None:
         manager.resume(run)
         print(run.identity, flush=True)
     before, said = sum(run.snapshot().step for run in manager.runs()), False
-    while True:
+    end = time.monotonic() + LIFE_SECONDS
+    while time.monotonic() < end:
         if not any(run.active for run in manager.runs()):
             print(manager.start(ARCHITECTURE, RECIPE).identity, flush=True)
         if not said and sum(run.snapshot().step for run in manager.runs()) > before:

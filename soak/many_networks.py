@@ -1,6 +1,8 @@
-"""Many different networks, each trained for some batches and read by the pages, in one process.
+"""Train many different networks for some batches in one process, and open the pages with each.
 
-python -m soak.many_networks FOLDER    prints the memory in use after each, in MB, as a JSON list
+    python -m soak.many_networks FOLDER
+
+Prints the memory in use after each network, in MB, as a JSON list.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from lib.design.recipe import Recipe
 from lib.runs.training_run import StopAt
 from lib.storage import checkpoints
 from lib.ui.cache import run_manager
+from tools import ROOT
 
-ROOT = Path(__file__).parent.parent
-# Of the compiled training pass and of torch's; narrow, wide, deep, with and without a fully connected head.
+# With the fast path and without; narrow, wide, deep; with and without a fully connected head.
 NETWORKS = [
     "4 4 8 M 8 8 8 M 8v 10v A", "4 8 M 8v 10v A", "16 M 16 M 10 A", "8n 8n M 16n M 10n A", "32 M 32 M 10 A",
     "64 M 64 10 A", "4k5 M 8k5 10 A", "8 8 8 8 8 8 M 10 A", "16s2 32s2 10 A", "8 M 8 M 32f 10f",

@@ -1,8 +1,10 @@
-"""python -m soak.saver FOLDER SECOND    saves a run, a checkpoint and a set of digits again and again, to be killed.
+"""Save a run, a checkpoint and a digit set again and again, in processes that are killed.
 
-For each line on its standard input it forks a process that goes on with what the folders hold: imports take seconds,
-and there are many kills. That process prints its number, then what it has saved, a word and a count a line; "ended" is
-printed once it was killed.
+    python -m soak.saver FOLDER DIGIT_SETS
+
+Forks a process for each line on standard input, because imports take seconds and there are many kills. It continues
+with what the folders hold, and prints its pid, then a line for each save: what was saved, and a count. "ended" and the
+exit code are printed when it was killed.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ STEPS = 2_000
 
 
 def records() -> list[RunRecord]:
-    """A run after each of its batches, which differ in their weights."""
+    """The record of one run after each batch. All have different weights."""
     images = torch.randint(0, 256, (STEPS, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     data = Dataset(images, torch.arange(STEPS) % 10, images[:10], torch.arange(10))
     past, training, found = History(), Trainer(ARCHITECTURE, RECIPE, data), []
@@ -49,8 +51,8 @@ def records() -> list[RunRecord]:
     return found
 
 
-def save_for_ever(known: list[RunRecord], folder: Path) -> None:
-    """Each from where the killed process before has left it."""
+def save_all(known: list[RunRecord], folder: Path) -> None:
+    """Save the records that the killed processes have not saved yet, and a digit and a checkpoint with each."""
 
     def say(word: str, count: int) -> None:
         os.write(1, f"{word} {count}\n".encode())
@@ -75,7 +77,7 @@ def save_for_ever(known: list[RunRecord], folder: Path) -> None:
 
 def main() -> None:
     folder, digit_sets.FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
-    # A thread of torch's would not be there after a fork.
+    # Torch's threads would be missing after a fork.
     torch.set_num_threads(1)
     known = [replace(record) for record in records()]
     print("ready", flush=True)
@@ -83,7 +85,7 @@ def main() -> None:
         pid = os.fork()
         if not pid:
             os.write(1, f"pid {os.getpid()}\n".encode())
-            save_for_ever(known, folder)
+            save_all(known, folder)
             os._exit(3)
         _, status = os.waitpid(pid, 0)
         os.write(1, f"ended {os.waitstatus_to_exitcode(status)}\n".encode())

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
+from tools.server import LOG, start_server
+
 START_SECONDS = 90
-# The real server, which writes its runs more often than it would: as many kills as possible shall meet a save.
+# Streamlit, with a run saved more often than usual, so that more kills meet a save.
 CODE = """
 import sys
 from lib.runs import training_run
@@ -21,31 +18,12 @@ sys.exit(cli.main())
 
 
 class Server:
-    """`streamlit run app.py` in `folder`, a copy of the project."""
+    """`streamlit run app.py` in `folder`, a copy of the project. A run is saved every `save_seconds`."""
 
     def __init__(self, folder: Path, save_seconds: float) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = folder / "server.log"
-        options = ["run", "app.py", "--server.port", str(port), "--server.headless", "true"]
-        with self.log.open("a") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", CODE, str(save_seconds), *options],
-                cwd=folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=1):
-                    return
-            except OSError:
-                assert time.monotonic() < end, self.log.read_text()
-                assert self.process.poll() is None, self.log.read_text()
-                time.sleep(0.1)
+        self.log = folder / LOG
+        python = ("-c", CODE, str(save_seconds))
+        self.process, self.url = start_server(folder, python=python, seconds=START_SECONDS)
 
     def __enter__(self) -> Server:
         return self
@@ -55,15 +33,16 @@ class Server:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL: nothing that the process holds back is written."""
+        """Send SIGKILL: nothing that is not yet written will be."""
         self.process.kill()
-        self.process.wait()
+        self.process.wait(30)
 
     def stop(self) -> None:
-        """As by ctrl-C; fails where a traceback was printed."""
+        """Send SIGTERM. Raises AssertionError if the log has a traceback."""
         self.process.terminate()
         self.process.wait(timeout=30)
-        assert "Traceback" not in self.log.read_text(), self.log.read_text()
+        log = self.log.read_text()
+        assert "Traceback" not in log, log
 
     def resident_bytes(self) -> int:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()

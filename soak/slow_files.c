@@ -1,4 +1,4 @@
-/* Makes the files below $SLOW_FOLDER those of a slow disk: a few hundred bytes a write, and a pause around every call.
+/* Slows the files in $SLOW_FOLDER: each call pauses, and each write takes a few hundred bytes.
 
    cc -shared -fPIC -o slow_files.so slow_files.c -ldl; LD_PRELOAD=./slow_files.so SLOW_FOLDER=/tmp/x python … */
 

@@ -1,4 +1,4 @@
-"""A disk that is full: a file system of 1 MB of its own."""
+"""A full disk: a file system of 1 MB."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lib.runs import run_store, training_run
 from lib.runs.preflight import preflight_error
 from lib.runs.run_manager import RunManager
 from lib.runs.training_run import StopAt
-from tests.waiting import until
+from tools.waiting import until
 
 ARCHITECTURE, RECIPE = parse("4 M 8 M 10 A"), Recipe(epochs=2, batch_size=512)
 
@@ -37,7 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all the room that is left."""
+    """Write a file until the disk is full, and return its path."""
     path = disk / "filler"
     with path.open("wb", buffering=0) as file:
         for size in (4096, 1):
@@ -49,7 +49,7 @@ def fill(disk: Path) -> Path:
     return path
 
 
-def test_a_run_ends_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, mnist: Dataset) -> None:
+def test_a_run_finishes_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, mnist: Dataset) -> None:
     manager = RunManager(lambda: mnist, disk)
     run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=50))
     until(lambda: not run.active)
@@ -78,7 +78,9 @@ def test_a_run_ends_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, m
     assert (record.status, record.history.steps, record.name) == ("finished", 236, "saved at last")
 
 
-def test_the_next_save_in_training_succeeds(disk: Path, mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_succeeds_again_during_a_training_when_there_is_room(
+    disk: Path, mnist: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training_run, "SAVE_SECONDS", 0.05)
     monkeypatch.setattr(training_run, "SAVE_FACTOR", 0)
     manager = RunManager(lambda: mnist, disk)
@@ -100,7 +102,7 @@ def test_the_next_save_in_training_succeeds(disk: Path, mnist: Dataset, monkeypa
     assert run_store.load(path).history.steps == run.snapshot().step
 
 
-def test_nothing_can_be_written_from_the_start(disk: Path, mnist: Dataset) -> None:
+def test_a_run_finishes_on_a_disk_that_is_full_from_the_start(disk: Path, mnist: Dataset) -> None:
     filler = fill(disk)
     run = RunManager(lambda: mnist, disk).start(ARCHITECTURE, RECIPE)
     until(lambda: not run.active)

@@ -1,6 +1,6 @@
-"""SIGKILL at fifty random moments: ten times the real server, forty times the engine alone, with saves all the time.
+"""SIGKILL at fifty random moments: ten times the server, forty times the engine without a server.
 
-Few of these meet a save, which takes milliseconds; `soak/test_kill_in_a_save.py` has slow ones.
+Runs are saved often, but few kills meet a save, which takes milliseconds; `soak/test_kill_in_a_save.py` slows saves.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from lib.runs.run_manager import RunManager
 from lib.runs.run_store import RunRecord
 from lib.runs.training_run import Run
 from soak.server import Server
-from tests.browser import ROOT, copy_project, settled, visit
+from tools import ROOT
+from tools.browser import settled, visit
+from tools.server import copy_project
+from tools.waiting import until
 
 SERVER_KILLS, ENGINE_KILLS = 10, 40
 START = "net=4+M+8+M+10+A&batch_size=128&epochs=6"
 
 
 def read(folder: Path) -> dict[str, RunRecord]:
-    """All runs as their files have them, each whole; raises CheckpointError where one is not."""
+    """All runs in the folder, by identity. Raises CheckpointError for a damaged file."""
     return {path.stem: run_store.load(path) for path in folder.glob("*.safetensors")}
 
 
 def unfinished(folder: Path) -> list[str]:
-    """Files that a save had begun to write when its process was killed."""
+    """Temporary files of saves that were killed."""
     return [path.name for path in folder.glob(".*.safetensors.*")]
 
 
 def assert_continued(before: dict[str, RunRecord], after: dict[str, RunRecord]) -> None:
-    """No run is gone, none has lost a batch that was in its file, and no batch has been made anew with another end."""
+    """Every run is still there, has all batches that its file had, and the same history up to there."""
     assert before.keys() <= after.keys()
     for identity, old in before.items():
         now, past = after[identity].history.curves(), old.history.curves()
@@ -48,17 +51,15 @@ def assert_continued(before: dict[str, RunRecord], after: dict[str, RunRecord]) 
         assert after[identity].history.epochs[: len(old.history.epochs)] == old.history.epochs
 
 
-def to_its_end(run: Run) -> None:
-    assert run.wait(600)
-    while run.active:
-        time.sleep(0.05)
-        assert run.wait(600)
+def finish(run: Run) -> None:
+    until(lambda: not run.active, seconds=600)
+    assert run.wait(60)
 
 
 def assert_as_if_never_interrupted(record: RunRecord, data: Dataset, folder: Path) -> None:
-    """The same training, alone and in one go, bit by bit."""
+    """The run equals, bit for bit, one of the same recipe that is trained without a break."""
     whole = RunManager(lambda: data, folder).start(record.architecture, record.recipe)
-    to_its_end(whole)
+    finish(whole)
     saved = whole.snapshot().saved
     assert saved is not None
     expected = run_store.load(saved)
@@ -79,27 +80,27 @@ def assert_as_if_never_interrupted(record: RunRecord, data: Dataset, folder: Pat
 
 
 def test_the_engine_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset) -> None:
-    chance, folder = random.Random(1), tmp_path / "runs"
+    rng, folder = random.Random(1), tmp_path / "runs"
     started: set[str] = set()
     before: dict[str, RunRecord] = {}
     met = steps = 0
     for number in range(ENGINE_KILLS):
         driver = subprocess.Popen(
-            [sys.executable, "-m", "soak.driver", str(folder), str(chance.choice([0.0, 0.0, 0.05, 0.3]))],
+            [sys.executable, "-m", "soak.driver", str(folder), str(rng.choice([0.0, 0.0, 0.05, 0.3]))],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert driver.stdout is not None
         lines = [driver.stdout.readline().strip()]
-        # A fifth of them while the run begins or its file is read.
-        if chance.random() < 0.2:
-            time.sleep(chance.random())
+        # A fifth of the kills come while the run starts or its file is read.
+        if rng.random() < 0.2:
+            time.sleep(rng.random())
         else:
             while lines[-1] != "trains":
                 lines.append(driver.stdout.readline().strip())
-                assert lines[-1], "the engine has ended by itself"
-            time.sleep(chance.random() * 2)
+                assert lines[-1], "the engine ended by itself"
+            time.sleep(rng.random() * 2)
         driver.kill()
         started |= {*lines, *driver.stdout.read().split()} - {"trains"}
         driver.wait()
@@ -124,7 +125,7 @@ def test_the_engine_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset) -> N
     for run in manager.runs():
         if run.resumable:
             manager.resume(run)
-            to_its_end(run)
+            finish(run)
     after = read(folder)
     assert_continued(before, after)
     assert_as_if_never_interrupted(after[min(after)], mnist, tmp_path / "whole")
@@ -132,8 +133,8 @@ def test_the_engine_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset) -> N
         np.testing.assert_array_equal(record.history.curves().train_loss, after[min(after)].history.curves().train_loss)
 
 
-def go_on(page: Page, server: Server, records: dict[str, RunRecord]) -> str:
-    """Resume the run that was interrupted, or start one; gives its identity."""
+def resume_or_start(page: Page, server: Server, records: dict[str, RunRecord]) -> str:
+    """Resume the interrupted run, or start one. Returns its identity."""
     interrupted = next((record for record in records.values() if record.status != "finished"), None)
     if interrupted:
         visit(page, f"{server.url}/train?run={interrupted.identity}")
@@ -154,17 +155,17 @@ def test_the_server_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset, chro
     project = tmp_path / "project"
     project.mkdir()
     copy_project(project)
-    chance = random.Random(2)
+    rng = random.Random(2)
     folder = project / "checkpoints" / "saved"
     started: set[str] = set()
     before: dict[str, RunRecord] = {}
     met = 0
-    # One browser, whose runs they are.
+    # One browser, which owns all the runs.
     context = chromium.new_context()
     for number in range(SERVER_KILLS + 1):
         with Server(project, 0.1) as server:
             page = context.new_page()
-            started.add(go_on(page, server, before))
+            started.add(resume_or_start(page, server, before))
             settled(page)
             assert unfinished(folder) == []
             assert not (folder / "set-aside").exists()
@@ -174,7 +175,7 @@ def test_the_server_is_killed_at_any_moment(tmp_path: Path, mnist: Dataset, chro
                 assert page.get_by_test_id("stException").count() == 0
                 server.stop()
                 break
-            time.sleep(chance.random() * 4)
+            time.sleep(rng.random() * 4)
             server.kill()
         page.close()
         met += bool(unfinished(folder))

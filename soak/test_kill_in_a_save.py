@@ -1,4 +1,4 @@
-"""SIGKILL within a save, on a disk so slow that most kills meet one: between two writes, before a sync, at a rename."""
+"""SIGKILL within a save, on a disk so slow that most kills meet one: between writes, before a sync, at a rename."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lib.runs.run_manager import RunManager
 from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import SUFFIX
 from soak.saver import IDENTITY, OTHER, SET
-from tests.browser import ROOT
+from tools import ROOT
 
 KILLS = 200
 
@@ -46,7 +46,7 @@ def test_nothing_that_was_saved_is_lost_and_nothing_half_saved_is_left(
     folders = tmp_path / "slow"
     saved, own = folders / "saved", folders / "own"
     monkeypatch.setattr(digit_sets, "FOLDER", own)
-    chance = random.Random(3)
+    rng = random.Random(3)
     said = {"run": 0, "set": 0, "checkpoint": 0}
     met = {"run": 0, "set": 0, "checkpoint": 0}
     saver = subprocess.Popen(
@@ -66,17 +66,17 @@ def test_nothing_that_was_saved_is_lost_and_nothing_half_saved_is_left(
             saver.stdin.flush()
             word, pid = saver.stdout.readline().split()
             assert word == "pid"
-            time.sleep(chance.random() * 0.5)
+            time.sleep(rng.random() * 0.5)
             os.kill(int(pid), 9)
             while (line := saver.stdout.readline().split())[0] != "ended":
                 said[line[0]] = int(line[1])
-            assert line[1] == "-9", "it has ended by itself"
+            assert line[1] == "-9", "it ended by itself"
             left = {"run": IDENTITY, "checkpoint": OTHER}
             for kind, name in left.items():
                 met[kind] += any(name in each for each in leftovers(saved))
             met["set"] += bool(leftovers(own))
 
-            # As the next process finds it: the folder of the sets is cleaned once a process.
+            # As the next process would: each process cleans the folder of digit sets once.
             digit_sets._cleaned.clear()
             manager = RunManager(dataset.load, saved)
             assert manager.set_aside == ()
@@ -86,7 +86,7 @@ def test_nothing_that_was_saved_is_lost_and_nothing_half_saved_is_left(
                 assert run.status == "interrupted"
                 steps = run_store.load(saved / f"{IDENTITY}{SUFFIX}").history.steps
                 assert run.snapshot().step == steps
-            # What had been said, or the save that was in its last call.
+            # The saves that were reported, and possibly one whose last call had returned.
             assert steps - said["run"] in (0, 1)
             digits = len(digit_sets.load(SET)) if SET in digit_sets.names() else 0
             assert digits - said["set"] in (0, 1)

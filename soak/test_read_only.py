@@ -1,4 +1,4 @@
-"""Folders that may not be written, as an ordinary user meets them: every page and the command line say so."""
+"""Read-only folders, as an ordinary user: every page and the command line say that they cannot save."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.test_regular_file import SOUND, as_nobody, needs_root, open_path
 
 __all__ = ["open_path"]
 
-# Every page is opened first, by root: what Streamlit imports late may lie where others may not read.
+# Root opens every page first: other users may not be able to read what Streamlit imports late.
 PAGES = """
 import json, shutil
 import streamlit as st
@@ -55,7 +55,7 @@ visit(writable / "saved", writable / "own")
 
 
 @needs_root
-def test_every_page_says_what_may_not_be_written(open_path: Path) -> None:
+def test_every_page_says_what_could_not_be_saved(open_path: Path) -> None:
     folder = open_path / "read-only"
     checkpoints.save(SOUND, folder / "saved" / f"sound{SUFFIX}")
     (folder / "own").mkdir()
@@ -72,7 +72,7 @@ def test_every_page_says_what_may_not_be_written(open_path: Path) -> None:
 
 
 @needs_root
-def test_the_command_line_says_what_may_not_be_written(open_path: Path) -> None:
+def test_the_command_line_says_that_a_folder_is_read_only(open_path: Path) -> None:
     folder = open_path / "runs"
     folder.mkdir()
     folder.chmod(0o555)

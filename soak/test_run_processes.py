@@ -1,4 +1,4 @@
-"""More interleavings of two processes on one folder than every change has time for."""
+"""Two processes on one folder, in more and longer interleavings than tests/test_run_processes.py."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.test_run_processes import FOLDER_SETTINGS, Folder
 
 
-def test_two_processes_on_one_folder_lose_nothing_however_long() -> None:
+def test_two_processes_on_one_folder_lose_nothing() -> None:
     run_state_machine_as_test(Folder, settings=settings(FOLDER_SETTINGS, max_examples=60, stateful_step_count=40))

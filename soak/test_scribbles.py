@@ -1,4 +1,4 @@
-"""A child at the canvas: two hundred scribbles, resizes and clears in any order."""
+"""Two hundred scribbles, resizes and clears of the canvas, in random order."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from tests.browser import copy_project, draw, serving, settled, visit
+from tools.browser import draw, settled, visit
+from tools.server import copy_project, serving
 
 ACTIONS = 200
 WIDTHS = (390, 700, 1024, 1280)
 
 
 def test_two_hundred_scribbles_resizes_and_clears_raise_nothing(tmp_path: Path, chromium: Browser) -> None:
-    chance, raised = random.Random(0), []
+    rng, raised = random.Random(0), []
     done = {"scribble": 0, "resize": 0, "clear": 0}
     page = chromium.new_page()
     page.on("pageerror", lambda error: raised.append(str(error)))
     with serving(copy_project(tmp_path)) as url:
         visit(page, f"{url}/draw")
         for _ in range(ACTIONS):
-            action = chance.choices(("scribble", "resize", "clear"), (8, 1, 1))[0]
+            action = rng.choices(("scribble", "resize", "clear"), (8, 1, 1))[0]
             done[action] += 1
             if action == "scribble":
-                draw(page, [(chance.uniform(3, 277), chance.uniform(3, 277)) for _ in range(chance.randint(1, 12))])
+                draw(page, [(rng.uniform(3, 277), rng.uniform(3, 277)) for _ in range(rng.randint(1, 12))])
             elif action == "resize":
-                page.set_viewport_size({"width": chance.choice(WIDTHS), "height": 900})
+                page.set_viewport_size({"width": rng.choice(WIDTHS), "height": 900})
             else:
                 page.locator("canvas.upper-canvas").hover()
                 clear = page.get_by_role("button", name=re.compile("clear|reset|delete", re.IGNORECASE)).last

@@ -1,4 +1,4 @@
-"""The pre-flight check's estimate, held to what trainings of every kind take at their peak."""
+"""The preflight check's estimate of memory, compared with the peak of trainings."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ ALL = Augmentation(10, 0.07, 0.1, 10, 0.3)
         ("8p28 16k28 M 10 A", Recipe(batch_size=64)),
     ],
 )
-def test_the_estimate_is_what_it_takes(network: str, recipe: Recipe) -> None:
+def test_the_estimate_is_close_to_the_peak(network: str, recipe: Recipe) -> None:
     said, took = sum(needed(parse(network), recipe).values()), peak(recipe, network)
     assert 0.9 * took < said < 2 * took + 500e6

@@ -1,4 +1,4 @@
-"""More uploads than anybody means to send: what the server holds of them comes back, and the page goes on."""
+"""Very many uploads: the server frees their memory, and the page still works."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from playwright.sync_api import Browser, expect
 
 from lib.data.dataset import Dataset
 from lib.inference.photos import MAX_FILES
-from tests.browser import copy_project, serving, visit
 from tests.photographs import photo
 from tests.web_client import request, session, token, upload
+from tools.browser import visit
+from tools.server import copy_project, serving
 
 MEGABYTE = 2**20
 SECONDS_KEPT = 2
 
 
 def held_bytes(url: str) -> int:
-    """What Streamlit says that it holds of uploads."""
+    """Bytes of uploads in memory, by Streamlit's metrics."""
     told = request(url, "GET", "/_stcore/metrics?families=cache_memory_bytes")[2].decode()
     found = re.search(r'cache_type="UploadedFileManager",cache=""\} (\d+)', told)
     return int(found[1]) if found else 0
 
 
-def test_uploads_of_a_closed_tab_are_let_go_at_a_later_visit(tmp_path: Path) -> None:
+def test_uploads_of_a_closed_tab_are_freed_at_a_later_visit(tmp_path: Path) -> None:
     with serving(copy_project(tmp_path), "--server.disconnectedSessionTTL", str(SECONDS_KEPT)) as url:
         with session(url, "") as tab:
             headers = token(url)
@@ -40,7 +41,9 @@ def test_uploads_of_a_closed_tab_are_let_go_at_a_later_visit(tmp_path: Path) -> 
         assert held_bytes(url) == 0
 
 
-def test_five_hundred_photos_at_once_are_two_hundred_read(tmp_path: Path, chromium: Browser, mnist: Dataset) -> None:
+def test_of_five_hundred_photos_at_once_the_first_two_hundred_are_read(
+    tmp_path: Path, chromium: Browser, mnist: Dataset
+) -> None:
     files = [tmp_path / f"{number}.jpg" for number in range(500)]
     for number, file in enumerate(files):
         file.write_bytes(photo(mnist.test_images[number], "plain", number))

@@ -1,4 +1,4 @@
-"""Random architectures that can be built, for the property tests."""
+"""Hypothesis strategies for valid architectures."""
 
 from __future__ import annotations
 

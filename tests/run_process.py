@@ -1,4 +1,4 @@
-"""A process with a run manager of its own, for tests in which several share a folder, and in which one is killed."""
+"""A process with its own run manager, for tests in which processes share a folder or are killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lib.runs.run_manager import RunManager
 from lib.runs.run_store import ACTIVE
 from lib.runs.training_run import Run, RunError, StopAt
 
-# No network of the compiled path: a new process would have to load it.
+# Without the fast path, whose kernels a new process would have to load.
 ARCHITECTURE = parse("2b M M 10 A")
 # 10 batches an epoch.
 RECIPE = Recipe(batch_size=20)
@@ -32,7 +32,7 @@ UNKNOWN = "This process has never listed it."
 
 @dataclass(frozen=True)
 class Seen:
-    """What a process says of its runs: name, status and step by identity, and which of them threads train."""
+    """A process's runs: name, status and step by identity, and the identities of those that a thread trains."""
 
     runs: dict[str, tuple[str, str, int]]
     trained: frozenset[str]
@@ -46,7 +46,7 @@ class Seen:
 
 
 def digits() -> Dataset:
-    """200 images of noise to train on, 20 to measure on: the same in every process."""
+    """200 training and 20 test images of noise, the same in every process."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (220, 28, 28), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 10, (220,), generator=generator)
@@ -54,20 +54,20 @@ def digits() -> Dataset:
 
 
 class RunProcess:
-    """A process with a manager on `folder`. `ask` gives what a command returns or the sentence that refuses it."""
+    """A process with a manager on `folder`, which `ask` sends commands to."""
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.run_process"])
         self._here, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(folder, there), daemon=True)
-        # A new process runs the main module's file again. Streamlit's AppTest leaves its page behind as that module.
+        # A new process runs the file of the main module again; AppTest leaves a page there.
         with patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):
             self._process.start()
         there.close()
 
     def ask(self, command: str, *arguments: Any) -> tuple[Any, str | None]:
-        """(result, None) or (None, why not)."""
+        """(result, None), or (None, the error message)."""
         self._here.send((command, *arguments))
         assert self._here.poll(ANSWER_SECONDS), f"no answer to {command}"
         answer: tuple[Any, str | None] = self._here.recv()
@@ -79,7 +79,7 @@ class RunProcess:
         return found
 
     def kill(self) -> None:
-        """SIGKILL, at whatever it is doing."""
+        """Send SIGKILL."""
         self._process.kill()
         self._process.join(ANSWER_SECONDS)
         assert self._process.exitcode is not None
@@ -89,7 +89,7 @@ def _serve(folder: Path, there: Connection) -> None:
     training_run.SAVE_SECONDS, training_run.SAVE_FACTOR = 0.0, 0
     data = digits()
     manager = RunManager(lambda: data, folder)
-    # As a tab that was not reloaded: it still has the run after another tab has deleted it.
+    # Like a tab that was not reloaded: it still has a run that another tab has deleted.
     stale: dict[str, Run] = {}
     while True:
         try:
@@ -104,7 +104,7 @@ def _serve(folder: Path, there: Connection) -> None:
 
 
 def _answer(manager: RunManager, stale: dict[str, Run], command: str, identity: str = "", *arguments: Any) -> Any:
-    """`start` takes an owner, a step to pause at or None, and the number of epochs."""
+    """The arguments of `start` are an owner, a step to pause at or None, and the number of epochs."""
     match command:
         case "seen":
             return _seen(manager)

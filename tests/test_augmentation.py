@@ -1,4 +1,4 @@
-"""What an image goes through before a step."""
+"""Augmentation of images."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lib.design.recipe import Augmentation
 
 
 def test_augmentation_stays_within_its_bounds_and_differs_by_image() -> None:
-    """A dot off centre: its distance from the centre changes by zoom alone, its angle by rotation alone."""
+    """Of a dot beside the center, only zoom changes the distance, and only rotation the angle."""
     x = torch.zeros(400, 1, 28, 28)
     x[:, 0, 13:15, 21:23] = 1.0
     turned = augment(x, Augmentation(rotation=20), torch.Generator().manual_seed(0))
-    row, column = _centre_of_mass(turned)
+    row, column = _center_of_mass(turned)
     angle = torch.rad2deg(torch.atan2(row - 13.5, column - 13.5))
     assert float(angle.abs().max()) <= 20.5
     assert float(angle.max()) > 15
     assert float(angle.min()) < -15
     torch.testing.assert_close(torch.hypot(row - 13.5, column - 13.5), torch.full((400,), 8.0), atol=0.15, rtol=0)
     shifted = augment(x, Augmentation(shift=0.1), torch.Generator().manual_seed(0))
-    row, column = _centre_of_mass(shifted)
+    row, column = _center_of_mass(shifted)
     assert float((row - 13.5).abs().max()) <= 2.85
     assert 2 < float((column - 21.5).abs().max()) <= 2.85
     zoomed = augment(x, Augmentation(zoom=0.25), torch.Generator().manual_seed(0))
-    _, column = _centre_of_mass(zoomed)
+    _, column = _center_of_mass(zoomed)
     assert 6 - 0.1 <= float((column - 13.5).min()) < 6.5
     assert 9.5 < float((column - 13.5).max()) <= 10 + 0.1
 
@@ -36,7 +36,7 @@ def test_augmentation_stays_within_its_bounds_and_differs_by_image() -> None:
 def test_shear_moves_a_row_by_its_distance_from_the_middle() -> None:
     x = torch.zeros(400, 1, 28, 28)
     x[:, 0, 5:7, 13:15] = 1.0
-    row, column = _centre_of_mass(augment(x, Augmentation(shear=30), torch.Generator().manual_seed(0)))
+    row, column = _center_of_mass(augment(x, Augmentation(shear=30), torch.Generator().manual_seed(0)))
     torch.testing.assert_close(row, torch.full((400,), 5.5), atol=0.1, rtol=0)
     most = 8 * math.tan(math.radians(30))
     assert 0.9 * most < float((column - 13.5).abs().max()) <= most + 0.1
@@ -47,19 +47,19 @@ def test_augmentation_fills_with_the_background(small: Dataset) -> None:
     y = augment(x, Augmentation(30, 0.2, 0.2), torch.Generator().manual_seed(1))
     background = float(x.min())
     assert float(y.min()) == pytest.approx(background, abs=1e-5)
-    # Nothing is written in a corner of MNIST's images, and a fifth of the width cannot bring it there.
+    # The corners of MNIST's images are empty, and a shift by a fifth of the width does not reach them.
     torch.testing.assert_close(y[:, 0, ::27, ::27], torch.full((50, 2, 2), background), atol=1e-5, rtol=0)
     assert augment(x, Augmentation(), torch.Generator()) is x
 
 
-def _centre_of_mass(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _center_of_mass(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mass = x.sum((1, 2, 3))
     row = (x.sum((1, 3)) * torch.arange(28)).sum(1) / mass
     column = (x.sum((1, 2)) * torch.arange(28)).sum(1) / mass
     return row, column
 
 
-def test_a_stroke_grows_and_shrinks_by_what_is_asked(small: Dataset) -> None:
+def test_strokes_grow_and_shrink_within_the_given_bounds(small: Dataset) -> None:
     x = torch.zeros(200, 1, 28, 28)
     x[:, 0, 4:24, 12:16] = 1
     y = augment(x, Augmentation(stroke=0.5), torch.Generator().manual_seed(0))
@@ -72,7 +72,7 @@ def test_a_stroke_grows_and_shrinks_by_what_is_asked(small: Dataset) -> None:
     assert float(y.max()) <= float(digits.max())
 
 
-def test_the_preview_shows_the_images_and_below_them_others(small: Dataset) -> None:
+def test_the_preview_shows_the_images_above_augmented_ones(small: Dataset) -> None:
     images = small.train_images[:3]
     plain = preview(images, Augmentation(), rows=2)
     assert torch.equal(plain, torch.cat([images.permute(1, 0, 2).reshape(28, -1)] * 3))

@@ -12,18 +12,18 @@ import numpy as np
 import onnxruntime
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from lib.data.dataset import Dataset
 from lib.ui.page import DESIGN, DRAW, ERRORS, INSPECT, PAGES, TRAIN
 from lib.ui.page import Page as AppPage
-from tests.browser import copy_project, draw, serving, settled, visit
 from tests.photographs import photo
+from tools.browser import SEVEN, draw, settled, visit
+from tools.server import copy_project, serving
 
 # A machine that is busy, as one that tests several things at once, answers late and not wrongly.
 expect.set_options(timeout=20_000)
 
-SEVEN = [(75.0, 70.0), (205.0, 70.0), (125.0, 225.0)]
 SCROLLED = "() => [document.scrollingElement.scrollTop, document.querySelector('[data-testid=stMain]').scrollTop]"
 
 
@@ -32,24 +32,6 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server for the tests that train: each stops its runs, and keeps no other test waiting."""
     with serving(copy_project(tmp_path_factory.mktemp("project"))) as address:
         yield address
-
-
-@pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    """A tab of its own; nothing outside this machine may be asked for, and no error may reach the screen."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-    asked: list[str] = []
-
-    def note(request: Request) -> None:
-        if not re.match(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:", request.url):
-            asked.append(request.url)
-
-    context.on("request", note)
-    tab = context.new_page()
-    yield tab
-    assert tab.get_by_test_id("stException").count() == 0
-    context.close()
-    assert asked == []
 
 
 def go(page: Page, to: AppPage) -> None:
@@ -82,6 +64,18 @@ def step(page: Page) -> int:
     return int(found.group(1).replace(",", ""))
 
 
+def reaches(page: Page, number: int) -> None:
+    """Wait until the page shows that step, or a later one."""
+    page.wait_for_function(
+        """number => {
+            const found = document.body.innerText.match(/step ([\\d,]+) of/)
+            return found && Number(found[1].replaceAll(",", "")) >= number
+        }""",
+        arg=number,
+        timeout=60_000,
+    )
+
+
 def measured(page: Page, url: str) -> None:
     """The Design page as it stays: it is drawn once more when the machine has been measured after a start."""
     visit(page, url)
@@ -89,7 +83,7 @@ def measured(page: Page, url: str) -> None:
     settled(page)
 
 
-def test_from_widths_to_a_digit_read(page: Page, url: str) -> None:
+def test_design_train_and_draw_from_end_to_end(page: Page, url: str) -> None:
     """Choose widths, train one epoch on the real data, draw a 7 with the mouse, read the prediction."""
     measured(page, url)
     expect(total(page)).to_contain_text("9,274")
@@ -227,7 +221,7 @@ def test_unused_positions_of_a_map_wider_than_31_are_dashed_and_a_huge_map_says_
     expect(view.locator(".explored")).to_be_hidden()
 
 
-def test_bars_say_their_sums(page: Page, url: str) -> None:
+def test_bars_show_their_formulas_on_hover(page: Page, url: str) -> None:
     measured(page, url)
     chart = page.get_by_role("img", name=re.compile("^Cumulative parameters and MACs"))
     chart.scroll_into_view_if_needed()
@@ -266,7 +260,7 @@ BUSY = "?compare=4+8+M+10+A&layer=2"
 
 
 @pytest.mark.parametrize(("scheme", "widths"), [("light", (1280, 390)), ("dark", (390, 1280))])
-def test_nothing_stands_in_the_way_of_a_reader(
+def test_pages_are_accessible_and_fit_the_screen(
     chromium: Browser, url: str, scheme: Literal["light", "dark"], widths: tuple[int, int]
 ) -> None:
     """axe-core finds no violation in a page, and no page is wider than its screen: a desk's and a phone's, each as the
@@ -419,8 +413,7 @@ def test_a_running_training_survives_reload_and_second_tab_and_stops(
     hover = chart.locator(".hoverlayer .hovertext").first
     expect(hover).to_be_attached()
     before = step(page)
-    while step(page) <= before + 20:
-        page.wait_for_timeout(100)
+    reaches(page, before + 21)
     assert hover.count() == 1
     expect(hidden).to_have_css("opacity", "0.5")
     assert page.evaluate(zoomed) == [low, high]
@@ -509,8 +502,7 @@ def test_each_control_takes_effect_within_a_batch_and_is_seen(page: Page, school
     rates = "() => document.querySelector('.live-figure')._fullData.at(-1).y"
     page.wait_for_function(f"() => ({rates})().at(-1) < 0.2 * ({rates})().at(-2)")
     press("Resume", "left$")
-    while step(page) <= paused + 30:
-        page.wait_for_timeout(100)
+    reaches(page, paused + 31)
 
     page.get_by_role("button", name="Fork").click()
     expect(page.get_by_text(re.compile("same initial weights, same order of the images"))).to_be_visible()

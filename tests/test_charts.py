@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -27,8 +26,9 @@ from lib.ui.charts.draw import probability_bars
 from lib.ui.charts.errors import class_accuracy, confusion_matrix, reliability
 from lib.ui.charts.training import RAW_POINTS, RunCurves, downsample_min_max, running_mean, training_curves
 from tests.architectures import architectures
+from tools import ROOT
 
-CONFIG = tomllib.loads((Path(__file__).parent.parent / ".streamlit" / "config.toml").read_text())
+CONFIG = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
 values = arrays(np.float64, st.integers(0, 3000), elements=st.floats(-1e6, 1e6))
 
 

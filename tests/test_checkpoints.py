@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import tracemalloc
@@ -23,6 +22,7 @@ from lib.nn.network import build
 from lib.storage import checkpoints
 from lib.storage.checkpoints import Checkpoint, CheckpointError, Summary
 from tests.measure import accuracy_on
+from tests.safetensors_metadata import with_metadata
 
 SHIPPED = sorted(checkpoints.FOLDER.glob("*.safetensors"))
 SUMMARY = Summary("A test", parse("4 M 10 A"), Recipe(epochs=2), 2, 0.9876, "2026-11-22T00:00:00+00:00")
@@ -162,12 +162,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_what_stood_stands(saved: Pa
 
 
 def _with_header(path: Path, **changes: str) -> None:
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"].update(changes)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    path.write_bytes(with_metadata(path.read_bytes(), **changes))
 
 
 @pytest.mark.parametrize(

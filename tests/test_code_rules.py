@@ -1,4 +1,4 @@
-"""Rules for the code: imports, text from outside, tests that can fail."""
+"""Rules for the code: imports, escaping, tests that can fail, loops that end."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tools import ROOT
+
 SHOWN = sorted(
     path.relative_to(ROOT).as_posix() for path in [ROOT / "app.py", *ROOT.glob("pages/*.py"), *ROOT.glob("lib/ui/*.py")]
 )
 
 
 def imports(path: Path) -> set[str]:
-    """The top-level packages that a file imports anywhere."""
+    """All top-level packages that a file imports."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -81,8 +82,8 @@ SENTENCES = {"refused", "told", "problem", "sentence", "missing"}
 OWN = {"preset.title", "page.title"}
 
 
-def as_it_came(tree: ast.AST) -> list[str]:
-    """Texts of errors, and names, that Streamlit is given to show as Markdown."""
+def unescaped(tree: ast.AST) -> list[str]:
+    """Texts of errors, and names, that are passed to Streamlit as Markdown without escaping."""
     errors = SENTENCES | {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
     found: list[str] = []
 
@@ -95,7 +96,7 @@ def as_it_came(tree: ast.AST) -> list[str]:
                 look(otherwise)
                 return
             case ast.Call(func=ast.Attribute(), keywords=keywords, args=arguments):
-                # What a widget hands to its callback is not shown.
+                # The arguments of a widget's callback are not shown.
                 for given in [*arguments, *(keyword.value for keyword in keywords if keyword.arg != "args")]:
                     look(given)
                 return
@@ -116,8 +117,8 @@ def as_it_came(tree: ast.AST) -> list[str]:
 
 
 @pytest.mark.parametrize("file", SHOWN)
-def test_what_is_shown_of_an_error_or_a_name_is_escaped(file: str) -> None:
-    assert as_it_came(ast.parse((ROOT / file).read_text(encoding="utf-8"))) == []
+def test_errors_and_names_are_escaped_before_they_are_shown(file: str) -> None:
+    assert unescaped(ast.parse((ROOT / file).read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize(
@@ -125,12 +126,12 @@ def test_what_is_shown_of_an_error_or_a_name_is_escaped(file: str) -> None:
     ["st.error(str(error))", "st.warning(f'It failed: {error}')", "st.button('x', help=str(error))",
      "st.metric(f'Accuracy on {digits.name}', 1)", "st.info(snapshot.message)", "st.error(in_words(error))"],
 )  # fmt: skip
-def test_what_is_shown_as_it_came_is_found(line: str) -> None:
+def test_an_unescaped_text_is_found(line: str) -> None:
     handled = "try:\n    pass\nexcept OSError as error:\n    "
-    assert len(as_it_came(ast.parse(handled + line))) == 1
+    assert len(unescaped(ast.parse(handled + line))) == 1
     for held in ("str(error)", "in_words(error)", "digits.name", "snapshot.message", "{error}"):
         line = line.replace(held, f"{{escaped({held[1:-1]})}}" if held[0] == "{" else f"escaped({held})")
-    assert as_it_came(ast.parse(handled + line)) == []
+    assert unescaped(ast.parse(handled + line)) == []
 
 
 def positional(tree: ast.AST) -> list[str]:
@@ -153,9 +154,9 @@ def test_class_patterns_name_their_fields() -> None:
 TESTS = sorted(
     path.relative_to(ROOT).as_posix() for folder in ("tests", "soak") for path in ROOT.glob(f"{folder}/*.py")
 )
-# Playwright's `expect`, the libraries' assertions, and what waits for the browser and fails where it waits too long.
+# Playwright's `expect`, assertions of libraries, and waits that fail after a limit.
 CHECKS = re.compile(r"(^|\.)(expect|raises|assert_\w+|wait_for(?!_timeout)\w*|to_\w+|run_state_machine_as_test)$")
-# Their answer is the test's own to look at: alone on a line, they check nothing.
+# Functions that return an answer: as a statement they check nothing.
 ANSWERS = {
     "all",
     "any",
@@ -176,7 +177,7 @@ def name_of(call: ast.Call) -> str:
 
 
 def pointless(tree: ast.AST) -> list[str]:
-    """Assertions of something that is true by its form, and answers that nobody looks at."""
+    """Assertions that are always true, and answers that are not used."""
     built = (ast.List, ast.ListComp, ast.Tuple, ast.Set, ast.SetComp, ast.Dict, ast.DictComp, ast.GeneratorExp)
     found: list[ast.stmt] = []
     for node in ast.walk(tree):
@@ -191,7 +192,7 @@ def pointless(tree: ast.AST) -> list[str]:
 
 
 def unchecked(tree: ast.Module) -> list[str]:
-    """Tests that check nothing, neither themselves nor by a function of the same file."""
+    """Tests that check nothing, neither directly nor in a function of the same file."""
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     calls = {
         name: {name_of(node) for node in ast.walk(function) if isinstance(node, ast.Call)}
@@ -223,3 +224,34 @@ def test_a_check_that_cannot_fail_is_found(line: str) -> None:
     assert pointless(ast.parse(line))
     assert unchecked(ast.parse("def test_x():\n    run()"))
     assert not unchecked(ast.parse("def look():\n    assert y\ndef test_x():\n    look()"))
+
+
+PROGRAMS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("tests", "soak", "benchmarks", "docs", "tools")
+    for path in ROOT.glob(f"{folder}/*.py")
+)
+
+
+def without_limit(tree: ast.AST) -> list[str]:
+    """Loops that wait without a time limit."""
+    found = []
+    for loop in ast.walk(tree):
+        if isinstance(loop, ast.While):
+            calls = {name_of(node) for node in ast.walk(loop) if isinstance(node, ast.Call)}
+            if calls & {"sleep", "time.sleep", "wait", "wait_for_timeout"} and "monotonic" not in calls:
+                found.append(f"{loop.lineno}: while {ast.unparse(loop.test)}")
+    return found
+
+
+@pytest.mark.parametrize("file", PROGRAMS)
+def test_every_loop_that_waits_has_a_limit(file: str) -> None:
+    """`tools.waiting.until` has one."""
+    assert without_limit(ast.parse((ROOT / file).read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("wait", ["time.sleep(1)", "sleep(0)", "page.wait_for_timeout(100)", "run.wait(1)"])
+def test_a_loop_without_a_limit_is_found(wait: str) -> None:
+    assert without_limit(ast.parse(f"while run.active:\n    {wait}"))
+    assert without_limit(ast.parse(f"while time.monotonic() < end:\n    {wait}")) == []
+    assert without_limit(ast.parse("while layers:\n    layers.pop()")) == []

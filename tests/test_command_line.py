@@ -29,11 +29,11 @@ from lib.storage import checkpoints
 from lib.storage.checkpoints import SUFFIX
 from tests.measure import accuracy_on
 from tests.photographs import photo
+from tools import ROOT
 
 pytestmark = pytest.mark.slow
 
 
-ROOT = Path(__file__).parent.parent
 # Python would flush by itself where this is set.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 COMMAND = [sys.executable, "-X", "utf8", "-m", "lib"]

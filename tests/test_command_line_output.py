@@ -1,4 +1,4 @@
-"""What the command line prints: nothing that a terminal obeys, and no traceback where its output is closed or full."""
+"""The output of the command line: no control characters, and no traceback if it is closed or full."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lib.runs import run_store
 from lib.storage import checkpoints
 from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from tests.photographs import photo
-from tests.test_command_line import COMMAND, ENVIRONMENT, ROOT, SECONDS, SMALL
-
-# Ends a title of a terminal's window; turns the rest of the line around; begins a colour.
+from tests.test_command_line import COMMAND, ENVIRONMENT, SECONDS, SMALL
+from tools import ROOT
 
 pytestmark = pytest.mark.slow
 
+# Sets the title of a terminal's window, reverses the rest of the line, starts a color.
 CONTROLS = "\x1b]0;owned\x07 \u202e \x9b31m"
 SHOWN = "[U+001B]]0;owned[U+0007] [U+202E] [U+009B]31m"
 BIG = " ".join(["64"] * 60) + " 10 A"
@@ -33,7 +33,7 @@ needs_a_full_disk = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="
 
 
 def redirected(redirection: str, *arguments: str) -> tuple[int, str, str]:
-    """As a shell runs it with that redirection: status, output and error stream."""
+    """Exit status, output and error stream of a command that a shell runs with a redirection."""
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, *arguments],
         cwd=ROOT,
@@ -47,7 +47,7 @@ def redirected(redirection: str, *arguments: str) -> tuple[int, str, str]:
 
 
 def piped(*arguments: str) -> tuple[int, str]:
-    """Into a pipe that nobody reads: status and error stream."""
+    """Exit status and error stream of a command whose output is a pipe that nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -72,25 +72,25 @@ def piped(*arguments: str) -> tuple[int, str]:
     [("describe", "2 10 A"), ("describe", BIG, "--modules", "--json"), ("--help",), ("train", "--help")],
     ids=["table", "json", "help", "help of train"],
 )
-def test_an_output_that_is_closed_or_full_is_no_traceback(arguments: tuple[str, ...]) -> None:
+def test_a_closed_or_full_output_is_no_traceback(arguments: tuple[str, ...]) -> None:
     assert piped(*arguments) == (141, "")
     assert redirected("> /dev/full", *arguments) == (1, "", FULL)
     assert redirected(">&-", *arguments) == (1, "", CLOSED)
-    # Nobody is left to be told.
+    # There is no stream left for the message.
     assert redirected("<&- >&- 2>&-", *arguments) == (1, "", "")
     assert redirected("> /dev/full 2>&1", *arguments) == (1, "", "")
 
 
 @needs_a_full_disk
 @pytest.mark.parametrize("arguments", [("describe", "4 oops"), ("describe",), ("oops",)])
-def test_a_complaint_that_cannot_be_written_goes_nowhere_else(arguments: tuple[str, ...]) -> None:
+def test_an_error_message_that_cannot_be_written_is_dropped(arguments: tuple[str, ...]) -> None:
     assert redirected("2>&-", *arguments) == (2, "", "")
     assert redirected("2> /dev/full", *arguments) == (2, "", "")
 
 
 @needs_a_full_disk
-def test_no_file_takes_the_place_of_a_stream_that_was_closed() -> None:
-    """What a library prints would go into it."""
+def test_no_file_gets_the_descriptor_of_a_closed_stream() -> None:
+    """Otherwise the output of a library would go into that file."""
     code = (
         "import os; from lib.__main__ import main; main(['describe', '2 10 A']); "
         "print(os.open('README.md', os.O_RDONLY) > 2)"
@@ -102,7 +102,7 @@ def test_no_file_takes_the_place_of_a_stream_that_was_closed() -> None:
 
 
 @needs_a_full_disk
-def test_a_training_whose_output_is_full_is_stopped_and_kept(tmp_path: Path) -> None:
+def test_a_training_is_stopped_and_saved_if_its_output_is_full(tmp_path: Path) -> None:
     status, _, errors = redirected("> /dev/full", "train", *SMALL, "--json", "--folder", str(tmp_path))
     assert (status, errors) == (1, f"The training was stopped. {FULL}")
     [path] = tmp_path.glob(f"*{SUFFIX}")
@@ -110,8 +110,8 @@ def test_a_training_whose_output_is_full_is_stopped_and_kept(tmp_path: Path) -> 
 
 
 @needs_a_full_disk
-def test_a_reading_whose_output_is_full_is_no_traceback(tmp_path: Path, mnist: Dataset) -> None:
-    # So small that it is calibrated soon.
+def test_a_prediction_has_no_traceback_if_its_output_is_full(tmp_path: Path, mnist: Dataset) -> None:
+    # So small that calibrating it is quick.
     architecture, path = parse("2 10 A"), tmp_path / f"small{SUFFIX}"
     summary = Summary("Small", architecture, RECIPES[0].recipe, 0, None, "2026-11-22T00:00:00+00:00")
     checkpoints.save(Checkpoint(summary, build(architecture).state_dict()), path)
@@ -125,8 +125,8 @@ def test_a_reading_whose_output_is_full_is_no_traceback(tmp_path: Path, mnist: D
     assert errors.endswith(f"check its name.\n{FULL}")
 
 
-def test_a_terminal_is_told_nothing_that_it_obeys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a network, a name, a recipe, an option, a file's name and a folder's; a photo's is in the test above."""
+def test_no_control_character_reaches_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a network, a name, a recipe, an option, and the names of files and folders; for a photo see above."""
     folder = tmp_path / CONTROLS
     folder.mkdir()
     (folder / f"{CONTROLS}{SUFFIX}").write_text("no run")
@@ -152,7 +152,7 @@ def test_a_terminal_is_told_nothing_that_it_obeys(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("name", [CONTROLS, "\u200b\u200b", "a\u202eb", "\u0301", "n" * 61])
-def test_a_name_that_cannot_be_seen_is_refused_before_a_training(
+def test_a_run_name_with_invisible_characters_is_refused_before_the_training(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *SMALL, "--folder", str(tmp_path), "--name", name]) == 2

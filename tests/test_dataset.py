@@ -1,4 +1,4 @@
-"""The embedded files, whole and damaged."""
+"""MNIST and the pen digits: complete, packed, damaged or missing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_mnist_is_whole(mnist: Dataset) -> None:
+def test_mnist_is_complete(mnist: Dataset) -> None:
     assert mnist.train_images.shape == (60_000, 28, 28)
     assert mnist.test_images.shape == (10_000, 28, 28)
-    # ClassGaussians counts of the digits in LeCun's files.
+    # The counts of each digit in LeCun's files.
     assert mnist.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert mnist.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
@@ -85,26 +85,26 @@ def test_a_missing_or_damaged_file_is_named_with_the_remedy(folder: Path, damage
     assert "MNIST('data', download=True)" in str(caught.value)
 
 
-def test_no_room_to_unpack_is_said(folder: Path) -> None:
+def test_a_folder_that_cannot_be_unpacked_into_is_an_error(folder: Path) -> None:
     (folder / "MNIST").write_text("a file where the folder should be")
     with pytest.raises(DatasetError, match=r"cannot be (read|unpacked)"):
         dataset.load(folder)
 
 
-def test_the_pen_digits_are_those_of_the_thirty_who_wrote_for_training() -> None:
+def test_the_pen_digits_are_the_training_set_of_thirty_writers() -> None:
     points, labels = dataset.pen_digits()
     assert points.shape == (7494, dataset.PEN_POINTS, 2)
-    # The counts that the data set's own description gives for pendigits.tra; those of the fourteen others differ.
+    # The counts in the description of pendigits.tra; those of the fourteen test writers differ.
     assert labels.bincount().tolist() == [780, 779, 780, 719, 780, 720, 720, 778, 719, 719]
     assert float(points.amin()) == 0
     assert float(points.amax()) == 1
-    # Most people begin a 7 at its top left and end a 6 below its middle.
+    # Most people start a 7 at the top left and end a 6 below the middle.
     assert float((points[labels == 7, 0] < 0.5).all(1).double().mean()) > 0.9
     assert float((points[labels == 6, -1, 1] > 0.5).double().mean()) > 0.9
 
 
 @pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(b"0,1,2\n")])
-def test_without_sound_pen_digits_a_sentence_says_so(folder: Path, content: bytes | None) -> None:
+def test_missing_or_damaged_pen_digits_are_an_error_with_the_remedy(folder: Path, content: bytes | None) -> None:
     if content is not None:
         (folder / f"{dataset.PEN_DIGITS}.gz").write_bytes(content)
     with pytest.raises(DatasetError, match=r"pen-digits\.csv\.gz .*Restore it from the project\."):

@@ -1,4 +1,4 @@
-"""Five hundred changed files: each is refused in a sentence or holds what a page can show, and every page opens."""
+"""Five hundred changed files: each is refused with a message or is valid, and every page opens."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from lib.training.history import History
 from lib.training.trainer import EvaluationProgress, Trainer
 from lib.ui.cache import run_manager
 from tests.mutants import mutant, run_digest, set_digest, write_all
+from tools import ROOT
 
 pytestmark = pytest.mark.slow
 
 
-ROOT = Path(__file__).parent.parent
 RUNS, CHECKPOINTS, SETS = 300, 100, 100
-# Files of each kind that the pages are opened with, of those that were read.
+# Valid files of each kind that the pages are opened with.
 SHOWN = 12
 NOTATION = "2 M 10 A"
 
@@ -49,7 +49,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibrated_once
 
 @pytest.fixture(scope="module")
 def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Files of runs in each state, by their identity."""
+    """The content of run files in different states, by identity."""
     folder = tmp_path_factory.mktemp("runs")
     recipe = Recipe(epochs=2, batch_size=250)
 
@@ -80,7 +80,7 @@ def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def assert_possible(record: RunRecord) -> None:
-    """What a page relies on, stated once more."""
+    """Check what the pages rely on."""
     past, recipe = record.history, record.recipe
     assert run_store.IDENTITY.fullmatch(record.identity)
     assert record.status in run_store.STATUSES
@@ -136,12 +136,12 @@ def assert_sentence(error: Exception, name: str) -> None:
 
 
 def some_runs(contents: dict[str, bytes], folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Load changed files of runs: those that are read, those that are not."""
+    """Load changed run files. Returns the valid and the refused ones."""
     read, refused = {}, {}
-    chance = random.Random(8)
+    rng = random.Random(8)
     for number in range(RUNS):
         name = list(contents)[number % len(contents)]
-        content = mutant(chance, contents[name], run_digest)
+        content = mutant(rng, contents[name], run_digest)
         write_all(folder, {name: content})
         try:
             record = run_store.load(folder / f"{name}{SUFFIX}")
@@ -154,14 +154,12 @@ def some_runs(contents: dict[str, bytes], folder: Path) -> tuple[dict[str, bytes
     return read, refused
 
 
-def test_changed_runs_are_refused_or_possible_and_the_train_page_shows_all(
-    runs: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_changed_runs_are_refused_or_valid_and_the_train_page_shows_all(runs: dict[str, bytes], tmp_path: Path) -> None:
     read, refused = some_runs(runs, tmp_path / "loaded")
     assert len(read) > RUNS / 20
     assert len(refused) > RUNS / 2
     folder = checkpoints.SAVED_FOLDER
-    # A run is called as its file is; two of the same are shown one after the other.
+    # The file's name is the run's identity, so variants of one run are shown one after the other.
     shown = random.Random(1).sample(sorted(read), SHOWN)
     for turn in range(0, SHOWN, 4):
         st.cache_resource.clear()
@@ -179,15 +177,15 @@ def test_changed_runs_are_refused_or_possible_and_the_train_page_shows_all(
             assert not at.exception, shown
 
 
-def test_changed_checkpoints_are_refused_or_sound_and_every_page_that_reads_one_opens(tmp_path: Path) -> None:
+def test_changed_checkpoints_are_refused_or_valid_and_every_page_opens(tmp_path: Path) -> None:
     summary = Summary("A test", parse(NOTATION), Recipe(epochs=2), 2, 0.9876, "2026-11-22T00:00:00+00:00")
     path = tmp_path / f"sound{SUFFIX}"
     checkpoints.save(Checkpoint(summary, build(summary.architecture).state_dict()), path)
-    content, chance = path.read_bytes(), random.Random(9)
+    content, rng = path.read_bytes(), random.Random(9)
     read: dict[str, bytes] = {}
     refused: dict[str, bytes] = {}
     for number in range(CHECKPOINTS):
-        changed = mutant(chance, content, run_digest)
+        changed = mutant(rng, content, run_digest)
         path.write_bytes(changed)
         try:
             loaded = checkpoints.load(path)
@@ -205,7 +203,7 @@ def test_changed_checkpoints_are_refused_or_sound_and_every_page_that_reads_one_
     assert len(read) > CHECKPOINTS / 20
     assert len(refused) > CHECKPOINTS / 2
     write_all(checkpoints.SAVED_FOLDER, read | refused)
-    # The one with other weights, and one without.
+    # A file with other weights.
     others = [name for name, each in read.items() if each[-1000:] != content[-1000:]][:1]
     assert others
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
@@ -220,14 +218,14 @@ def test_changed_checkpoints_are_refused_or_sound_and_every_page_that_reads_one_
             assert not at.exception, (page, name)
 
 
-def test_changed_sets_of_digits_are_refused_or_digits_and_the_page_opens(tmp_path: Path) -> None:
+def test_changed_digit_sets_are_refused_or_valid_and_the_page_opens(tmp_path: Path) -> None:
     digit_sets.create("sound")
     digit_sets.add("sound", torch.arange(3 * 784).reshape(3, 28, 28).to(torch.uint8), torch.tensor([0, 9, 4]))
     content = (digit_sets.FOLDER / f"sound{SUFFIX}").read_bytes()
-    chance, read, refused = random.Random(10), {}, {}
+    rng, read, refused = random.Random(10), {}, {}
     for number in range(SETS):
         name = f"s{number}"
-        changed = mutant(chance, content, set_digest)
+        changed = mutant(rng, content, set_digest)
         write_all(digit_sets.FOLDER, {name: changed})
         try:
             assert_digits(digit_sets.load(name))

@@ -1,14 +1,15 @@
-"""What commit 9320cae wrote opens and means the same: runs, checkpoints, digit sets, addresses.
+"""Runs, checkpoints, digit sets and addresses of commit 9320cae open and mean the same.
 
-tests/fixtures/9320cae/make.py made the files, with that commit's code, and what it read of them.
+tests/fixtures/9320cae/README.md says how the files were made, and the description that they are compared with.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 from torch import Tensor
 
@@ -26,15 +28,17 @@ from lib.runs import run_store
 from lib.runs.run_manager import RunManager
 from lib.runs.run_store import RunRecord
 from lib.storage import checkpoints, digit_sets
-from lib.training.history import History
-from tests.waiting import until
+from tools import ROOT
 
-ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "fixtures" / "9320cae"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
-# What a clock measured.
-TIMES = ("seconds", "images_per_second")
+# Measured by a clock.
+TIMES = {"seconds", "images_per_second"}
+# Of each column, relative and absolute.
+TOLERANCES = {"train_loss": (1e-3, 1e-4), "train_accuracy": (0, 0.011), "learning_rate": (1e-9, 0)}
+FILES = {run["name"]: file for file, run in EXPECTED["runs"].items()}
+machine = runpy.run_path(str(FOLDER / "machine.py"))["machine"]
 
 
 def digest(tensor: Tensor) -> str:
@@ -46,7 +50,7 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: digest(tensor) for name, tensor in tensors.items()}
 
 
-def described(record: RunRecord) -> dict[str, object]:
+def described(record: RunRecord) -> dict[str, Any]:
     curves, state = record.history.curves(), record.state
     return {
         "identity": record.identity,
@@ -75,12 +79,12 @@ def described(record: RunRecord) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", EXPECTED["runs"])
 def test_a_run_is_read_as_it_was(name: str) -> None:
-    # Text compares NaN with itself.
+    # As text, NaN equals NaN.
     found = json.dumps(described(run_store.load(FOLDER / "runs" / name)), sort_keys=True)
     assert found == json.dumps(EXPECTED["runs"][name], sort_keys=True)
 
 
-def test_a_folder_of_runs_is_listed_and_a_run_that_was_cut_off_may_go_on(tmp_path: Path, small: Dataset) -> None:
+def test_a_folder_of_runs_is_listed_and_interrupted_runs_can_resume(tmp_path: Path, small: Dataset) -> None:
     folder = tmp_path / "runs"
     shutil.copytree(FOLDER / "runs", folder)
     manager = RunManager(lambda: small, folder)
@@ -93,38 +97,47 @@ def test_a_folder_of_runs_is_listed_and_a_run_that_was_cut_off_may_go_on(tmp_pat
     }
 
 
-def assert_same_history(history: History, expected: dict[str, Any]) -> None:
-    """On the machine that made the files it is equal bit by bit; another processor may round sums otherwise."""
-    for name in COLUMNS:
-        np.testing.assert_allclose(getattr(history.curves(), name), expected["curves"][name], rtol=1e-3, atol=1e-4)
-    for epoch, then in zip(history.epochs, expected["epochs"], strict=True):
-        now = asdict(epoch)
-        for name in set(now) - set(TIMES):
-            assert now[name] == (None if then[name] is None else pytest.approx(then[name], rel=1e-2, abs=5e-3)), name
+def assert_same_training(record: RunRecord, expected: dict[str, Any]) -> None:
+    """The same history and weights: bit for bit on the kind of machine that made the files.
+
+    Another processor may round a sum differently in its last bit, which training amplifies. There the loss of a step
+    may differ by a thousandth, the accuracy of a batch by one image, and a measurement after an epoch by a hundredth of
+    the loss and by 10 of the 500 images.
+    """
+    found = described(record)
+    if machine() == EXPECTED["machine"]:
+        assert without_times(found) == without_times(expected)
+        return
+    for name, (relative, absolute) in TOLERANCES.items():
+        now, then = found["curves"][name], expected["curves"][name]
+        np.testing.assert_allclose(now, then, rtol=relative, atol=absolute, err_msg=name)
+    for now, then in zip(found["epochs"], expected["epochs"], strict=True):
+        for name in now.keys() - TIMES:
+            assert now[name] == (None if then[name] is None else pytest.approx(then[name], rel=1e-2, abs=0.02)), name
 
 
-@pytest.mark.slow
+def without_times(run: dict[str, Any]) -> dict[str, Any]:
+    """The part of a description that a recipe decides: not the clock, nor which run it is."""
+    epochs = [{name: value for name, value in epoch.items() if name not in TIMES} for epoch in run["epochs"]]
+    return {"epochs": epochs, **{name: run[name] for name in ("curves", "state", "status", "steps_total")}}
+
+
 @pytest.mark.parametrize("name", [run["name"] for run in EXPECTED["runs"].values() if run["status"] == "finished"])
 def test_the_same_recipe_trains_the_same_network(name: str, tmp_path: Path, small: Dataset) -> None:
-    """Also from the middle: a run that was paused then is the whole one in the end."""
-    (file,) = (file for file, run in EXPECTED["runs"].items() if run["name"] == name)
-    then = run_store.load(FOLDER / "runs" / file)
+    then = run_store.load(FOLDER / "runs" / FILES[name])
     run = RunManager(lambda: small, tmp_path).start(then.architecture, then.recipe)
-    until(lambda: not run.active and run.wait(0))
-    now = run_store.load(run_store.path_of(run.identity, tmp_path))
-    assert_same_history(now.history, EXPECTED["runs"][file])
+    assert run.wait(120)
+    assert_same_training(run_store.load(run_store.path_of(run.identity, tmp_path)), EXPECTED["runs"][FILES[name]])
 
 
-def test_a_paused_run_goes_on_to_the_end_that_it_would_have_had(tmp_path: Path, small: Dataset) -> None:
-    names = {run["name"]: file for file, run in EXPECTED["runs"].items()}
-    shutil.copy(FOLDER / "runs" / names["half"], tmp_path)
+def test_a_paused_run_resumes_and_ends_as_without_a_pause(tmp_path: Path, small: Dataset) -> None:
+    """That of the run `whole`, which that commit trained with the same recipe without a pause."""
+    shutil.copy(FOLDER / "runs" / FILES["half"], tmp_path)
     manager = RunManager(lambda: small, tmp_path)
     (run,) = manager.runs()
     manager.resume(run)
-    until(lambda: not run.active and run.wait(0))
-    assert run.status == "finished"
-    now = run_store.load(run_store.path_of(run.identity, tmp_path))
-    assert_same_history(now.history, EXPECTED["runs"][names["whole"]])
+    assert run.wait(120)
+    assert_same_training(run_store.load(run_store.path_of(run.identity, tmp_path)), EXPECTED["runs"][FILES["whole"]])
 
 
 @pytest.mark.parametrize("name", EXPECTED["checkpoints"])
@@ -151,8 +164,19 @@ def test_digit_sets_are_read_as_they_were(tmp_path: Path, monkeypatch: pytest.Mo
     } == EXPECTED["sets"]
 
 
-@pytest.mark.parametrize("case", EXPECTED["addresses"], ids=lambda case: f"{case['page']}?{case['address'][:30]}")
-def test_an_address_is_understood_as_it_was(case: dict[str, Any]) -> None:
+@pytest.fixture
+def old_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that has just started on a copy of the runs."""
+    shutil.copytree(FOLDER / "runs", tmp_path / "saved")
+    monkeypatch.setattr(checkpoints, "SAVED_FOLDER", tmp_path / "saved")
+    st.cache_resource.clear()
+    yield
+    st.cache_resource.clear()
+
+
+@pytest.mark.parametrize("number", range(len(EXPECTED["addresses"])))
+def test_an_address_means_what_it_meant(number: int, old_runs: None, calibrated_once: None) -> None:
+    case = EXPECTED["addresses"][number]
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
     at.query_params.update(dict(parse_qsl(case["address"])))
     if case["page"]:
@@ -162,3 +186,4 @@ def test_an_address_is_understood_as_it_was(case: dict[str, Any]) -> None:
     assert dict(at.query_params) == case["written"]
     values = {key: at.session_state[key] for key in case["values"]}
     assert json.loads(json.dumps(values)) == case["values"]
+    assert len(at.error) + len(at.warning) == case["complaints"]

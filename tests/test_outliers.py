@@ -1,4 +1,4 @@
-"""Marks that are no digit."""
+"""Outliers: images that are no digit."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from lib.data.dataset import Dataset
 from lib.data.outliers import BOX, PEN, POINTS, drawn, marks
 
 
-def test_marks_fit_mnists_box_and_differ(small: Dataset) -> None:
+def test_outliers_are_distinct_and_fit_the_box_of_mnist(small: Dataset) -> None:
     digits = small.train_images[:50].unsqueeze(1) / 255
     x = marks(digits, 300, torch.Generator().manual_seed(0))
     assert x.shape == (300, 1, 28, 28)
     assert float(x.min()) == 0
     assert float(x.max()) == 1
     assert len(torch.unique(x.flatten(1), dim=0)) > 290
-    # Those that a pen draws.
+    # The kinds that are drawn with a pen.
     for image in x[:180, 0]:
         rows, columns = (image > 0.5).nonzero(as_tuple=True)
         assert BOX - 4 <= max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) + 1 <= BOX + 2
@@ -24,7 +24,7 @@ def test_marks_fit_mnists_box_and_differ(small: Dataset) -> None:
     assert marks(digits, 0, torch.Generator()).shape == (0, 1, 28, 28)
 
 
-def test_two_digits_lie_side_by_side_in_the_box(small: Dataset) -> None:
+def test_two_digits_are_side_by_side_in_the_box(small: Dataset) -> None:
     digits = small.train_images[:50].unsqueeze(1) / 255
     pairs = marks(digits, 300, torch.Generator().manual_seed(0))[240:, 0]
     assert not bool(pairs[:, :, :4].any() | pairs[:, :, 24:].any())
@@ -33,7 +33,7 @@ def test_two_digits_lie_side_by_side_in_the_box(small: Dataset) -> None:
     assert all(bool((half > 0.4).all()) for half in halves)
 
 
-def test_a_line_is_as_long_and_as_thick_as_asked() -> None:
+def test_a_line_has_the_length_of_the_box_and_the_width_of_the_pen() -> None:
     y = torch.linspace(0, 5, POINTS)
     line = torch.stack([torch.zeros(POINTS), y], 1)[None]
     for pen in PEN:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tests.browser import ROOT, copy_project
+from tools import ROOT
+from tools.server import copy_project
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 

@@ -33,7 +33,7 @@ from lib.ui.page import DESIGN, INSPECT, PAGES, Page
 from lib.ui.url_state import HIDEABLE_SECTIONS
 from tests.drawings import LETTER_H, SEVEN, canvas_state
 from tests.photographs import photo
-from tests.waiting import until
+from tools.waiting import until
 
 ROOT = Path(__file__).parent.parent
 

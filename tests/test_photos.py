@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,9 @@ from lib.inference.photos import PhotoError, photo_to_grayscale, photo_to_image,
 from lib.inference.predict import Prediction
 from tests.measure import accuracy_on, shipped_network
 from tests.photographs import STYLES, Style, encoded, on_a_table, photo
+from tools import ROOT
 
 COUNT = 200
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,11 +13,11 @@ from lib.design.notation import parse
 from lib.design.recipe import Augmentation, Recipe, to_json
 from lib.runs import preflight
 from lib.runs.preflight import cgroup_room, needed, preflight_error, trained_images
+from tools import ROOT
 
 pytestmark = pytest.mark.slow
 
 
-ROOT = Path(__file__).parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 CODE = "4 4 8 M 12 12 16 M 20v 10v A"
 

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from lib.ui.process import MAX_ARENAS
-from tests.browser import ROOT
+from tools import ROOT
 
-# Counts glibc's pools of memory while twenty threads at once hold some.
+# Count glibc's memory arenas while twenty threads have allocated memory.
 CODE = """
 import ctypes, os, sys, tempfile, threading
 if sys.argv[1] == "shared":
@@ -38,11 +38,11 @@ over.set()
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives every thread a pool of memory")
-def test_threads_share_two_pools_of_memory() -> None:
-    def pools(how: str) -> int:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives each thread an arena")
+def test_threads_share_the_memory_arenas() -> None:
+    def arenas(how: str) -> int:
         command = [sys.executable, "-c", CODE, how]
         return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
-    assert pools("shared") <= MAX_ARENAS
-    assert pools("alone") > MAX_ARENAS
+    assert arenas("shared") <= MAX_ARENAS
+    assert arenas("alone") > MAX_ARENAS

@@ -1,4 +1,4 @@
-"""Files from outside: regular ones are read, up to a limit; everything else is named and left alone."""
+"""Regular files are read up to a limit; everything else is named and left as it is."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import SUFFIX, Checkpoint, CheckpointError
 from lib.storage.digit_sets import DigitSetError
 from lib.training.history import History
-from tests.outside import KINDS, entries, put_all, within
+from tests.irregular_files import KINDS, entries, put_all, within
+from tools import ROOT
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
-ROOT = Path(__file__).parent.parent
 SUMMARY = checkpoints.Summary("Sound", parse("2 10 A"), Recipe(), 5, 0.5, "2026-11-22T00:00:00+00:00")
 SOUND = Checkpoint(SUMMARY, build(SUMMARY.architecture).state_dict())
 
 
 @pytest.fixture
 def odd(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A folder with one of each kind beside a sound checkpoint and a link to another; what is said of each."""
+    """A folder with each kind of irregular file, a valid checkpoint and a link to another; and the messages."""
     folder = tmp_path / "saved"
     said = put_all(folder, SUFFIX)
     checkpoints.save(SOUND, folder / f"sound{SUFFIX}")
@@ -49,7 +49,7 @@ def odd(tmp_path: Path) -> tuple[Path, dict[str, str]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_file_is_neither_waited_for_nor_read(kind: str, tmp_path: Path) -> None:
+def test_an_irregular_file_is_neither_read_nor_waited_for(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"x{SUFFIX}"
     make, words = KINDS[kind]
     try:
@@ -77,7 +77,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(kind: str, tmp_path: Pat
             assert entries(tmp_path) == before
 
 
-def test_no_more_is_read_than_the_limit_whatever_the_size_says(tmp_path: Path) -> None:
+def test_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for size in (0, 1, 999, 1000):
         path.write_bytes(bytes(range(256)) * 4)
@@ -86,25 +86,25 @@ def test_no_more_is_read_than_the_limit_whatever_the_size_says(tmp_path: Path) -
     os.truncate(path, 1001)
     with pytest.raises(regular_file.TooLargeError, match=r"larger than 0\.0 MB"):
         regular_file.read(path, 1000)
-    # A hole of a terabyte: to read it would take the memory.
+    # A sparse file of a terabyte, which would not fit into memory.
     os.truncate(path, 2**40)
     with within(10), pytest.raises(CheckpointError, match="larger than any network"):
         checkpoints.load(path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's /proc")
-def test_a_file_without_a_size_is_read_up_to_the_limit() -> None:
-    """All of /proc says that it is empty."""
+def test_a_file_that_reports_no_size_is_read_up_to_the_limit() -> None:
+    """Files in /proc report a size of 0."""
     assert os.stat("/proc/self/maps").st_size == 0
     assert len(regular_file.read("/proc/self/maps", 10**7)) > 1000
     with pytest.raises(regular_file.TooLargeError):
         regular_file.read("/proc/self/maps", 100)
-    # Endless, and of a page each: the process's whole memory.
+    # The whole memory of the process.
     with within(10), pytest.raises(OSError, match=r"Errno"):
         regular_file.read("/proc/self/mem", 100)
 
 
-def test_a_listing_names_what_it_passes_over(odd: tuple[Path, dict[str, str]]) -> None:
+def test_a_listing_names_the_files_that_it_skips(odd: tuple[Path, dict[str, str]]) -> None:
     folder, said = odd
     os.link(folder / f"sound{SUFFIX}", os.fsencode(folder) + b"/\xff" + SUFFIX.encode())
     unseen = {"a\nb": "a[U+000A]b", "a\u202eb": "a[U+202E]b", "a\u200b": "a[U+200B]"}
@@ -123,7 +123,9 @@ def test_a_listing_names_what_it_passes_over(odd: tuple[Path, dict[str, str]]) -
     assert regular_file.listing(folder / f"sound{SUFFIX}", SUFFIX).files == ()
 
 
-def test_no_kind_stops_a_scan_or_is_moved(odd: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_irregular_files_neither_stop_a_scan_nor_are_moved(
+    odd: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, said = odd
     run = replace(_record(), identity="run-1-aaaaaa")
     run_store.save(run, folder)
@@ -169,7 +171,7 @@ def test_a_link_to_a_run_elsewhere_is_a_run(tmp_path: Path) -> None:
     assert [getattr(each, "name", each) for each in scan(tmp_path / "runs")] == ["A run"]
 
 
-def test_nothing_in_the_place_of_a_set_is_waited_for(tmp_path: Path) -> None:
+def test_an_irregular_file_in_the_place_of_a_set_is_not_waited_for(tmp_path: Path) -> None:
     """In a process of its own: one that waits while it holds the interpreter's lock could not even be interrupted."""
     own = tmp_path / "own"
     said = put_all(own, SUFFIX)
@@ -197,7 +199,7 @@ assert digit_sets.names() == []
     assert entries(own) == before
 
 
-def test_a_set_takes_no_name_that_something_else_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_cannot_take_the_name_of_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digit_sets, "FOLDER", tmp_path / "own")
     said = put_all(tmp_path / "own", SUFFIX)
     (tmp_path / "own" / f".hidden{SUFFIX}").write_text("")
@@ -228,15 +230,16 @@ from lib.runs.run_manager import RunManager
 from lib.training.trainer import Trainer
 images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
 data, recipe = Dataset(images, labels, images, labels), Recipe(epochs=1, batch_size=10)
-# What is imported late: Python itself may lie where others may not read.
+# Late imports: an ordinary user may not be able to read Python's own files.
 list(Trainer(parse("2 10 A"), recipe, data))
 """
 BECOME_NOBODY = "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
 
 
 def as_nobody(code: str, *arguments: str, first: str = "") -> str:
-    """What Python code prints that an ordinary user runs, who may read this project and write nowhere in it; after
-    `first`, which root runs in the same process.
+    """The output of Python code that runs as an ordinary user, who can read the project and not write to it.
+
+    Root runs `first` before, in the same process.
     """
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS + first + BECOME_NOBODY + code, *arguments],
@@ -250,12 +253,14 @@ def as_nobody(code: str, *arguments: str, first: str = "") -> str:
     return done.stdout
 
 
-needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may become another")
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
+)
 
 
 @pytest.fixture
 def open_path(tmp_path: Path) -> Path:
-    """A folder that others can reach."""
+    """A folder that other users can reach."""
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
@@ -264,7 +269,7 @@ def open_path(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @needs_root
-def test_an_ordinary_user_is_told_what_may_not_be_read_or_written_and_trains_all_the_same(open_path: Path) -> None:
+def test_without_permissions_errors_are_shown_and_training_works(open_path: Path) -> None:
     secret = open_path / "runs"
     run_store.save(_record(), secret)
     (secret / f"run-0-000000{SUFFIX}").chmod(0)
@@ -310,7 +315,9 @@ assert run.snapshot().save_error == snapshot.save_error
 
 
 @pytest.mark.slow
-def test_files_that_come_and_go_while_they_are_listed_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_may_appear_and_vanish_while_they_are_listed_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three threads make, replace and delete files, links and pipes while everything that lists them is called."""
     saved, own = tmp_path / "saved", tmp_path / "own"
     monkeypatch.setattr(checkpoints, "SAVED_FOLDER", saved)
@@ -337,7 +344,7 @@ def test_files_that_come_and_go_while_they_are_listed_and_read(tmp_path: Path, m
                     makers[count % len(makers)](path)
                     path.unlink()
                 except OSError:
-                    # It was set aside.
+                    # The path is taken, or the file was set aside.
                     continue
             count += 1
 

@@ -21,7 +21,7 @@ from lib.runs import run_store
 from lib.runs.run_manager import MAX_WAITING
 from lib.storage.checkpoints import CheckpointError
 from tests.run_process import UNKNOWN, RunProcess
-from tests.waiting import until
+from tools.waiting import until
 
 pytestmark = pytest.mark.slow
 

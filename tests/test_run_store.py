@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
 import signal
@@ -36,8 +35,8 @@ from lib.storage import checkpoints
 from lib.storage.checkpoints import Checkpoint, CheckpointError
 from lib.training.history import History
 from lib.training.trainer import EvaluationProgress, Trainer, TrainingState
-
-ROOT = Path(__file__).parent.parent
+from tests import safetensors_metadata
+from tools import ROOT
 
 
 @dataclass(frozen=True)
@@ -221,12 +220,7 @@ def metadata(**changes: Any) -> Callable[[Path], None]:
     """In the header, as JSON; the digest stays what it was."""
 
     def write(path: Path) -> None:
-        content = path.read_bytes()
-        (length,) = struct.unpack("<Q", content[:8])
-        header = json.loads(content[8 : 8 + length])
-        header["__metadata__"].update(changes)
-        text = json.dumps(header).encode()
-        path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+        path.write_bytes(safetensors_metadata.with_metadata(path.read_bytes(), **changes))
 
     return write
 
@@ -253,8 +247,8 @@ def torch_pickle(path: Path) -> None:
 
 def of_another_type(path: Path) -> None:
     """Tensors of a type that numpy does not know."""
-    text = json.loads(path.read_bytes()[8 : 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]])["__metadata__"]
-    path.write_bytes(save_tensors({"0.weight": torch.zeros(3, dtype=torch.bfloat16)}, text))
+    weights = {"0.weight": torch.zeros(3, dtype=torch.bfloat16)}
+    path.write_bytes(save_tensors(weights, safetensors_metadata.metadata(path.read_bytes())))
 
 
 def of_a_huge_network(path: Path) -> None:

@@ -28,7 +28,7 @@ from lib.runs.training_run import MAX_NAME, WEIGHT_HISTORY_FACTOR, Run, RunError
 from lib.storage import checkpoints
 from lib.training.trainer import DivergenceError, EpochMetrics, StepMetrics, Trainer
 from tests.measure import accuracy_on
-from tests.waiting import until
+from tools.waiting import until
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
 LONG = Recipe(epochs=100, batch_size=16)
@@ -41,6 +41,11 @@ COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
 def reaches(run: Run, step: int) -> None:
     """Wait until it has made so many steps, or has ended."""
     until(lambda: run.snapshot().step >= step or not run.active)
+
+
+def inactive(run: Run) -> None:
+    """Wait until the run has its last status; its thread may still write the file."""
+    until(lambda: not run.active, pause=0)
 
 
 def unloaded(manager: RunManager, run: Run) -> None:
@@ -119,12 +124,16 @@ def test_a_run_finishes_saves_and_keeps_its_history(manager: RunManager, small: 
 def test_readers_never_consume(manager: RunManager) -> None:
     run = manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=10))
     pieces: list[float] = []
-    while run.active:
+
+    def read() -> bool:
+        active = run.active
         new = run.snapshot(since_step=len(pieces)).curves
         assert new.first == len(pieces) + 1
         run.snapshot()
         pieces.extend(new.train_loss)
-        time.sleep(0.002)
+        return not active
+
+    until(read, pause=0.002)
     pieces.extend(run.snapshot(since_step=len(pieces)).curves.train_loss)
     assert pieces == list(run.snapshot().curves.train_loss)
     assert len(pieces) == 100
@@ -405,8 +414,7 @@ def test_a_deleted_run_does_not_come_back_with_its_threads_last_word(manager: Ru
         run = manager.start(ARCHITECTURE, LONG)
         reaches(run, 1)
         run.stop()
-        while run.active:
-            time.sleep(0)
+        inactive(run)
         manager.delete(run)
         assert run.wait(10)
         assert list(tmp_path.glob("*.safetensors")) == []

@@ -1,4 +1,4 @@
-"""What a running server accepts from whom, asked as no browser would ask."""
+"""What a running server accepts, from requests that no browser would send."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lib.ui.page import PAGES, Page
-from tests.browser import LOG, copy_project, serving
 from tests.web_client import first_shown, handshake, path_of, request, session, token, upload
+from tools import ROOT
+from tools.server import LOG, copy_project, serving
 
 pytestmark = pytest.mark.slow
 
@@ -21,13 +22,13 @@ MEGABYTE = 2**20
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project that nothing serves yet."""
+    """A copy of the project without a server."""
     return copy_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.mark.parametrize("page", [PAGES[0], PAGES[-1]], ids=lambda page: page.name)
 def test_any_pages_own_url_may_be_the_first_request_after_a_start(stopped: Path, page: Page) -> None:
-    """Until then Streamlit knows of no navigation, and treats the folder pages/ as an app of its older kind."""
+    """Before the first run Streamlit has no navigation and treats the folder pages/ as an older kind of app."""
     with serving(stopped, kill=True) as address:
         shown = first_shown(address, page.url_path)
     assert shown.headings == [page.heading]
@@ -54,23 +55,23 @@ def test_a_page_of_this_machine_connects(url: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1"])
 def test_a_site_whose_name_leads_to_this_machine_is_refused(url: str, name: str) -> None:
-    """DNS rebinding: to the browser, page and server are of one origin; only the Host header tells."""
+    """DNS rebinding: for the browser both have one origin; only the Host header tells them apart."""
     assert handshake(url, host=f"{name}:{port(url)}", origin=f"http://{name}:{port(url)}") == 403
     assert handshake(url, host=name) == 403
 
 
 @pytest.mark.usefixtures("tab")
 @pytest.mark.parametrize("origin", ["http://evil.example", "https://localhost.evil.example", "null"])
-def test_a_foreign_page_is_refused_and_nobody_outside_is_asked(url: str, served: Path, origin: str) -> None:
+def test_a_foreign_page_is_refused_without_a_request_to_the_outside(url: str, served: Path, origin: str) -> None:
     assert handshake(url, origin=origin) == 403
     log = (served / LOG).read_text()
     assert f"origin={origin}" in log
     assert "external IP" not in log
 
 
-def test_a_class_is_served_under_the_address_that_it_types(tmp_path: Path) -> None:
-    """As docs/teaching.md says, with the options of the command line in place of those of config.toml."""
-    page = (Path(__file__).parent.parent / "docs" / "teaching.md").read_text(encoding="utf-8")
+def test_a_class_can_open_the_address_of_the_teachers_machine(tmp_path: Path) -> None:
+    """With the command of docs/teaching.md, whose options replace those of config.toml."""
+    page = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
     written = re.search(r"streamlit run app.py (--server.address .*)", page)
     assert written
     with serving(copy_project(tmp_path), *written[1].replace("192.168.1.20", "classroom.example").split()) as url:
@@ -80,8 +81,8 @@ def test_a_class_is_served_under_the_address_that_it_types(tmp_path: Path) -> No
     assert "external IP" not in (tmp_path / LOG).read_text()
 
 
-def test_metrics_count_and_name_nobody(url: str, tab: str) -> None:
-    """Streamlit has no option that closes them; SECURITY.md says what they tell."""
+def test_metrics_have_no_names_of_sessions_or_files(url: str, tab: str) -> None:
+    """Streamlit cannot disable metrics; SECURITY.md says what they contain."""
     headers = token(url)
     assert upload(url, tab, "secret-id", 1000, headers) == 204
     status, _, body = request(url, "GET", "/_stcore/metrics")
@@ -99,7 +100,7 @@ def test_metrics_count_and_name_nobody(url: str, tab: str) -> None:
     ("size", "status"), [(0, 204), (MEGABYTE, 204), (10 * MEGABYTE, 413), (11 * MEGABYTE, 413), (60 * MEGABYTE, 413)]
 )
 def test_an_upload_of_ten_megabytes_or_more_is_refused(url: str, tab: str, size: int, status: int) -> None:
-    """Ten with what the form adds to them."""
+    """The limit of ten includes the bytes of the form."""
     assert upload(url, tab, "large", size, token(url)) == status
 
 
@@ -121,7 +122,7 @@ def test_an_upload_without_the_token_of_its_page_is_refused(url: str, tab: str) 
 
 
 def test_a_foreign_page_may_neither_read_the_token_nor_send_it(url: str) -> None:
-    """A browser sends a PUT to another site only where that site's answer to OPTIONS names the page's origin."""
+    """A browser sends a PUT to another site only if the response to OPTIONS allows the page's origin."""
     foreign = {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}
     for method, path in (("OPTIONS", path_of("any", "any")), ("GET", "/_stcore/health"), ("GET", "/_stcore/metrics")):
         _, headers, _ = request(url, method, path, headers=foreign)

@@ -1,4 +1,4 @@
-"""What is typed is shown as typed, in a real Chromium: the screen's text is compared, and nothing else is asked for."""
+"""Text is shown as typed in Chromium: the text on the screen is compared, and nothing else is requested."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, FilePayload, Locator, Page, Request, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from lib.design.layers import ArchitectureError
 from lib.design.notation import parse
@@ -23,9 +22,11 @@ from lib.storage import checkpoints
 from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.text.untrusted_text import isolated
 from lib.training.history import History
-from tests.browser import ROOT, copy_project, serving, settled, visit
+from tools import ROOT
+from tools.browser import settled, visit
+from tools.server import copy_project, serving
 
-# What Markdown, GitHub's and Streamlit's own, LaTeX, HTML, and a browser's order of words make something else of.
+# Text with a meaning in Markdown (GitHub's and Streamlit's too), LaTeX, HTML or the order of bidirectional text.
 MARKS = [
     *"*_`~[]()<>&$\\#|+-=^:@!{}\"'.;/",
     *("a", "b c", "  ", "**", "``", "~~", "![](//evil.io/a)", "[Login](//evil.io)", "](//evil.io)", "[^1]:", "[x]: /y"),
@@ -77,7 +78,7 @@ for number, text in enumerate(json.load(open("texts.json"))):
                 st.selectbox("Run", [text], format_func=isolated, key=f"choice_{number}")
 st.caption("The end.")
 """
-# How each place is read, what stands around the text there, and the elements that it needs itself.
+# The text of each place, and the number of elements that Markdown has made in it.
 READ = r"""() => Object.fromEntries([...document.querySelectorAll("[class*=st-key-place_]")].map(place => {
     const cell = place.querySelector("td"), choice = place.querySelector("input")
     const shown = cell ?? place.querySelector("h3") ?? place.querySelector("[data-testid=stMarkdownContainer]")
@@ -88,29 +89,11 @@ READ = r"""() => Object.fromEntries([...document.querySelectorAll("[class*=st-ke
 AROUND = ["{}", "{}: 4 M", "{}", "{}", "Accuracy on {}", "{}"]
 
 
-@pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    """A tab that may ask this machine alone."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-    asked: list[str] = []
-
-    def note(request: Request) -> None:
-        if not re.match(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:", request.url):
-            asked.append(request.url)
-
-    context.on("request", note)
-    tab = context.new_page()
-    yield tab
-    assert tab.get_by_test_id("stException").count() == 0
-    context.close()
-    assert asked == []
-
-
-def test_any_text_is_shown_as_typed_in_any_place(page: Page, tmp_path: Path) -> None:
-    """F12: marks put together by chance, the same each time, in the kinds of place where the app shows some."""
-    chance = random.Random(0)
-    drawn = ["".join(chance.choices(MARKS, k=chance.randint(1, 6))) for _ in range(330)]
-    # The hard ones in each kind of place; a place without any text is none.
+def test_random_texts_are_shown_as_typed(page: Page, tmp_path: Path) -> None:
+    """Random combinations of markup, with a fixed seed, in each kind of place where the app shows text."""
+    rng = random.Random(0)
+    drawn = ["".join(rng.choices(MARKS, k=rng.randint(1, 6))) for _ in range(330)]
+    # The hard ones are shown in each kind of place. Blank texts are left out.
     texts = [text for text in HARD for _ in AROUND] + [text for text in [*MARKS, *drawn] if text.strip()]
     shutil.copytree(ROOT / "lib" / "text", tmp_path / "lib" / "text")
     (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
@@ -124,7 +107,7 @@ def test_any_text_is_shown_as_typed_in_any_place(page: Page, tmp_path: Path) -> 
         page.goto(url)
         expect(page.get_by_text("The end.", exact=True)).to_be_visible(timeout=60_000)
         settled(page)
-        # Parts of the page come later: emoji, choices.
+        # Some parts of the page appear later: emoji, options.
         for _ in range(20):
             wrong = {
                 number: (seen, wanted[number]) for number, seen in page.evaluate(READ).items() if seen != wanted[number]
@@ -145,18 +128,18 @@ IDENTITY = "run-1-aaaaaa"
 
 
 def plain(place: Locator) -> str:
-    """The text of a place, without what keeps the words of two directions apart."""
+    """The text of a place without directional isolates."""
     return re.sub("[\u2068\u2069]", "", place.text_content() or "")
 
 
 def sentences(page: Page) -> list[str]:
-    """Those of all messages of the page, as they are once it has settled."""
+    """The texts of all messages on the page, once it has settled."""
     settled(page)
     return [plain(place) for place in page.locator("[data-testid=stAlert] [data-testid=stMarkdownContainer]").all()]
 
 
-def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -> None:
-    """F6, F12: an address, a notation's error, the names of a run, a network, a set and a photo."""
+def test_texts_from_outside_are_shown_as_typed(page: Page, tmp_path: Path) -> None:
+    """In addresses, errors of the notation, and the names of runs, networks, sets and photos."""
     folder = copy_project(tmp_path)
     record = RunRecord(
         identity=IDENTITY,
@@ -174,10 +157,10 @@ def test_what_comes_from_outside_is_shown_as_typed(page: Page, tmp_path: Path) -
         state=None,
     )
     run_store.save(record, folder / "checkpoints" / "saved")
-    # Larger networks are calibrated for seconds.
+    # Calibrating larger networks takes seconds.
     for shipped in (folder / "checkpoints").glob(f"*{SUFFIX}"):
         shipped.unlink()
-    # From a file: what cannot be seen is cleared away on reading.
+    # Invisible characters are removed when a file is read.
     summary = Summary(f"{NAME}\u202e\u200b", record.architecture, record.recipe, 0, None, record.created)
     weights = build(record.architecture).state_dict()
     checkpoints.save(Checkpoint(summary, weights), folder / "checkpoints" / f"named{SUFFIX}")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end `python -m lib` within a second, whatever it waits for, and what was saved is kept."""
+"""SIGTERM and Ctrl-C end `python -m lib` within a second during any wait, and keep what was saved."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ except ImportError:
 
 from lib.runs import run_store
 from lib.storage.checkpoints import SUFFIX
-from tests.waiting import until
+from tools import ROOT
+from tools.waiting import until
 
 pytestmark = pytest.mark.slow
 
 
-ROOT = Path(__file__).parent.parent
 SMALL = ["2 10 A", "--recipe", '{"batch_size": 1000, "epochs": 50}']
 PATIENCE = 90
-# The same command where one function waits for what never comes, after it has said so.
+# The command, with one function replaced by one that says so and then waits forever.
 WAITING = """
 import importlib, os, sys
 from lib.__main__ import main
@@ -43,7 +43,7 @@ sys.exit(main())
 
 @dataclass(frozen=True)
 class Wait:
-    """How a command is started that waits, and how it is known that it does."""
+    """A command that waits, and a function that tells whether it does."""
 
     command: list[str]
     waits: Callable[[subprocess.Popen[bytes], Path], bool]
@@ -71,7 +71,7 @@ def after(seconds: float) -> Callable[[subprocess.Popen[bytes], Path], bool]:
 
 
 def has_filled_its_pipe(process: subprocess.Popen[bytes], _: Path) -> bool:
-    """65,536 bytes, and a line has some 150: half a second later it waits in the middle of one."""
+    """The pipe holds 65,536 bytes and a line has about 150: half a second later the process blocks in a write."""
     assert process.stdout
     held = struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4))[0]
     if held > 60_000:
@@ -80,7 +80,7 @@ def has_filled_its_pipe(process: subprocess.Popen[bytes], _: Path) -> bool:
 
 
 def in_a_batch(_: subprocess.Popen[bytes], folder: Path) -> bool:
-    """Some seconds after the run was saved for the first time."""
+    """Whether the run was first saved some seconds ago."""
     return any(time.time() - path.stat().st_mtime > 2.5 for path in folder.glob(f"*{SUFFIX}"))
 
 
@@ -96,7 +96,7 @@ WAITS = {
 
 
 def interrupted(wait: Wait, folder: Path, number: signal.Signals) -> tuple[float, int, bytes]:
-    """How many seconds after the signal it ended, its status and its error stream."""
+    """Seconds from the signal to the end, exit status, and standard error."""
     process = subprocess.Popen(
         [*wait.command, "--folder", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -116,7 +116,7 @@ def interrupted(wait: Wait, folder: Path, number: signal.Signals) -> tuple[float
 
 
 @pytest.mark.parametrize("what", WAITS)
-def test_a_signal_ends_a_training_within_a_second_whatever_it_waits_for(what: str, tmp_path: Path) -> None:
+def test_a_signal_ends_a_training_within_a_second_during_any_wait(what: str, tmp_path: Path) -> None:
     number = signal.SIGTERM if len(what) % 2 else signal.SIGINT
     for attempt in range(3):
         folder = tmp_path / str(attempt)
@@ -126,13 +126,13 @@ def test_a_signal_ends_a_training_within_a_second_whatever_it_waits_for(what: st
         records = [run_store.load(path) for path in folder.glob(f"*{SUFFIX}")]
         if what == "a reader of its output":
             assert [record.status for record in records] == ["stopped"]
-            # 436 lines are as many bytes as the pipe holds: nothing was lost that was printed.
+            # The pipe holds 436 lines: nothing that was printed is lost.
             assert records[0].history.steps > 300
             assert b"was stopped and saved, but nobody has read all of its output." in errors
         if what in ("a batch", "the images"):
             assert [record.history.steps for record in records] == [0]
             assert b"had not stopped in time and was ended: it is as it was last saved." in errors
-        # A machine that is busy may take longer; not three times.
+        # A busy machine may take longer, but not three times in a row.
         if taken < 1:
             return
         print(f"{taken:.2f} s")

@@ -1,4 +1,4 @@
-"""The estimate of a training's time; how near it comes on this machine is for `make bench` to say."""
+"""The estimate of a training's time; `make bench` measures how close it is on this machine."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from lib.training.time_estimate import (
 FREE = StepCost(0, 0, 0, 0, 0, 0)
 
 
-def test_an_epoch_is_its_needs_times_their_prices() -> None:
+def test_the_time_of_an_epoch_is_linear_in_its_counts() -> None:
     network, recipe = parse("4 10 A"), Recipe(batch_size=100, augmentation=Augmentation(10))
-    # 4 and 10 channels of 28 x 28, the logits' convolution without ReLU and norm, and the pool's ten.
+    # 4 and 10 channels of 28 × 28, the last convolution without ReLU and norm, and ten outputs of the pool.
     activations = 3 * 4 * 784 + 10 * 784 + 10
     macs = 4 * 784 * 9 + 10 * 784 * 4 * 9
     params = (4 * 9 + 4) + 2 * 4 + (10 * 4 * 9 + 10)
@@ -42,7 +42,7 @@ def test_an_epoch_is_its_needs_times_their_prices() -> None:
         prices = StepCost(**{**dict.fromkeys(needs, 0.0), price: 1e-9})
         assert epoch_seconds(MachineProfile(prices, FREE), network, recipe) == pytest.approx(1e-9 * need)
     assert epoch_seconds(MachineProfile(FREE, prices), network, recipe) == 0
-    # Its norm before the activation: what is fast does not know it, and its needs are the same.
+    # With norm before activation the fast path does not apply, and the counts are the same.
     other = epoch_seconds(MachineProfile(FREE, prices), parse("4b 10 A"), recipe)
     assert other == pytest.approx(epoch_seconds(MachineProfile(prices, FREE), network, recipe))
 
@@ -63,7 +63,7 @@ def test_the_costs_of_a_machine_are_recovered_from_its_times(monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_this_machine_has_prices() -> None:
+def test_this_machine_can_be_measured() -> None:
     rate = time_estimate.measure()
     assert all(0 <= price < 1 for price in astuple(rate.fused) + astuple(rate.other))
     seconds = [epoch_seconds(rate, parse(PRESETS[index].text), Recipe()) for index in (3, 0, 5)]
@@ -71,7 +71,7 @@ def test_this_machine_has_prices() -> None:
     assert seconds[0] > 0
 
 
-def test_in_words() -> None:
+def test_the_estimate_as_text() -> None:
     rate = MachineProfile(StepCost(0, 0, 1e-4, 0, 0, 0), FREE)
     text = estimate_text(rate, parse("10 A"), Recipe(epochs=1))
     assert "6.0 s of training an epoch: 6.0 s for the recipe's 1 epoch, 1.9 min for the 19" in text

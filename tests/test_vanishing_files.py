@@ -1,4 +1,4 @@
-"""A file that goes between two calls of one page: a sentence, whichever calls they are."""
+"""A file that vanishes between any two calls of a page is an error message, not a traceback."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from lib.training.history import History
 from lib.training.trainer import EvaluationProgress, Trainer
 from lib.ui.browser_identity import TOKEN_KEY
 from lib.ui.cache import run_manager
+from tools import ROOT
 
-ROOT = Path(__file__).parent.parent
 TOKEN = "0" * 32
 SUMMARY = Summary("Going", parse("2 10 A"), Recipe(), 5, 0.5, "2026-11-22T00:00:00+00:00")
 
@@ -45,9 +45,9 @@ def said(at: AppTest) -> str:
 
 
 def gone_with_call(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, call: int, path: Path) -> list[int]:
-    """The file goes with that call of the function: once a listing is made, or before the file is opened.
+    """Delete the file at the given call of a function: after it is listed, or before it is opened.
 
-    Returns the list of the calls so far, which grows.
+    Returns a list that grows by one element with each call.
     """
     real: Callable[..., Any] = getattr(module, name)
     calls: list[int] = []
@@ -65,7 +65,7 @@ def gone_with_call(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, call
     return calls
 
 
-# Of a page: names of those that are no file, the list of networks, and the file of the one that is chosen.
+# The calls of a page: for irregular files, for the list of networks, and for the chosen network.
 MOMENTS = [
     (regular_file, "listing", 1),
     (regular_file, "listing", 2),
@@ -77,7 +77,7 @@ MOMENTS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["draw", "inspect", "errors", "photos"])
-def test_a_checkpoint_goes_while_a_page_reads_it(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_vanishes_while_a_page_reads_it(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoints.SAVED_FOLDER / f"going{SUFFIX}"
     for module, name, call in MOMENTS:
         checkpoints.save(Checkpoint(SUMMARY, build(SUMMARY.architecture).state_dict()), path)
@@ -91,13 +91,13 @@ def test_a_checkpoint_goes_while_a_page_reads_it(page: str, monkeypatch: pytest.
         assert not at.exception, (name, call)
         assert len(at.title) == 1
         listed = any("Going" in option for option in at.selectbox(key="reader").options)
-        # Listed, then gone: a sentence stands where the answer would.
+        # If it was listed before it vanished, there is a message in place of the prediction.
         assert listed == ((name, call) == ("listing", 3) or name == "load"), (name, call)
         if listed:
             assert "The checkpoint going" in said(at), (name, call)
 
 
-def test_a_checkpoint_goes_while_the_design_page_offers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_vanishes_while_the_design_page_offers_it(monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoints.SAVED_FOLDER / f"going{SUFFIX}"
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     at.query_params["net"] = "2 10 A"
@@ -117,8 +117,8 @@ def test_a_checkpoint_goes_while_the_design_page_offers_it(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) -> None:
-    """Of one whose curves are in memory, and of an older one that has to be read again."""
+def test_the_file_of_a_run_vanishes_while_the_train_page_shows_it(small: Dataset) -> None:
+    """For a run whose curves are in memory, and for an older one that has to be read again."""
     past, training = History(), Trainer(parse("2 10 A"), Recipe(epochs=2, batch_size=250), small)
     while training.step < 5:
         event = next(training)
@@ -132,7 +132,7 @@ def test_the_file_of_a_run_goes_while_the_train_page_shows_it(small: Dataset) ->
     for number in range(MAX_LOADED_RUNS + 1):
         run_store.save(replace(record, identity=f"run-{number}-going"), checkpoints.SAVED_FOLDER)
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    # Of a run of another browser it would ask first.
+    # The page would first ask about a run of another browser.
     at.session_state[TOKEN_KEY] = TOKEN
     at.switch_page("pages/train.py").run()
     runs = run_manager().runs()

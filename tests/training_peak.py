@@ -1,6 +1,8 @@
-"""python -m tests.training_peak RECIPE NETWORK    trains three batches as the app does; RECIPE is JSON
+"""Measure the peak memory of a training.
 
-Prints the bytes that it took at its peak above the process with MNIST in it.
+    python -m tests.training_peak RECIPE NETWORK
+
+Trains three batches as the app does; RECIPE is JSON. Prints the bytes above those of a process with MNIST loaded.
 """
 
 from __future__ import annotations

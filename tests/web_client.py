@@ -1,4 +1,4 @@
-"""A client of a running server that is no browser: any Host, Origin, cookie and token, and uploads as it likes."""
+"""An HTTP and WebSocket client of a running server, with any Host, Origin, cookie, token and upload."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BOUNDARY = "boundary"
 def request(
     url: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers by lower-case name, and body of the answer."""
+    """Status, headers by lower-case name, and body of the response."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     try:
         connection.request(method, path, body, headers or {})
@@ -32,7 +32,7 @@ def request(
 
 
 def handshake(url: str, host: str | None = None, origin: str | None = None) -> int:
-    """HTTP status of an attempt to open the app's WebSocket: 101 where the server accepts it."""
+    """HTTP status of an attempt to open the app's WebSocket: 101 if the server accepts it."""
     headers = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -52,7 +52,7 @@ def handshake(url: str, host: str | None = None, origin: str | None = None) -> i
 
 
 def token(url: str) -> dict[str, str]:
-    """The headers by which the server knows a request of its own page: the XSRF cookie, and the same as a header."""
+    """The headers of a request from the app's own page: the XSRF cookie, and its token."""
     _, headers, _ = request(url, "GET", "/_stcore/health")
     cookie = headers["set-cookie"].split(";")[0]
     return {"Cookie": cookie, "X-Xsrftoken": cookie.partition("=")[2]}
@@ -60,7 +60,7 @@ def token(url: str) -> dict[str, str]:
 
 @contextmanager
 def session(url: str, page: str) -> Iterator[str]:
-    """A tab that shows `page`, by its path; gives the session's identity once the page's script has run."""
+    """A tab that shows the page with this path; yields the id of its session when the script has run."""
     with _connected(url, page) as told:
         identity = ""
         for message in told:
@@ -73,7 +73,7 @@ def session(url: str, page: str) -> Iterator[str]:
 
 @dataclass
 class Shown:
-    """What a tab was told: titles of the page, first headings, the menu, and whether there is no such page."""
+    """What a tab has received: page titles, level-1 headings, the menu, and whether the page does not exist."""
 
     titles: list[str] = field(default_factory=list)
     headings: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Shown:
 
 
 def first_shown(url: str, page: str) -> Shown:
-    """Of the page of that path, until its menu and its first heading are there."""
+    """What a tab receives for the page with this path, until its menu and first heading."""
     shown = Shown()
     with _connected(url, page) as told:
         for message in told:
@@ -102,7 +102,7 @@ def first_shown(url: str, page: str) -> Shown:
 
 @contextmanager
 def _connected(url: str, page: str) -> Iterator[Iterator[ForwardMsg]]:
-    """A tab that asks for the page of that path, and what the server tells it."""
+    """A tab that requests the page with this path; yields the messages of the server."""
     address = f"ws{url.removeprefix('http')}/_stcore/stream"
     with connect(address, origin=Origin(url), max_size=None, proxy=None) as socket:
         asked = BackMsg()
@@ -122,7 +122,7 @@ def _connected(url: str, page: str) -> Iterator[Iterator[ForwardMsg]]:
 
 
 def upload(url: str, session_id: str, file_id: str, size: int, headers: dict[str, str]) -> int:
-    """Status of the answer to an upload of `size` zero bytes."""
+    """HTTP status of an upload of `size` zero bytes."""
     start = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'.encode()
     body = start + bytes(size) + f"\r\n--{_BOUNDARY}--\r\n".encode()
     kind = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}

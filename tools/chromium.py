@@ -1,6 +1,6 @@
-"""Where Chromium is: on PATH, else Playwright's own, else Debian's package where it may be installed.
+"""Find or install Chromium: on PATH, else Playwright's own, else Debian's package.
 
-python -m tests.chromium    makes sure that there is one
+python -m tools.chromium    installs it if there is none
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ LAUNCH_ARGUMENTS = [
 
 
 def find() -> str | None:
-    """Path of a Chromium that is already there, or None."""
+    """Path of an installed Chromium, or None."""
     on_path = next((path for name in NAMES if (path := shutil.which(name))), None)
     return on_path or next((path for path in APPLICATIONS if Path(path).exists()), None) or _playwrights()
 
 
 def install() -> str:
-    """Path of a Chromium, installed where there was none. Exits with a sentence where that fails."""
+    """Path of Chromium; installs it if there is none. Exits with a message if that fails."""
     if path := find():
         return path
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)

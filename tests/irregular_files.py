@@ -1,4 +1,4 @@
-"""What anybody may put where Receptive reads: everything that has a file's name and is none."""
+"""Everything that may be in the place of a file and is not a regular file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _loop(path: Path) -> None:
     path.with_name("another-end").symlink_to(path.name)
 
 
-# What makes one at a path, and what is said of it.
+# A function that makes one at a path, and the message about it.
 KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (lambda path: path.mkdir(), "it is a folder, not a regular file"),
     "pipe": (os.mkfifo, "it is a named pipe, not a regular file"),
@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "link through a file": (lambda path: path.symlink_to("/etc/passwd/more"), "Not a directory"),
 }
 if hasattr(os, "geteuid") and os.geteuid() == 0:
-    # As /dev/zero.
+    # A device like /dev/zero.
     KINDS["device"] = (
         lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5)),
         "it is a device, not a regular file",
@@ -55,26 +55,26 @@ if hasattr(os, "geteuid") and os.geteuid() == 0:
 
 
 def put_all(folder: Path, suffix: str) -> dict[str, str]:
-    """One of each kind; gives what is said by its file's name."""
+    """Make one of each kind. Returns the messages by file name."""
     folder.mkdir(parents=True, exist_ok=True)
     said = {}
     for kind, (make, words) in KINDS.items():
         name = f"{kind.replace('/', ' ')}{suffix}"
         with suppress(PermissionError):
-            # In some containers root may not make devices.
+            # In some containers root cannot make devices.
             make(folder / name)
             said[name] = words
     return said
 
 
 def entries(folder: Path) -> dict[str, tuple[int, int]]:
-    """Kind and number of whatever is in the folder: nothing was moved, replaced or written where they are the same."""
+    """Mode and inode of each entry of a folder: if they are equal, nothing was moved or replaced."""
     return {entry.name: (entry.stat(follow_symlinks=False).st_mode, entry.inode()) for entry in os.scandir(folder)}
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fails where the body waits for longer."""
+    """Raise AssertionError if the body takes longer."""
 
     def fail(_: int, __: FrameType | None) -> None:
         raise AssertionError(f"it still waits after {seconds} s")
