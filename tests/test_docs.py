@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import modules
 from docs.examples import refreshed
 from docs.pages import ROOT, pages
 from lib.__main__ import main
@@ -33,6 +34,11 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_show_what_the_command_line_prints(page: str) -> None:
     assert refreshed(text(page)) == text(page), STALE
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_and_packages_are_described_as_in_the_code(page: str) -> None:
+    assert modules.refreshed(text(page)) == text(page), STALE
 
 
 @pytest.mark.parametrize("page", PAGES)
