@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from lib.cli.describe import add_describe
 from lib.cli.output import OutputError, Parser, UsageError, discard, prepare_standard_streams, write_error
@@ -59,7 +60,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     return command(options)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the command in `sys.argv`, and end the process with its exit status."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Ctrl-C ends what installs nothing of its own without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -69,3 +71,7 @@ if __name__ == "__main__":
         # torch is half imported or the machine is busy.
         os._exit(status)
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from docs import modules
 from docs.examples import refreshed
 from docs.pages import ROOT, pages
 from lib.__main__ import main
 from lib.design.notation import parse
-from lib.design.recipe import Recipe, to_json
+from lib.design.recipe import FIELDS, number_text
 from lib.ui.url_state import HIDEABLE_SECTIONS
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 STALE = "run `make docs`"
+# A row of a table with three columns, a name first.
+ROW = r"^\| `(\w+)` \| (.*) \| (.*) \|$"
 
 
 def text(page: str) -> str:
@@ -32,6 +34,11 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_show_what_the_command_line_prints(page: str) -> None:
     assert refreshed(text(page)) == text(page), STALE
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_and_packages_are_described_as_in_the_code(page: str) -> None:
+    assert modules.refreshed(text(page)) == text(page), STALE
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -79,15 +86,22 @@ def test_the_command_line_page_has_all_options(command: str, capsys: pytest.Capt
     assert {option for pair in documented for option in pair if option} == options
 
 
-def test_the_command_line_page_has_every_key_of_a_recipe_with_its_default() -> None:
+def test_the_command_line_page_has_every_key_of_a_recipe_with_its_values() -> None:
     section = text("docs/cli.md").partition("### The recipe as JSON\n")[2].partition("\n#")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", section, re.MULTILINE))
-    defaults = json.loads(to_json(Recipe()))
-    assert rows.pop("augmentation") == "all 0"
-    assert not any(defaults.pop("augmentation").values())
-    assert {key: value.strip("`") for key, value in rows.items()} == {
-        key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in defaults.items()
-    }
+    rows = {key: (values, default.strip("`")) for key, values, default in re.findall(ROW, section, re.MULTILINE)}
+    assert rows.keys() == {"augmentation", *(spec.json_key for spec in FIELDS if not spec.in_augmentation)}
+    for spec in FIELDS:
+        if spec.in_augmentation:
+            values, _ = rows["augmentation"]
+            assert f"`{spec.json_key}`" in values
+        else:
+            values, default = rows[spec.json_key]
+            assert default == number_text(spec.default)
+        if spec.choices:
+            assert re.findall(r"`([^`]+)`", values) == list(spec.choices)
+        else:
+            limits = (number_text(limit).replace(",", "") for limit in (spec.low, spec.high))
+            assert " to ".join(limits) in values, spec.json_key
 
 
 def test_the_teaching_page_has_every_part_that_can_be_hidden() -> None:

@@ -45,8 +45,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         metavar="NAME|JSON",
-        help=f"one of {titles}, or a JSON object, or @file.json; what the object leaves out is as in “Quick”, "
-        "which is also what there is without this option",
+        help=f"one of {titles}, or a JSON object, or @file.json; without this option “Quick”; a key that the object "
+        "leaves out has its default, which docs/cli.md lists",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
