@@ -13,7 +13,7 @@ All response times are measured in Chromium. Keys of the report:
 - `design_p95_ms`, `design_median_ms`: from a slider to the new table, while nothing trains.
 - `draw_p95_ms`: from the end of a stroke to its prediction, while nothing trains; the first prediction calibrates the
   network.
-- `feature_maps_p95_ms`: from Next on the Inside page to the maps of all layers of another test image.
+- `feature_maps_p95_ms`: from Next on the Inspect page to the maps of all layers of another test image.
 - `ui_slider_p95_ms`, `ui_draw_p95_ms`: as `design_p95_ms` and `draw_p95_ms`, while a run trains at full speed;
   `ui_p95_ms` is the larger of the two.
 - `stop_median_ms`, `stop_max_ms`: from the press of Stop to "Stopped" on the screen, with the run saved.

@@ -170,7 +170,7 @@ def speed(found: Reports) -> str:
 
 def followed(found: Reports) -> str:
     """What an open page costs the run that it follows."""
-    names = {"closed": "none", "train": "Train", "inside": "Inside", "draw": "Draw"}
+    names = {"closed": "none", "train": "Train", "inside": "Inspect", "draw": "Draw"}
     rows = []
     for key, name in names.items():
         slowdown = found.speed.get(f"{key}_slowdown")

@@ -645,8 +645,8 @@ def test_photos_are_dropped_read_put_into_a_set_and_tested(
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Add the 2 photos").click()
     expect(page.get_by_text("2 digits, of 2,000 at most")).to_be_visible()
-    page.get_by_role("button", name="Test the network on it").click()
-    expect(page.get_by_text("2 of 2 are read as their labels say.")).to_be_visible()
+    page.get_by_role("button", name="Test the network on this set").click()
+    expect(page.get_by_text("2 of 2 are classified correctly.")).to_be_visible()
     expect(page.get_by_role("img", name="All with the label 7: 1")).to_be_visible()
     assert violations(page) == []
     page.get_by_role("link", name="Draw a digit", exact=True).click()

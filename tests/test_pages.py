@@ -1010,7 +1010,7 @@ def test_photos_are_read_and_what_is_none_is_a_sentence(mnist: Dataset) -> None:
     at.file_uploader(key="uploaded").set_value(files).run()
     assert not at.exception
     table = at.data_editor[0].value
-    assert table["It reads"].tolist() == table["Label"].tolist() == [7, 2, 1]
+    assert table["Prediction"].tolist() == table["Label"].tolist() == [7, 2, 1]
     assert table["File"].tolist() == ["0.png", "1.png", "2.png"]
     assert all(90 < probability <= 100 for probability in table["Probability"])
     assert all(photo.startswith("data:image/png;base64,") for photo in table["Photo"])
@@ -1064,12 +1064,12 @@ def test_a_set_is_filled_with_photos_and_a_drawing_and_a_network_is_tested_on_it
     assert digits.labels.tolist()[18:] == [3]
     assert torch.equal(digits.images[18], mnist.test_images[0])
     assert "19 digits" in words(at)
-    press(at, "Test the network on it")
+    press(at, "Test the network on this set")
     assert (at.metric[0].label, at.metric[0].value) == ("Accuracy on My class", "94.7 %")
     # Wilson's interval of 18 of 19.
     assert at.metric[0].delta == "95 % CI 75.4–99.1 %"
-    assert "18 of 19 are read as their labels say." in words(at)
-    assert "Where it is wrong" in words(at)
+    assert "18 of 19 are classified correctly." in words(at)
+    assert "**Errors**" in words(at)
     # Another network, another answer.
     at.selectbox(key="reader").set_value("small-4468").run()
     assert not at.metric
@@ -1141,10 +1141,10 @@ def test_a_network_in_training_reads_photos_and_is_tested_as_it_is_now(mnist: Da
     at.switch_page("pages/photos.py").run()
     at.selectbox(key="reader").set_value(run.identity)
     at.file_uploader(key="uploaded").set_value(uploaded(mnist, 2)).run()
-    assert "Still learning: weights after" in words(at)
+    assert "In training: weights after" in words(at)
     assert len(at.data_editor[0].value) == 2
-    press(at, "Read again")
-    press(at, "Test the network on it")
+    press(at, "Predict again")
+    press(at, "Test the network on this set")
     assert at.metric
 
 

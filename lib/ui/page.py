@@ -39,11 +39,11 @@ class Page:
 
 
 DESIGN = Page("design", "Design", "Design a network")
-TRAIN = Page("train", "Train", "Train it")
+TRAIN = Page("train", "Train", "Train a network")
 DRAW = Page("draw", "Draw", "Draw a digit")
 INSPECT = Page("inspect", "Inspect", "Inspect a network")
 ERRORS = Page("errors", "Errors", "Errors on the test images")
-PHOTOS = Page("photos", "Your digits", "Your digits")
+PHOTOS = Page("photos", "Photos", "Photos and digit sets")
 # In the order of the menu; the first one is at the root URL.
 PAGES = (DESIGN, TRAIN, DRAW, INSPECT, ERRORS, PHOTOS)
 
