@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -52,6 +52,7 @@ def stock(network: nn.Sequential) -> nn.Sequential:
 
 @settings(max_examples=60)
 @given(plain_networks(), st.integers(2, 40), st.integers(0, 1000))
+@example(parse("1 1 1n 1 10 A"), 2, 39)
 def test_outputs_gradients_and_running_statistics_are_those_of_torch(
     architecture: Architecture, images: int, seed: int
 ) -> None:
@@ -70,7 +71,8 @@ def gradient_errors(
     """Train on some batches; return the largest relative error of a parameter's gradient in the last one.
 
     First that of the fast path, then that of torch's modules in single precision, both against torch in double
-    precision: a norm of almost constant values makes rounding errors large.
+    precision: a norm of almost constant values makes rounding errors large. If the mean of a map is a hundred times its
+    standard deviation, the fast path's outputs have relative errors of up to 3e-4.
 
     In one draw out of five, rounding changes the sign of a ReLU's input or the argmax of a max-pool where two values
     are almost equal, and the gradient differs on any machine, also with torch alone. A defect shows in every draw and
@@ -92,9 +94,9 @@ def gradient_errors(
         # The loss is smooth in the logits, so that rounding changes it little.
         for answer in (logits, rounded, expected):
             (answer * weights).sum().backward()
-        assert excess(logits, rounded, expected) <= 1e-4
+        assert excess(logits, rounded, expected) <= 1e-3
     for name, buffer in network.named_buffers():
-        assert excess(buffer, single.state_dict()[name], reference.state_dict()[name]) <= 1e-4, name
+        assert excess(buffer, single.state_dict()[name], reference.state_dict()[name]) <= 1e-3, name
     ours, theirs = (
         max(
             relative_error(parameter.grad, exact.grad)
