@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
     checkpoints.SAVED_FOLDER = folder
     used = []
     for network in NETWORKS:
-        run = run_manager().start(parse(network), Recipe(batch_size=256), leg=StopAt(step=STEPS))
+        run = run_manager().start(parse(network), Recipe(batch_size=256), stop_at=StopAt(step=STEPS))
         assert run.wait(SECONDS)
         assert run.status == "paused", run.snapshot()
         for page in ("draw", "inspect", "errors"):

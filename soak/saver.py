@@ -21,7 +21,7 @@ from lib.design.notation import parse
 from lib.design.recipe import Recipe
 from lib.runs import run_store
 from lib.runs.process_lock import RunLock
-from lib.runs.run_store import RunRecord
+from lib.runs.run_record import RunRecord
 from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.training.history import History

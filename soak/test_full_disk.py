@@ -51,7 +51,7 @@ def fill(disk: Path) -> Path:
 
 def test_a_run_finishes_on_a_full_disk_and_is_saved_when_there_is_room(disk: Path, mnist: Dataset) -> None:
     manager = RunManager(lambda: mnist, disk)
-    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=50))
+    run = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=50))
     until(lambda: not run.active)
     assert run.wait(30)
     snapshot = run.snapshot()

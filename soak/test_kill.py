@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 from lib.data.dataset import Dataset
 from lib.runs import run_store
 from lib.runs.run_manager import RunManager
-from lib.runs.run_store import RunRecord
+from lib.runs.run_record import RunRecord
 from lib.runs.training_run import Run
 from soak.server import Server
 from tools import ROOT

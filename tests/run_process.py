@@ -19,7 +19,7 @@ from lib.design.notation import parse
 from lib.design.recipe import Recipe
 from lib.runs import training_run
 from lib.runs.run_manager import RunManager
-from lib.runs.run_store import ACTIVE
+from lib.runs.run_record import ACTIVE
 from lib.runs.training_run import Run, RunError, StopAt
 
 # Without the fast path, whose kernels a new process would have to load.
@@ -112,7 +112,7 @@ def _answer(manager: RunManager, stale: dict[str, Run], command: str, identity: 
             return manager.set_aside
         case "start":
             step, epochs = arguments
-            return manager.start(ARCHITECTURE, replace(RECIPE, epochs=epochs), identity, leg=StopAt(step)).identity
+            return manager.start(ARCHITECTURE, replace(RECIPE, epochs=epochs), identity, stop_at=StopAt(step)).identity
         case "undelete":
             return manager.undelete(identity).identity
         case "wait":

@@ -24,7 +24,7 @@ from lib.design.presets import PRESETS
 from lib.design.recipe import RECIPES, Recipe, json_values
 from lib.evaluation.proportion import accuracy_text
 from lib.runs import run_store
-from lib.runs.run_store import RunRecord
+from lib.runs.run_record import RunRecord
 from lib.storage import checkpoints
 from lib.storage.checkpoints import SUFFIX
 from tests.measure import accuracy_on

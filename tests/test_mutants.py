@@ -17,8 +17,8 @@ from lib.data.dataset import Dataset
 from lib.design.notation import parse
 from lib.design.recipe import MAX_EPOCHS, Recipe
 from lib.nn.network import build
-from lib.runs import run_store
-from lib.runs.run_store import RunRecord
+from lib.runs import run_record, run_store
+from lib.runs.run_record import RunRecord
 from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import SUFFIX, Checkpoint, CheckpointError, Summary
 from lib.storage.digit_sets import DigitSet, DigitSetError
@@ -53,7 +53,7 @@ def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folder = tmp_path_factory.mktemp("runs")
     recipe = Recipe(epochs=2, batch_size=250)
 
-    def save(name: str, recipe: Recipe, steps: int, status: run_store.Status, message: str | None = None) -> None:
+    def save(name: str, recipe: Recipe, steps: int, status: run_record.Status, message: str | None = None) -> None:
         past, training = History(), Trainer(parse(NOTATION), recipe, small)
         for event in training:
             if not isinstance(event, EvaluationProgress):
@@ -82,13 +82,13 @@ def runs(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def assert_possible(record: RunRecord) -> None:
     """Check what the pages rely on."""
     past, recipe = record.history, record.recipe
-    assert run_store.IDENTITY.fullmatch(record.identity)
-    assert record.status in run_store.STATUSES
-    assert 1e-3 <= record.factor <= 1e3
+    assert run_record.IDENTITY.fullmatch(record.identity)
+    assert record.status in run_record.STATUSES
+    assert 1e-3 <= record.lr_scale <= 1e3
     assert 0 <= past.steps <= record.steps_total <= MAX_EPOCHS * 60_000
     assert record.steps_total % recipe.epochs == 0
     assert len(past.epochs) <= recipe.epochs
-    assert record.message is None or len(record.message) <= run_store.MAX_MESSAGE
+    assert record.message is None or len(record.message) <= run_record.MAX_MESSAGE
     assert datetime.fromisoformat(record.created).tzinfo is not None
     curves = past.curves()
     assert bool(((curves.train_accuracy >= 0) & (curves.train_accuracy <= 1)).all())
@@ -101,7 +101,7 @@ def assert_possible(record: RunRecord) -> None:
         assert 0 < epoch.images_per_second < math.inf
         assert 1 <= epoch.validation_images <= history.MAX_IMAGES
     if record.state:
-        assert run_store.is_finite(record.state)
+        assert run_record.is_finite(record.state)
         assert record.state.step == past.steps
     if record.status == "finished":
         assert record.state is not None

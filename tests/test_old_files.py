@@ -5,6 +5,7 @@ tests/fixtures/9320cae/README.md says how the files were made, and the descripti
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import runpy
@@ -26,12 +27,16 @@ from lib.design.notation import notation
 from lib.design.recipe import to_json
 from lib.runs import run_store
 from lib.runs.run_manager import RunManager
-from lib.runs.run_store import RunRecord
+from lib.runs.run_record import RunRecord
 from lib.storage import checkpoints, digit_sets
 from tools import ROOT
 
 FOLDER = Path(__file__).parent / "fixtures" / "9320cae"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
+for described_run in EXPECTED["runs"].values():
+    if described_run["state"]:
+        # The multiplier of the last training: a run continues with its own, `factor` of the run.
+        del described_run["state"]["factor"]
 COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
 # Measured by a clock.
 TIMES = {"seconds", "images_per_second"}
@@ -63,14 +68,13 @@ def described(record: RunRecord) -> dict[str, Any]:
         "created": record.created,
         "message": record.message,
         "steps_total": record.steps_total,
-        "factor": record.factor,
+        "factor": record.lr_scale,
         "curves": {name: getattr(curves, name).tolist() for name in COLUMNS},
         "epochs": [asdict(epoch) for epoch in record.history.epochs],
         "state": state
         and {
             "step": state.step,
             "losses": list(state.losses),
-            "factor": state.learning_rate_factor,
             "network": digests(state.network),
             "optimiser": digests(state.optimizer),
         },

@@ -396,10 +396,10 @@ def test_what_another_browser_may_do_to_a_run_is_asked_first() -> None:
         """The page asks, and leaves the run as it is; then it does what was asked for."""
         action()
         assert "was started in another browser" in words(other)
-        assert (run.name, run.status, run.snapshot().factor) == (name, "paused", 1.0)
+        assert (run.name, run.status, run.snapshot().lr_scale) == (name, "paused", 1.0)
         press(other, "Cancel")
         assert "was started in another browser" not in words(other)
-        assert (run.name, run.status, run.snapshot().factor) == (name, "paused", 1.0)
+        assert (run.name, run.status, run.snapshot().lr_scale) == (name, "paused", 1.0)
 
     asked(lambda: other.text_input(key="new_name").set_value("mine").run())
     assert other.text_input(key="new_name").value == name
@@ -412,7 +412,7 @@ def test_what_another_browser_may_do_to_a_run_is_asked_first() -> None:
     assert run.name == "yours"
     other.select_slider(key="lr_multiplier").set_value(3.0).run()
     press(other, "Change learning rate anyway")
-    assert run.snapshot().factor == 3.0
+    assert run.snapshot().lr_scale == 3.0
     steps = run.snapshot().step
     press(other, "One step")
     press(other, "Train one step anyway")
@@ -495,7 +495,7 @@ def test_a_run_is_paused_stepped_forked_and_goes_on() -> None:
     assert run.wait(20)
     assert run.snapshot().step == before + 1
     at.select_slider(key="lr_multiplier").set_value(0.1).run()
-    assert run.snapshot().factor == 0.1
+    assert run.snapshot().lr_scale == 0.1
     press(at, "Fork")
     assert "same initial weights, same order of the images" in words(at)
     at.number_input(key="learning_rate").set_value(0.05).run()

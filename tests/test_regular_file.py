@@ -22,7 +22,7 @@ from lib.design.notation import parse
 from lib.design.recipe import Recipe
 from lib.files import regular_file
 from lib.nn.network import build
-from lib.runs import run_store
+from lib.runs import run_record, run_store
 from lib.runs.run_manager import RunManager
 from lib.runs.run_store import scan
 from lib.storage import checkpoints, digit_sets
@@ -146,8 +146,8 @@ def test_irregular_files_neither_stop_a_scan_nor_are_moved(
     assert entries(folder) == before
 
 
-def _record() -> run_store.RunRecord:
-    return run_store.RunRecord(
+def _record() -> run_record.RunRecord:
+    return run_record.RunRecord(
         identity="run-0-000000",
         name="A run",
         owner="",
@@ -158,7 +158,7 @@ def _record() -> run_store.RunRecord:
         created=SUMMARY.created,
         message=None,
         steps_total=0,
-        factor=1.0,
+        lr_scale=1.0,
         history=History(),
         state=None,
     )

@@ -28,9 +28,10 @@ from lib.data.dataset import Dataset
 from lib.design.notation import notation, parse
 from lib.design.recipe import OPTIMIZERS, Recipe, to_json
 from lib.nn.network import build
-from lib.runs import run_store
+from lib.runs import run_record, run_store
 from lib.runs.process_lock import RunLock, is_locked
-from lib.runs.run_store import RunRecord, delete, load, path_of, remove_unfinished, save, undelete
+from lib.runs.run_record import RunRecord
+from lib.runs.run_store import delete, load, path_of, remove_unfinished, save, undelete
 from lib.storage import checkpoints
 from lib.storage.checkpoints import Checkpoint, CheckpointError
 from lib.training.history import History
@@ -76,7 +77,7 @@ def trained(data: Dataset, identity: str, recipe: Recipe, steps: int) -> RunReco
         created="2026-11-22T00:00:00+00:00",
         message=None,
         steps_total=training.steps_total,
-        factor=2.0,
+        lr_scale=2.0,
         history=history,
         state=training.state(),
     )
@@ -99,7 +100,7 @@ def assert_equal(one: RunRecord, other: RunRecord) -> None:
     if one.state is None or other.state is None:
         assert one.state is other.state
         return
-    for name in ("step", "losses", "sums", "learning_rate_factor"):
+    for name in ("step", "losses", "sums"):
         assert getattr(one.state, name) == getattr(other.state, name)
     for first, second in ((one.state.network, other.state.network), (one.state.optimizer, other.state.optimizer)):
         assert first.keys() == second.keys()
@@ -568,7 +569,7 @@ def test_a_folder_that_cannot_be_made_holds_no_runs(tmp_path: Path) -> None:
 def test_a_state_that_is_no_number_is_not_sound(record: RunRecord) -> None:
     state = record.state
     assert state is not None
-    assert run_store.is_finite(state)
+    assert run_record.is_finite(state)
 
     def with_value(tensors: Mapping[str, Tensor], name: str, value: float) -> dict[str, Tensor]:
         return {**tensors, name: torch.full_like(tensors[name], value)}
@@ -579,5 +580,5 @@ def test_a_state_that_is_no_number_is_not_sound(record: RunRecord) -> None:
         replace(state, optimizer=with_value(state.optimizer, "0.exp_avg", torch.nan)),
         replace(state, sums=replace(state.sums, loss=torch.inf)),
     ]
-    assert not any(map(run_store.is_finite, worse))
-    assert run_store.is_finite(replace(state, optimizer=with_value(state.optimizer, "0.exp_avg_sq", torch.inf)))
+    assert not any(map(run_record.is_finite, worse))
+    assert run_record.is_finite(replace(state, optimizer=with_value(state.optimizer, "0.exp_avg_sq", torch.inf)))

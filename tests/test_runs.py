@@ -24,7 +24,7 @@ from lib.nn.network import build
 from lib.runs import preflight, run_manager, run_store, training_run
 from lib.runs.preflight import preflight_error
 from lib.runs.run_manager import MAX_LOADED_RUNS, MAX_WAITING, MAX_WAITING_IN_ALL, RunManager
-from lib.runs.training_run import MAX_NAME, WEIGHT_HISTORY_FACTOR, Run, RunError, RunStatus, StopAt
+from lib.runs.training_run import HISTORY, MAX_NAME, STATE, WEIGHT_HISTORY_FACTOR, Run, RunError, RunStatus, StopAt
 from lib.storage import checkpoints
 from lib.training.trainer import DivergenceError, EpochMetrics, StepMetrics, Trainer
 from tests.measure import accuracy_on
@@ -52,7 +52,7 @@ def unloaded(manager: RunManager, run: Run) -> None:
     """Let so many runs end after it that it is forgotten."""
     for _ in range(MAX_LOADED_RUNS):
         ended(manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=500)))
-    until(lambda: run._weights is None)
+    until(lambda: run.weights is None)
 
 
 def ended(run: Run) -> RunStatus:
@@ -232,7 +232,7 @@ def test_a_run_that_was_left_again_and_again_is_that_which_never_was(
 
 
 def test_a_run_goes_on_by_one_batch_and_by_one_epoch(manager: RunManager, uninterrupted: RunStatus) -> None:
-    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=18))
+    run = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=18))
     assert (ended(run).status, run.snapshot().step) == ("paused", 18)
     for step in (19, 20, 21, 22):
         manager.resume(run, steps=1)
@@ -254,7 +254,7 @@ def test_the_learning_rate_changes_with_the_next_batch_and_stays_changed(
 ) -> None:
     run = manager.start(ARCHITECTURE, Recipe("SGD", 0.001, "constant", 100, 16, 0.0))
     reaches(run, 6)
-    run.set_learning_rate_factor(10)
+    run.set_lr_scale(10)
     step = run.snapshot().step
     until(lambda: run.snapshot().step > step + 5)
     run.pause()
@@ -263,24 +263,24 @@ def test_the_learning_rate_changes_with_the_next_batch_and_stays_changed(
     assert rates[step + 1 :] == pytest.approx(0.01)
     manager.resume(run, steps=2)
     assert ended(run).curves.learning_rate[-2:] == pytest.approx(0.01)
-    run.set_learning_rate_factor(0.5)
+    run.set_lr_scale(0.5)
     again = found(RunManager(lambda: small, tmp_path), run)
-    assert again.snapshot().factor == 0.5
+    assert again.snapshot().lr_scale == 0.5
     manager.resume(run, steps=1)
     assert ended(run).curves.learning_rate[-2:] == pytest.approx([0.01, 0.0005])
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 1e-4, 1001.0, float("nan"), float("inf")])
 def test_a_factor_out_of_range_is_refused(manager: RunManager, factor: float) -> None:
-    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=1))
+    run = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=1))
     with pytest.raises(RunError, match=r"0\.001 to 1,000"):
-        run.set_learning_rate_factor(factor)
-    assert run.snapshot().factor == 1
+        run.set_lr_scale(factor)
+    assert run.snapshot().lr_scale == 1
     ended(run)
 
 
 def test_a_name_is_kept_and_has_an_end(manager: RunManager, small: Dataset, tmp_path: Path) -> None:
-    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=3))
+    run = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=3))
     ended(run)
     assert run.name == run.identity
     run.rename("  wider,\n not  deeper ")
@@ -316,7 +316,7 @@ def test_a_run_is_deleted_and_brought_back(manager: RunManager, small: Dataset, 
 
 
 def test_a_deleted_run_obeys_no_tab_that_still_shows_it(manager: RunManager, tmp_path: Path) -> None:
-    run = manager.start(ARCHITECTURE, LONG, leg=StopAt(step=3))
+    run = manager.start(ARCHITECTURE, LONG, stop_at=StopAt(step=3))
     assert ended(run).status == "paused"
     manager.delete(run)
     actions: list[Callable[[], None]] = [
@@ -324,7 +324,7 @@ def test_a_deleted_run_obeys_no_tab_that_still_shows_it(manager: RunManager, tmp
         lambda: manager.resume(run, steps=1),
         lambda: manager.delete(run),
         lambda: run.rename("back"),
-        lambda: run.set_learning_rate_factor(2),
+        lambda: run.set_lr_scale(2),
         run.pause,
         run.stop,
     ]
@@ -350,7 +350,7 @@ def test_a_run_that_goes_on_while_it_is_deleted_is_either_in_training_or_gone(
 ) -> None:
     """Two tabs press Resume and Delete at the same moment."""
     for _ in range(10):
-        run = manager.start(ARCHITECTURE, LONG, leg=StopAt(step=1))
+        run = manager.start(ARCHITECTURE, LONG, stop_at=StopAt(step=1))
         ended(run)
         outcomes: dict[str, str | None] = {}
         barrier = threading.Barrier(2)
@@ -400,7 +400,7 @@ def test_a_resume_waits_for_the_save_of_the_pause_and_is_not_refused(
         sync(folder)
 
     monkeypatch.setattr(atomic_file, "_sync_folder", slow)
-    run = manager.start(ARCHITECTURE, LONG, leg=StopAt(step=1))
+    run = manager.start(ARCHITECTURE, LONG, stop_at=StopAt(step=1))
     for step in range(2, 12):
         until(lambda: run.status == "paused")
         time.sleep(0.012)
@@ -445,7 +445,7 @@ def test_a_run_left_at_the_batch_that_diverges_has_failed_and_can_be_read_again(
     training = Trainer(*DIVERGING, small)
     with pytest.raises(DivergenceError):
         list(training)
-    run = manager.start(*DIVERGING, leg=StopAt(step=training.step))
+    run = manager.start(*DIVERGING, stop_at=StopAt(step=training.step))
     snapshot = ended(run)
     assert (snapshot.status, snapshot.step) == ("failed", training.step)
     assert "learning rate" in str(snapshot.message)
@@ -485,7 +485,7 @@ def test_an_exception_takes_nothing_from_a_run_that_had_learnt(
         return small
 
     manager = RunManager(load, tmp_path)
-    run = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=33))
+    run = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=33))
     before = ended(run)
     trouble.append(error)
     manager.resume(run)
@@ -603,7 +603,7 @@ def test_a_run_without_a_thread_fails_and_holds_no_slot(manager: RunManager, mon
 
 
 def test_an_owner_has_three_runs_waiting_and_no_more(manager: RunManager) -> None:
-    paused = manager.start(ARCHITECTURE, RECIPE, owner="a", leg=StopAt(step=1))
+    paused = manager.start(ARCHITECTURE, RECIPE, owner="a", stop_at=StopAt(step=1))
     ended(paused)
     trains = manager.start(ARCHITECTURE, LONG, owner="a")
     reaches(trains, 1)
@@ -622,12 +622,12 @@ def test_an_owner_has_three_runs_waiting_and_no_more(manager: RunManager) -> Non
 
 
 def test_old_runs_are_read_from_their_files_again(manager: RunManager) -> None:
-    first = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=30))
+    first = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=30))
     before = ended(first)
     unloaded(manager, first)
-    assert (first._history, first._state) == (None, None)
+    assert first.in_file == {HISTORY, STATE}
     assert_same(first.snapshot(), before)
-    assert first._state is None, "a look at the curves needs no weights"
+    assert first.in_file == {STATE}, "a look at the curves needs no weights"
     assert first.resumable
     first.rename("an old one")
     assert_same(first.snapshot(), before)
@@ -635,7 +635,7 @@ def test_old_runs_are_read_from_their_files_again(manager: RunManager) -> None:
 
 @pytest.mark.parametrize(("more", "step"), [({"steps": 5}, 35), ({"epochs": 2}, 60)])
 def test_an_old_run_goes_on_as_far_as_it_was_asked_to(manager: RunManager, more: dict[str, int], step: int) -> None:
-    first = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=30))
+    first = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=30))
     ended(first)
     unloaded(manager, first)
     manager.resume(first, **more)
@@ -646,7 +646,7 @@ def test_the_runs_of_a_folder_leave_their_weights_in_their_files(
     manager: RunManager, small: Dataset, tmp_path: Path
 ) -> None:
     """200 runs of a large network would else take the memory when Receptive starts."""
-    first = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=30))
+    first = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=30))
     before = ended(first)
     path = run_store.path_of(first.identity, tmp_path)
     record = run_store.load(path)
@@ -655,7 +655,7 @@ def test_the_runs_of_a_folder_leave_their_weights_in_their_files(
     again = RunManager(lambda: small, tmp_path)
     assert len(again.runs()) == MAX_LOADED_RUNS + 3
     assert [run.bytes_kept for run in again.runs()] == [0] * (MAX_LOADED_RUNS + 3)
-    assert sum(run._history is not None for run in again.runs()) == MAX_LOADED_RUNS
+    assert sum(run.in_file == {STATE} for run in again.runs()) == MAX_LOADED_RUNS
     for run in again.runs():
         assert run.resumable
         assert_same(run.snapshot(), replace(before, saved=run_store.path_of(run.identity, tmp_path)))
@@ -667,7 +667,7 @@ def test_the_runs_of_a_folder_leave_their_weights_in_their_files(
 
 
 def test_an_old_run_whose_file_is_away_for_a_while_is_not_overwritten(manager: RunManager) -> None:
-    first = manager.start(ARCHITECTURE, RECIPE, leg=StopAt(step=30))
+    first = manager.start(ARCHITECTURE, RECIPE, stop_at=StopAt(step=30))
     before = ended(first)
     unloaded(manager, first)
     assert before.saved is not None
@@ -691,7 +691,7 @@ def test_an_old_run_whose_file_is_away_for_a_while_is_not_overwritten(manager: R
 def test_a_file_written_by_whatever_thread_has_curves_and_weights_of_one_batch(
     manager: RunManager, tmp_path: Path
 ) -> None:
-    run = manager.start(ARCHITECTURE, LONG, leg=StopAt(step=40))
+    run = manager.start(ARCHITECTURE, LONG, stop_at=StopAt(step=40))
     ended(run)
     path = tmp_path / f"{run.identity}.safetensors"
     manager.resume(run)

@@ -17,7 +17,7 @@ from lib.design.notation import parse
 from lib.design.recipe import Recipe
 from lib.nn.network import build
 from lib.runs import run_store
-from lib.runs.run_store import RunRecord
+from lib.runs.run_record import RunRecord
 from lib.storage import checkpoints
 from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.text.untrusted_text import isolated
@@ -152,7 +152,7 @@ def test_texts_from_outside_are_shown_as_typed(page: Page, tmp_path: Path) -> No
         created="2026-11-22T00:00:00+00:00",
         message=None,
         steps_total=0,
-        factor=1.0,
+        lr_scale=1.0,
         history=History(),
         state=None,
     )

@@ -231,10 +231,10 @@ def test_the_learning_rate_may_change_in_flight(small: Dataset) -> None:
     for event in training:
         if isinstance(event, StepMetrics):
             rates.append(event.learning_rate)
-            training.learning_rate_factor = 10.0 if event.step >= 4 else 1.0
+            training.lr_scale = 10.0 if event.step >= 4 else 1.0
     assert rates == pytest.approx([0.01] * 4 + [0.1] * 6)
     slow = Trainer(ARCHITECTURE, dataclasses.replace(recipe, learning_rate=0.001), small)
-    slow.learning_rate_factor = 10.0
+    slow.lr_scale = 10.0
     assert without_times(list(slow))[0] == without_times(list(Trainer(ARCHITECTURE, recipe, small)))[0]
 
 

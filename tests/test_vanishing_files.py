@@ -19,7 +19,7 @@ from lib.files import regular_file
 from lib.nn.network import build
 from lib.runs import run_store
 from lib.runs.run_manager import MAX_LOADED_RUNS
-from lib.runs.run_store import RunRecord
+from lib.runs.run_record import RunRecord
 from lib.storage import checkpoints, digit_sets
 from lib.storage.checkpoints import SUFFIX, Checkpoint, Summary
 from lib.training.history import History

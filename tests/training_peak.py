@@ -24,7 +24,7 @@ def main(recipe: str, network: str) -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = memory("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
-        run = RunManager(lambda: data, Path(folder)).start(parse(network), from_json(recipe), leg=StopAt(step=3))
+        run = RunManager(lambda: data, Path(folder)).start(parse(network), from_json(recipe), stop_at=StopAt(step=3))
         assert run.wait(300)
         assert run.status == "paused", run.snapshot().message
     print(memory("VmHWM") - before)

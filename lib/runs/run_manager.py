@@ -16,14 +16,13 @@ from lib.data.dataset import Dataset
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe
 from lib.runs import run_store
-from lib.runs.run_store import ACTIVE, RunRecord
-from lib.runs.training_run import Run, RunError, StopAt
+from lib.runs.run_record import ACTIVE, RunRecord
+from lib.runs.training_run import STATE, Run, RunError, StopAt
 from lib.storage.checkpoints import CheckpointError
-from lib.training.history import History
 
-# Waiting runs of one owner, which is a browser, and of all owners, because anybody may use several browsers.
+# Limits of the queue for one browser and in total: one person may use several browsers.
 MAX_WAITING, MAX_WAITING_IN_ALL = 3, 60
-# Ended runs whose curves and weights stay in memory; those of older runs are read from their files again.
+# Limits of the ended runs whose curves and weights stay in memory; others are read from their files again.
 MAX_LOADED_RUNS, KEPT_BYTES = 8, 256 * 2**20
 SHUTDOWN_TIMEOUT = 10.0
 
@@ -33,19 +32,19 @@ log = logging.getLogger(__name__)
 class RunManager:
     """All runs of the process: one trains, the others wait in the order of their start.
 
-    They are kept in `folder`; what it holds already is there again, and what was running when its process ended is
-    interrupted. `set_aside` has a sentence for each file that could not be read.
+    Runs are saved in `folder`. The runs of earlier processes are loaded from there; those that were in training are
+    "interrupted". `set_aside` has a sentence for each file that could not be read.
     """
 
     def __init__(self, load_data: Callable[[], Dataset], folder: Path) -> None:
         self._load_data = load_data
         self._folder = folder
-        # Taken first, by what adds runs, removes them or makes them wait: these read and write files.
+        # Acquired first, to add, remove or queue runs: that reads and writes files. Nothing slow is done under `_lock`.
         self._admission = threading.Lock()
         self._lock = threading.Lock()
         self._queue: list[Run] = []
         self._training: Run | None = None
-        # The last that was started, which may have ended.
+        # The last one started; it may have ended.
         self._thread: threading.Thread | None = None
         self._closed = False
         run_store.remove_unfinished(folder)
@@ -57,7 +56,7 @@ class RunManager:
                 sentences.append(found)
                 continue
             run = Run(found, folder)
-            run.unload_state()
+            run.unload(frozenset({STATE}))
             self._runs[run.identity] = run
             self._ended.append(run)
             self._evict()
@@ -69,11 +68,11 @@ class RunManager:
         recipe: Recipe,
         owner: str = "",
         parent: str | None = None,
-        leg: StopAt | None = None,
+        stop_at: StopAt | None = None,
     ) -> Run:
-        """A new run, training at once where no other does, else queued.
+        """Start a new run: it trains now if no other run does, else it waits in the queue.
 
-        Raises RunError where too many runs are waiting, of this owner or in all.
+        Raises RunError if too many runs are waiting, of this owner or in total.
         """
         created = datetime.now(UTC)
         with self._admission:
@@ -88,14 +87,9 @@ class RunManager:
                 recipe=recipe,
                 status="stopped",
                 created=created.isoformat(timespec="microseconds"),
-                message=None,
-                steps_total=0,
-                factor=1.0,
-                history=History(),
-                state=None,
             )
             run = Run(record, self._folder)
-            run.queue(leg=leg or StopAt())
+            run.queue(stop_at=stop_at or StopAt())
             with self._lock:
                 self._runs[identity] = run
                 self._queue.append(run)
@@ -104,15 +98,15 @@ class RunManager:
         return run
 
     def resume(self, run: Run, *, steps: int = 0, epochs: int = 0) -> None:
-        """Let a run go on from where it is: to its end, or for so many batches or epochs and then pause.
+        """Continue a run to its end, or for `steps` or `epochs` and then pause.
 
-        Raises RunError where it cannot, or where too many runs are waiting.
+        Raises RunError if it cannot continue, or if too many runs are waiting.
         """
         with self._admission:
             self._refuse_more(run.owner)
             run.queue(steps=steps, epochs=epochs)
             with self._lock:
-                # One that was paused while it waited is still in the queue, at its old place.
+                # A run that was paused while it waited is still in the queue.
                 self._queue = [*(other for other in self._queue if other is not run), run]
         self._train_next()
 
@@ -121,19 +115,19 @@ class RunManager:
             return self._runs.get(identity) if identity else None
 
     def runs(self) -> list[Run]:
-        """Newest first."""
+        """Return all runs, newest first."""
         with self._lock:
             return sorted(self._runs.values(), key=lambda run: run.created, reverse=True)
 
     def runs_before(self, run: Run) -> list[Run]:
-        """The runs that train or wait before a queued one."""
+        """Return the runs that train, or wait in the queue before `run`."""
         with self._lock:
             training = [other for other in self._runs.values() if other.status in ACTIVE - {"queued"}]
             waiting = [other for other in self._queue if other.status == "queued"]
             return training + (waiting[: waiting.index(run)] if run in waiting else [])
 
     def delete(self, run: Run) -> None:
-        """Take a run that is not training from the list; `undelete` brings it back. Raises RunError."""
+        """Remove a run that is not training; `undelete` restores it. Raises RunError."""
         with self._admission:
             run.delete()
             with self._lock:
@@ -142,7 +136,7 @@ class RunManager:
                 self._ended = [other for other in self._ended if other is not run]
 
     def undelete(self, identity: str) -> Run:
-        """Bring a deleted run back, unless that has been done already; returns the run. Raises RunError."""
+        """Restore a deleted run, unless it has been restored already, and return it. Raises RunError."""
         with self._admission:
             back = self.get(identity)
             if back:
@@ -161,25 +155,25 @@ class RunManager:
         return run
 
     def close(self) -> None:
-        """Interrupt what trains, each saved at its last batch, and start nothing more: the process ends."""
+        """Interrupt the training, save it at its last step, and start no other run: the process ends."""
         with self._lock:
             self._closed = True
-        # A run that was being added when this was called is in the list by now.
+        # With `_admission` no run is just being added.
         with self._admission, self._lock:
             runs = list(self._runs.values())
         for run in runs:
             run.interrupt()
-        # One that has just ended is still being saved.
+        # A run that has just ended may still be being saved.
         for run in runs:
             run.wait(SHUTDOWN_TIMEOUT)
         with self._lock:
             thread = self._thread
-        # A thread that still frees torch's memory aborts the interpreter when that ends.
+        # If the interpreter ends while a thread frees torch's memory, it aborts.
         if thread and thread.ident:
             thread.join(SHUTDOWN_TIMEOUT)
 
     def _refuse_more(self, owner: str) -> None:
-        """Raises RunError where no more runs may wait. To be called with `_admission` held."""
+        """Raise RunError if no more runs may wait. `_admission` must be held."""
         with self._lock:
             closed, waiting = self._closed, [run.owner for run in self._queue if run.status == "queued"]
         if closed:
@@ -195,7 +189,7 @@ class RunManager:
             )
 
     def _train_next(self) -> None:
-        """Let the first of the queue train, where nothing trains."""
+        """Start the first run of the queue unless a run is in training."""
         with self._lock:
             while self._queue and self._training is None and not self._closed:
                 run = self._queue.pop(0)
@@ -228,7 +222,7 @@ class RunManager:
             self._train_next()
 
     def _evict(self) -> None:
-        """Unload all but the last runs that have ended; the very last one stays, whatever its size."""
+        """Unload the runs that ended first; the last one stays in memory, even if it exceeds `KEPT_BYTES`."""
         with self._lock:
             ended, size, kept = self._ended, 0, 0
             for run in reversed(ended):

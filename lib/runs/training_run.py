@@ -1,11 +1,11 @@
-"""One training run: its state, its file, and its training in the calling thread.
+"""One training run: its record, its file, and its training in the calling thread.
 
-- A `Run` has a history that only grows. `snapshot` copies what is new, so any number of tabs see the same.
-- The training thread publishes copies of the weights from time to time; no other thread touches the network itself.
+- The curves of a `Run` only grow. `snapshot` copies what is new, so any number of tabs can follow a run.
+- The training thread publishes copies of the weights from time to time; no other thread reads the network itself.
 - A paused run holds no thread. Resuming reloads it from disk, exactly as after a restart of the server.
-- A run has one writer: in this process the thread that holds `_writing`, among processes the one that holds the lock
-  file. A run in training keeps the lock file; any other change takes it briefly and first reads what another process
-  has written.
+- A run has one writer: in this process the thread that holds `RunFile.writing`, among processes the one that holds the
+  lock file. A run in training keeps the lock file; any other change holds it briefly and first reads what another
+  process has written.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lib.data.dataset import Dataset, DatasetError
 from lib.design.analysis import analyze
+from lib.design.layers import Architecture
+from lib.design.recipe import Recipe
 from lib.nn.memory import is_out_of_memory
 from lib.runs import run_store
-from lib.runs.process_lock import WAIT_SECONDS, RunLock
-from lib.runs.run_store import ACTIVE, RunRecord, Status
+from lib.runs.process_lock import WAIT_SECONDS
+from lib.runs.run_record import ACTIVE, MAX_LR_SCALE, MIN_LR_SCALE, RunRecord, Status, is_finite
+from lib.runs.run_store import RunFile
 from lib.storage.checkpoints import MAX_TITLE, CheckpointError
 from lib.text import untrusted_text
 from lib.training.history import Curves, History
@@ -42,30 +46,35 @@ from lib.training.trainer import (
 )
 
 PUBLISH_SECONDS = 0.25
-# The trail: a copy of the weights at the first batch and whenever a fifth more have been made, as long as all copies
-# together are no more than so many bytes; then every second one goes.
+# Weights are copied at the first step and whenever the number of steps has grown by this factor. If all copies together
+# exceed the limit, every second one is dropped.
 WEIGHT_HISTORY_FACTOR, WEIGHT_HISTORY_BYTES = 1.2, 32 * 2**20
-# Between two savings lies at least this, and so many times what the last one took.
+# Minimum time between two saves, in seconds and as a multiple of the duration of the last save.
 SAVE_SECONDS, SAVE_FACTOR = 5.0, 50
-RATE_WINDOW = 50
+# Steps over which the training rate is measured, and the fewest that give one.
+RATE_WINDOW, MIN_RATE_WINDOW = 50, 5
+# MACs of a batch from which a training stops between two modules rather than between two batches.
 LARGE_BATCH_MACS = 1_000_000_000
 MAX_NAME = MAX_TITLE
-MIN_FACTOR, MAX_FACTOR = run_store.MIN_FACTOR, run_store.MAX_FACTOR
+# The parts of a record that `Run.unload` can leave in the file.
+HISTORY, STATE = "history", "state"
 
 log = logging.getLogger(__name__)
 
 
 class RunError(RuntimeError):
-    """What cannot be done with a run or with the queue, in a sentence with the remedy."""
+    """What cannot be done with a run or with the queue, as a sentence with a remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunStatus:
-    """What is new in a run since `since` steps and epochs, and how it stands.
+    """The steps and epochs of a run since given counts, and its present status.
 
-    `steps_total` counts all the recipe's batches, 0 until it is known; `measuring` is the fraction measured just now,
-    None while training; `images_per_second` is that of the last `RATE_WINDOW` batches; `message` is the reason of a
-    failure; `save_error` says that and why it could not be saved lately.
+    `step` counts all steps done, `epoch` is the current one, from 1. `steps_total` is the number of steps of the whole
+    recipe, 0 before the first training. `measuring` is the fraction of the images evaluated so far, None during
+    training. `images_per_second` covers the last `RATE_WINDOW` steps. `lr_scale` multiplies the learning rate of the
+    schedule. `message` is the reason of a failure; `save_error` is the reason why the last save failed. `saved` is the
+    path of the file.
     """
 
     status: Status
@@ -77,7 +86,7 @@ class RunStatus:
     measuring: float | None
     images_per_second: float | None
     seconds_left: float | None
-    factor: float
+    lr_scale: float
     message: str | None
     save_error: str | None
     saved: Path | None
@@ -85,7 +94,7 @@ class RunStatus:
 
 @dataclass(frozen=True, eq=False)
 class WeightsCopy:
-    """A copy of a network's weights after `step` batches; nobody writes to it."""
+    """A copy of a network's state after `step` steps; it is never changed."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -93,232 +102,232 @@ class WeightsCopy:
 
 @dataclass(frozen=True)
 class StopAt:
-    """How far a run goes before it pauses: to this batch, to the end of this epoch, or, with neither, to its end."""
+    """Where a run pauses: after this step, at the end of this epoch, or, with neither, at the end of the recipe."""
 
     step: int | None = None
     epoch: int | None = None
 
 
 class _CancelBatchError(Exception):
-    """Thrown out of a batch that is not worth its end; its update has not been made."""
+    """Raised by a hook to abort the current batch before its optimizer step."""
 
 
 class Run:
-    """One training. The thread is started by the manager; every public method may be called from any thread.
+    """One training. The manager starts its thread; every public method may be called from any thread.
 
-    Of the two locks `_writing` is taken first and held while the file is read or written, by whoever changes the run;
-    `_lock` guards the fields, and nothing slow is done under it.
+    There are two locks. `RunFile.writing` is acquired first and held during reads and writes of the file; `_lock`
+    guards the fields and is never held during slow work.
     """
 
     def __init__(self, record: RunRecord, folder: Path) -> None:
-        self.identity, self.owner, self.parent = record.identity, record.owner, record.parent
-        self.architecture, self.recipe, self.created = record.architecture, record.recipe, record.created
         self._folder = folder
-        self._path = run_store.path_of(self.identity, folder)
+        self._file = RunFile(record.identity, folder)
         self._lock = threading.Lock()
-        self._writing = threading.RLock()
-        self._file_lock = RunLock(self.identity, folder)
-        self._leave = threading.Event()
         self._idle = threading.Event()
-        self._name: str
-        self._status: Status
-        self._message: str | None
-        self._steps_total: int
-        self._factor: float
-        self._history: History | None
-        self._state: TrainingState | None
-        # Whether the state has been left in the file, to be read when it is needed.
-        self._state_in_file: bool
-        self._resumable: bool
+        self._idle.set()
+        # The record is replaced, not changed, except for its history, which grows during training.
+        self._record = record
+        self._in_file: frozenset[str] = frozenset()
+        # Whether there is a state to resume from, or nothing was trained yet.
+        self._has_start: bool
         self._weights: WeightsCopy | None
         self._weight_history: tuple[WeightsCopy, ...]
-        self._leg = StopAt()
+        self._stop_at = StopAt()
         self._measuring: float | None = None
         self._times: list[float] = []
-        self._save_error: str | None = None
-        self._deleted = False
         self._save_due = 0.0
-        self._stamp = _stamp(self._path)
-        self._saved = None if self._stamp is None else self._path
-        self._take(record)
-        self._idle.set()
+        self._deleted = False
+        self._set_record(record)
+
+    @property
+    def identity(self) -> str:
+        return self._record.identity
+
+    @property
+    def name(self) -> str:
+        return self._record.name
+
+    @property
+    def owner(self) -> str:
+        return self._record.owner
+
+    @property
+    def parent(self) -> str | None:
+        return self._record.parent
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._record.architecture
+
+    @property
+    def recipe(self) -> Recipe:
+        return self._record.recipe
+
+    @property
+    def created(self) -> str:
+        return self._record.created
 
     @property
     def status(self) -> Status:
-        with self._lock:
-            return self._status
+        return self._record.status
 
     @property
     def active(self) -> bool:
         return self.status in ACTIVE
 
     @property
-    def name(self) -> str:
+    def resumable(self) -> bool:
+        """Whether the run can continue: it has paused or ended before its last epoch, and its weights are finite."""
         with self._lock:
-            return self._name
+            return self._record.status in ("paused", "stopped", "interrupted", "failed") and self._has_start
 
     @property
-    def resumable(self) -> bool:
-        """Whether the run may go on: it has ended or paused before its last epoch, and its weights are numbers."""
-        with self._lock:
-            return self._status in ("paused", "stopped", "interrupted", "failed") and self._resumable
+    def in_file(self) -> frozenset[str]:
+        """The parts of the record that are not in memory: they are read when they are needed."""
+        return self._in_file
 
     @property
     def weights(self) -> WeightsCopy | None:
-        """The last published copy; None before the first batch."""
+        """The last published copy; None before the first step."""
         with self._lock:
             return self._weights
 
     @property
     def weight_history(self) -> tuple[WeightsCopy, ...]:
-        """Copies from the way so far, oldest first, closer together at its beginning; the last published one ends it.
+        """Copies of the weights at earlier steps, closer together at the beginning; the last one published is the end.
 
-        Of what was trained in this process: a run that was read from its file has left none behind it.
+        Only steps that were trained in this process are covered.
         """
         with self._lock:
-            last = self._weights
-            earlier = self._weight_history
+            last, earlier = self._weights, self._weight_history
             return (*earlier, last) if last and (not earlier or last.step > earlier[-1].step) else earlier
 
     @property
     def bytes_kept(self) -> int:
-        """Memory that its weights, their copies and the state to go on from take."""
+        """Memory of the weights, their copies and the training state, in bytes."""
         with self._lock:
             copies = (*self._weight_history, self._weights) if self._weights else self._weight_history
             tensors = [tensor for copy in copies for tensor in copy.tensors.values()]
-            if self._state:
-                tensors += [*self._state.network.values(), *self._state.optimizer.values()]
+            if state := self._record.state:
+                tensors += [*state.network.values(), *state.optimizer.values()]
             return sum(tensor.nbytes for tensor in tensors)
 
     def pause(self) -> None:
-        """Ask the training to pause, at the latest with the batch it is in. Raises RunError for a deleted run."""
+        """Request a pause, at the latest after the current batch. Raises RunError for a deleted run."""
         self._refuse_deleted()
-        self._ask("pausing", "paused")
+        self._request("pausing", "paused")
 
     def stop(self) -> None:
-        """Ask the training to end, at the latest with the batch it is in. Of no effect on a run that has ended.
+        """Request the end of the training, at the latest after the current batch. An ended run is left as it is.
 
-        Raises RunError for a run that was deleted, and for a paused one that cannot be written.
+        Raises RunError for a deleted run, and for a paused one that cannot be written.
         """
         self._refuse_deleted()
-        if self._ask("stopping", "stopped") or self.status != "paused":
+        if self._request("stopping", "stopped") or self.status != "paused":
             return
         with self._changing():
             with self._lock:
-                if self._status == "paused":
-                    self._status = "stopped"
+                if self._record.status == "paused":
+                    self._record = replace(self._record, status="stopped")
             self._write()
 
     def interrupt(self) -> None:
-        """Ask the training to leave: the process ends. Of no effect on a run that does not train."""
-        self._ask("interrupted", "interrupted")
+        """Request the end of the training because the process ends. Other runs are left as they are."""
+        self._request("interrupted", "interrupted")
 
-    def set_learning_rate_factor(self, factor: float) -> None:
-        """Multiply what the schedule asks for from the next batch on; 0.001 to 1000. Raises RunError."""
-        if not MIN_FACTOR <= factor <= MAX_FACTOR:
-            raise RunError(f"The learning rate can be multiplied by {MIN_FACTOR:g} to {MAX_FACTOR:,.0f}.")
-
-        def change() -> None:
-            self._factor = factor
-
-        self._change(change)
+    def set_lr_scale(self, scale: float) -> None:
+        """Multiply the schedule's learning rate by `scale`, 0.001 to 1000, from the next step on. Raises RunError."""
+        if not MIN_LR_SCALE <= scale <= MAX_LR_SCALE:
+            raise RunError(f"The learning rate can be multiplied by {MIN_LR_SCALE:g} to {MAX_LR_SCALE:,.0f}.")
+        self._change(lr_scale=scale)
 
     def rename(self, name: str) -> None:
-        """Give it a name of at most 60 characters; an empty one gives back its first. Raises RunError."""
+        """Set the name, at most 60 characters; an empty one restores the first name. Raises RunError."""
         try:
             name = untrusted_text.name(name, MAX_NAME)
         except untrusted_text.NameRefusedError as error:
             raise RunError(str(error)) from error
-
-        def change() -> None:
-            self._name = name or self.identity
-
-        self._change(change)
+        self._change(name=name or self.identity)
 
     def delete(self) -> None:
-        """Move its file away, to where `run_files.undelete` finds it. Nothing can be done with the run afterwards.
+        """Move the file to the deleted runs, from where `run_store.undelete` restores it. Raises RunError.
 
-        The manager's part of `RunManager.delete`. Raises RunError.
+        This is the run's part of `RunManager.delete`. Nothing can be done with the run afterwards.
         """
-        with self._writing:
+        with self._file.writing:
             self._refuse_deleted()
             if self.active:
                 raise RunError(f"{self.name} is still training. Stop it first.")
-            if not self._file_lock.acquire(WAIT_SECONDS):
-                raise RunError(_elsewhere(self.name))
+            if not self._file.lock.acquire(WAIT_SECONDS):
+                raise RunError(_used_elsewhere(self.name))
             try:
                 run_store.delete(self.identity, self._folder)
             except OSError as error:
                 raise RunError(f"{self.name} could not be deleted ({error.strerror}).") from error
             finally:
-                self._file_lock.release()
+                self._file.lock.release()
             with self._lock:
                 self._deleted = True
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it neither waits for a slot nor trains nor is saved, for so long at most; says whether so."""
+        """Wait until the run is neither queued, nor training, nor being saved; return False after `seconds`."""
         return self._idle.wait(seconds)
 
     def snapshot(self, since_step: int = 0, since_epoch: int = 0) -> RunStatus:
-        """The steps and epochs after the given counts. Readers never consume."""
-        self._reload()
+        """Return the steps and epochs after the given counts, and the status."""
+        self._load_parts({HISTORY})
         with self._lock:
-            history = self._history or History()
-            done, rate = history.steps, self._rate(history)
+            record, history = self._record, self._record.history
+            done, rate = history.steps, self._rate()
             left = None
-            if rate and done and self._status in ("running", "stopping", "pausing"):
-                left = (self._steps_total - done) * self.recipe.batch_size / rate
-            per_epoch = max(1, self._steps_total // self.recipe.epochs)
+            if rate and done and record.status in ("running", "stopping", "pausing"):
+                left = (record.steps_total - done) * record.recipe.batch_size / rate
+            per_epoch = max(1, record.steps_total // record.recipe.epochs)
             return RunStatus(
-                status=self._status,
+                status=record.status,
                 curves=history.curves(since_step),
                 epochs=tuple(history.epochs[since_epoch:]),
                 step=done,
                 epoch=min(len(history.epochs), max(done - 1, 0) // per_epoch) + 1,
-                steps_total=self._steps_total,
+                steps_total=record.steps_total,
                 measuring=self._measuring,
                 images_per_second=rate,
                 seconds_left=left,
-                factor=self._factor,
-                message=self._message,
-                save_error=self._save_error,
-                saved=self._saved,
+                lr_scale=record.lr_scale,
+                message=record.message,
+                save_error=self._file.error,
+                saved=self._file.saved,
             )
 
-    def queue(self, *, steps: int = 0, epochs: int = 0, leg: StopAt | None = None) -> None:
-        """Make it wait for a slot, to go on for so many batches or epochs, or as far as `leg` says.
+    def queue(self, *, steps: int = 0, epochs: int = 0, stop_at: StopAt | None = None) -> None:
+        """Make the run wait for its turn, to train for `steps` or `epochs` more, or until `stop_at`.
 
-        The manager's part of `resume`; raises RunError where the run cannot go on. From then on until it pauses or
-        ends, this process is the only one that may write its file.
+        This is the run's part of `RunManager.resume`. Until the run pauses or ends, this process is the only one that
+        may write its file. Raises RunError if the run cannot continue.
         """
         with self._changing(keep=True):
-            self._reload(with_state=True)
+            self._load_parts({HISTORY, STATE})
             with self._lock:
-                if self._history is None or self._state_in_file:
-                    raise RunError(f"{self._name} cannot go on. {self._save_error}")
-                if self._status in ACTIVE or not self._resumable or self._status == "finished":
-                    raise RunError(f"{self._name} cannot go on: it is {self._status}. Start a new run.")
-                self._leg = leg or self._next_leg(self._history, steps, epochs)
-                self._status, self._message = "queued", None
-                self._leave.clear()
+                record = self._record
+                if self._in_file:
+                    raise RunError(f"{record.name} cannot go on. {self._file.error}")
+                if record.status in ACTIVE or record.status == "finished" or not self._has_start:
+                    raise RunError(f"{record.name} cannot go on: it is {record.status}. Start a new run.")
+                self._stop_at = stop_at or _next_stop(record.history, steps, epochs)
+                self._record = replace(record, status="queued", message=None)
                 self._idle.clear()
 
-    @staticmethod
-    def _next_leg(history: History, steps: int, epochs: int) -> StopAt:
-        if steps:
-            return StopAt(step=history.steps + steps)
-        return StopAt(epoch=len(history.epochs) + epochs) if epochs else StopAt()
-
     def execute(self, load_data: Callable[[], Dataset]) -> None:
-        """Train in the calling thread to the end of the leg. Raises nothing: a failure becomes status and message."""
+        """Train in the calling thread until `stop_at`. Raises nothing: a failure becomes status and message."""
         with self._lock:
-            if self._status != "queued":
+            if self._record.status != "queued":
                 return
-            self._status = "running"
+            self._record = replace(self._record, status="running")
         try:
             ended = self._train(load_data())
         except DivergenceError as error:
-            self._forget_state()
+            with self._lock:
+                self._drop_state()
             self._end("failed", str(error))
         except DatasetError as error:
             self._end("failed", str(error))
@@ -326,364 +335,287 @@ class Run:
             self._end("failed", _NO_MEMORY)
         except Exception as error:
             log.exception("Run %s failed", self.identity)
-            self._end("failed", _in_words(error))
+            self._end("failed", _failure_message(error))
         else:
             self._end(ended, None)
 
     def give_up(self, reason: str) -> None:
-        """End a run that waits and cannot be trained."""
+        """End a queued run that cannot be trained."""
         with self._lock:
-            if self._status != "queued":
+            if self._record.status != "queued":
                 return
         self._end("failed", reason)
 
-    def unload(self) -> None:
-        """Forget what the file of a run that has ended knows too; of no effect while somebody changes the run."""
-        self._unload(with_history=True)
+    def unload(self, parts: frozenset[str] = frozenset({HISTORY, STATE})) -> None:
+        """Free the memory of an ended run's weights and of `parts` that its file holds too.
 
-    def unload_state(self) -> None:
-        """As `unload`, but for the curves."""
-        self._unload(with_history=False)
-
-    def _unload(self, with_history: bool) -> None:
-        if not self._writing.acquire(blocking=False):
+        Without effect while another thread changes the run.
+        """
+        if not self._file.writing.acquire(blocking=False):
             return
         try:
             with self._lock:
-                if self._saved and self._save_error is None and self._status not in ACTIVE:
-                    self._state_in_file = self._state_in_file or self._state is not None
-                    self._state = self._weights = None
-                    self._weight_history = ()
-                    if with_history:
-                        self._history = None
+                if self._file.saved and self._file.error is None and self._record.status not in ACTIVE:
+                    self._weights, self._weight_history = None, ()
+                    unloaded: dict[str, Any] = {HISTORY: History(), STATE: None}
+                    self._record = replace(self._record, **{part: unloaded[part] for part in parts})
+                    self._in_file |= parts
         finally:
-            self._writing.release()
+            self._file.writing.release()
 
     def save(self) -> None:
-        """Write the file of a run that waits or trains, as it stands; save_error becomes a part of the snapshot."""
-        with self._writing:
+        """Write the file of a run that is queued or in training; a failure appears in `RunStatus.save_error`."""
+        with self._file.writing:
             if self.active:
                 self._write()
 
-    def _ask(self, asked: Status, ended: Status) -> bool:
-        """Ask a run that trains to leave, take one that waits out of the queue; returns False for any other."""
+    def _request(self, requested: Status, ended: Status) -> bool:
+        """Set a training run's status to `requested`, a queued one's to `ended`; return False for any other run."""
         with self._lock:
-            if self._status in ("running", "pausing", "stopping"):
-                self._status = asked
-                self._leave.set()
+            if self._record.status in ("running", "pausing", "stopping"):
+                self._record = replace(self._record, status=requested)
                 return True
-        with self._writing:
+        with self._file.writing:
             with self._lock:
-                if self._status not in ACTIVE:
+                if self._record.status not in ACTIVE:
                     return False
-                queued = self._status == "queued"
-                self._status = ended if queued else asked
-                self._leave.set()
+                queued = self._record.status == "queued"
+                self._record = replace(self._record, status=ended if queued else requested)
             if queued:
                 self._settle()
         return True
 
-    def _refuse_deleted(self) -> None:
-        with self._lock:
-            if self._deleted:
-                raise RunError(f"{self._name} was deleted. Only Undo, where it was deleted, can bring it back.")
+    def _must_leave(self) -> bool:
+        return self.status in ("pausing", "stopping", "interrupted")
 
-    def _change(self, change: Callable[[], None]) -> None:
-        """Change a field, and the file too unless the training writes it soon. Raises RunError."""
+    def _refuse_deleted(self) -> None:
+        if self._deleted:
+            raise RunError(f"{self.name} was deleted. Only Undo, where it was deleted, can bring it back.")
+
+    def _change(self, **values: Any) -> None:
+        """Replace values of the record, and write the file unless the training writes it soon. Raises RunError."""
         with self._lock:
-            if self._status in ACTIVE:
-                change()
+            if self._record.status in ACTIVE:
+                self._record = replace(self._record, **values)
                 return
         with self._changing():
             with self._lock:
-                change()
-                active = self._status in ACTIVE
+                self._record = replace(self._record, **values)
+                active = self._record.status in ACTIVE
             if not active:
                 self._write()
 
     @contextmanager
     def _changing(self, keep: bool = False) -> Iterator[None]:
-        """Change the run as its only writer, with what another process has written since. Raises RunError.
+        """Hold both locks of the file, after reading what another process has written. Raises RunError.
 
-        With `keep`, the lock file stays locked where nothing was raised within.
+        With `keep`, the lock file stays locked unless the body raises.
         """
-        with self._writing:
+        with self._file.writing:
             self._refuse_deleted()
             if self.active:
                 yield
                 return
-            if not self._file_lock.acquire(WAIT_SECONDS):
-                raise RunError(_elsewhere(self.name))
+            if not self._file.lock.acquire(WAIT_SECONDS):
+                raise RunError(_used_elsewhere(self.name))
             kept = False
             try:
-                self._catch_up()
+                try:
+                    record = self._file.load_changes(self.name)
+                except CheckpointError as error:
+                    raise RunError(str(error)) from error
+                if record:
+                    self._set_record(record)
                 yield
                 kept = keep
             finally:
                 if not kept:
-                    self._file_lock.release()
+                    self._file.lock.release()
 
-    def _catch_up(self) -> None:
-        """Read what another process has written since this one did. Raises RunError where the file has gone or is
-        damaged: what is in memory is older.
-        """
-        now = _stamp(self._path)
-        if now == self._stamp:
-            return
-        if now is None:
-            raise RunError(
-                f"The file of {self.name} is no longer there: another program has deleted or moved it. Put "
-                f"{self._path.name} back, or delete the run here too."
-            )
-        try:
-            record = run_store.load(self._path)
-        except CheckpointError as error:
-            raise RunError(str(error)) from error
-        self._take(run_store.as_left(record))
+    def _set_record(self, record: RunRecord) -> None:
         with self._lock:
-            self._stamp, self._saved, self._save_error = now, self._path, None
-
-    def _take(self, record: RunRecord) -> None:
-        """Be as the record says."""
-        with self._lock:
-            self._name, self._status, self._message = record.name, record.status, record.message
-            self._steps_total, self._factor = record.steps_total, record.factor
-            self._history, self._state, self._state_in_file = record.history, record.state, False
-            self._resumable = record.state is not None or record.history.steps == 0
+            self._record, self._in_file = record, frozenset()
+            self._has_start = record.state is not None or record.history.steps == 0
             self._weights, self._weight_history = None, ()
+
+    def _load_parts(self, parts: set[str]) -> None:
+        """Read those of `parts` that are in the file only; on failure they stay there, and `RunFile.error` says why."""
+        with self._lock:
+            if not parts & self._in_file or self._file.saved is None:
+                return
+        record = self._file.load()
+        if record is None:
+            return
+        with self._lock:
+            # Another thread may have read them meanwhile.
+            missing = parts & self._in_file
+            self._record = replace(self._record, **{part: getattr(record, part) for part in missing})
+            self._in_file -= missing
 
     def _train(self, data: Dataset) -> Status:
         # torch's thread count belongs to the calling thread and must be set before its first operation.
         torch.set_num_threads(recommended_threads(self.architecture))
-        device = best_device()
-        training = Trainer(self.architecture, self.recipe, data, self._state, device)
+        trainer = Trainer(self.architecture, self.recipe, data, self._record.state, best_device())
         with self._lock:
-            self._steps_total = training.steps_total
-            leg = self._leg
+            self._record = replace(self._record, steps_total=trainer.steps_total)
+            stop_at = self._stop_at
         if analyze(self.architecture).macs * self.recipe.batch_size > LARGE_BATCH_MACS:
-            _leave_within_a_batch(training.network, self._leave)
+            _leave_within_a_batch(trainer.network, self._must_leave)
         published = -PUBLISH_SECONDS
         self._save_due = time.monotonic() + SAVE_SECONDS
         try:
             while True:
-                with self._lock:
-                    training.learning_rate_factor = self._factor
+                trainer.lr_scale = self._record.lr_scale
                 try:
-                    event = next(training, None)
+                    event = next(trainer, None)
                 except _CancelBatchError:
                     break
                 if event is None:
                     break
-                self._record(event)
+                self._add(event)
                 now = time.monotonic()
-                due = isinstance(event, StepMetrics) and event.step >= self._next_weight_history()
-                if due or now - published >= PUBLISH_SECONDS:
-                    self._publish(training, of_trail=due)
+                step_done = isinstance(event, StepMetrics)
+                remember = step_done and trainer.step >= self._next_weight_history()
+                if remember or now - published >= PUBLISH_SECONDS:
+                    self._publish(trainer, remember)
                     published = now
-                if isinstance(event, EpochMetrics) or (now >= self._save_due and isinstance(event, StepMetrics)):
-                    self._keep(training.state())
-                if self._leave.is_set() or _done(leg, event):
+                if isinstance(event, EpochMetrics) or (step_done and now >= self._save_due):
+                    self._keep_state(trainer.state())
+                    self._save_when_due()
+                if self._must_leave() or _reached(stop_at, event):
                     break
-            training.close()
+            trainer.close()
         finally:
-            self._keep(training.state(), write=False)
-        if not run_store.is_finite(training.state()):
+            self._keep_state(trainer.state())
+        if not is_finite(trainer.state()):
             raise DivergenceError(
-                f"The weights were no longer numbers after step {training.step}. The learning rate is too high for "
+                f"The weights were no longer numbers after step {trainer.step}. The learning rate is too high for "
                 "this network: try a tenth of it."
             )
-        self._publish(training)
+        self._publish(trainer)
         with self._lock:
-            if training.epochs_done == self.recipe.epochs:
+            if trainer.epochs_done == self.recipe.epochs:
                 return "finished"
-            return {"stopping": "stopped", "interrupted": "interrupted"}.get(self._status, "paused")  # type: ignore[return-value]
+            return {"stopping": "stopped", "interrupted": "interrupted"}.get(self._record.status, "paused")  # type: ignore[return-value]
 
-    def _record(self, event: StepMetrics | EvaluationProgress | EpochMetrics) -> None:
+    def _add(self, event: StepMetrics | EvaluationProgress | EpochMetrics) -> None:
         with self._lock:
-            assert self._history is not None
             self._measuring = None
             match event:
                 case StepMetrics():
-                    self._history.add(event)
+                    self._record.history.add(event)
                     self._times.append(time.monotonic())
                     del self._times[:-RATE_WINDOW]
                 case EvaluationProgress(seen=seen, total=total):
                     self._measuring = seen / total
-                    # The pause between two epochs is no training time.
+                    # The pause between two epochs is not training time.
                     self._times.clear()
                 case EpochMetrics():
-                    self._history.add(event)
+                    self._record.history.add(event)
 
-    def _rate(self, history: History) -> float | None:
-        """Images a second over the last batches; the epoch's own rate while there are too few of them."""
-        if len(self._times) >= 5:
-            return (len(self._times) - 1) * self.recipe.batch_size / (self._times[-1] - self._times[0])
-        return history.epochs[-1].images_per_second if history.epochs else None
+    def _rate(self) -> float | None:
+        """Return images per second over the last steps; the last epoch's rate while there are too few of them."""
+        record = self._record
+        if len(self._times) >= MIN_RATE_WINDOW:
+            return (len(self._times) - 1) * record.recipe.batch_size / (self._times[-1] - self._times[0])
+        return record.history.epochs[-1].images_per_second if record.history.epochs else None
 
     def _next_weight_history(self) -> float:
         return self._weight_history[-1].step * WEIGHT_HISTORY_FACTOR if self._weight_history else 0
 
-    def _publish(self, training: Trainer, of_trail: bool = False) -> None:
-        weights = WeightsCopy(training.step, training.weights())
+    def _publish(self, trainer: Trainer, remember: bool = False) -> None:
+        weights = WeightsCopy(trainer.step, trainer.weights())
         with self._lock:
             self._weights = weights
-            if of_trail:
+            if remember:
                 copies = (*self._weight_history, weights)
                 size = sum(tensor.nbytes for tensor in weights.tensors.values())
                 self._weight_history = copies[1::2] if len(copies) * size > WEIGHT_HISTORY_BYTES else copies
 
-    def _keep(self, state: TrainingState, write: bool = True) -> None:
-        if not run_store.is_finite(state):
-            # The next batch ends the run; what is in the file is the last that it could have gone on from.
-            return
-        with self._lock:
-            self._state = state
-        if write:
-            started = time.monotonic()
-            self.save()
-            ended = time.monotonic()
-            self._save_due = ended + max(SAVE_SECONDS, SAVE_FACTOR * (ended - started))
+    def _keep_state(self, state: TrainingState) -> None:
+        # After a state that is not finite the next batch ends the run; the one before it can still be resumed.
+        if is_finite(state):
+            with self._lock:
+                self._record = replace(self._record, state=state)
+
+    def _save_when_due(self) -> None:
+        started = time.monotonic()
+        self.save()
+        ended = time.monotonic()
+        self._save_due = ended + max(SAVE_SECONDS, SAVE_FACTOR * (ended - started))
 
     def _end(self, status: Status, message: str | None) -> None:
-        # Who sees that the run has ended, and resumes or deletes it, waits until it is saved.
-        with self._writing:
+        # A thread that sees the end and resumes or deletes the run waits until it is saved.
+        with self._file.writing:
             with self._lock:
                 self._measuring = None
                 self._times.clear()
-                history, state = self._history or History(), self._state
-                if status == "finished":
-                    self._resumable = False
-                elif status == "failed":
-                    # An error in the middle of a batch may have left the curves a step behind the weights or before
-                    # them.
-                    kept = (0, 0) if state is None else (state.step, len(state.losses))
-                    self._resumable = self._resumable and kept == (history.steps, len(history.epochs))
-                self._status, self._message = status, message
-            if status == "failed" and not self._resumable:
-                self._forget_state()
+                history, state = self._record.history, self._record.state
+                if status == "failed":
+                    # An error within a batch may leave curves and weights at different steps.
+                    at = (0, 0) if state is None else (state.step, len(state.losses))
+                    if not self._has_start or at != (history.steps, len(history.epochs)):
+                        self._drop_state()
+                self._record = replace(self._record, status=status, message=message)
             self._settle()
 
     def _settle(self) -> None:
-        """Save a run that trains no more, and leave its file to others. To be called with `_writing` held."""
+        """Save a run that no longer trains, and unlock its file. `RunFile.writing` must be held."""
         try:
             self._write()
         finally:
-            self._file_lock.release()
+            self._file.lock.release()
             self._idle.set()
 
-    def _forget_state(self) -> None:
-        """Of a run that cannot go on: what made the loss no number is in the weights."""
-        with self._lock:
-            self._state, self._resumable, self._weights = None, False, None
-            self._weight_history = ()
-
-    def record(self) -> RunRecord:
-        """The run as it stands; while it trains, as it stood when its state was kept: curves and weights are those of
-        the same batch, whoever saves it.
-        """
-        with self._lock:
-            history, state = self._history or History(), self._state
-            if state:
-                history = history.until(state.step, len(state.losses))
-            elif self._status in ACTIVE:
-                history = History()
-            return RunRecord(
-                identity=self.identity,
-                name=self._name,
-                owner=self.owner,
-                parent=self.parent,
-                architecture=self.architecture,
-                recipe=self.recipe,
-                status=self._status,
-                created=self.created,
-                message=self._message,
-                steps_total=self._steps_total,
-                factor=self._factor,
-                history=history,
-                state=state,
-            )
+    def _drop_state(self) -> None:
+        """Forget the weights and the state of a run that cannot continue. `_lock` must be held."""
+        self._record = replace(self._record, state=None)
+        self._has_start = False
+        self._weights, self._weight_history = None, ()
 
     def _write(self) -> None:
-        """Write the file; save_error becomes a part of the snapshot. To be called with `_writing` held."""
-        self._reload(with_state=True)
+        """Write the file; a failure is in `RunFile.error`. `RunFile.writing` must be held."""
+        self._load_parts({HISTORY, STATE})
         with self._lock:
-            if self._history is None or self._state_in_file:
-                # The file cannot be read just now; what is in it is worth more than what is here.
+            if self._in_file:
+                # The file cannot be read now, and it holds more than the memory does.
                 return
-        now = _stamp(self._path)
-        saved, save_error = self._saved, None
-        if self._stamp is not None and now is not None and now != self._stamp:
-            save_error = _TAKEN_UP
-        else:
-            try:
-                saved = run_store.save(self.record(), self._folder)
-                self._stamp = _stamp(self._path)
-            except CheckpointError as error:
-                save_error = str(error)
-            except (MemoryError, RuntimeError) as error:
-                log.exception("Run %s could not be saved", self.identity)
-                save_error = f"The run could not be saved ({type(error).__name__}). The log has the rest."
-        with self._lock:
-            self._saved, self._save_error = saved, save_error
-
-    def _reload(self, with_state: bool = False) -> None:
-        """The curves of a run that was unloaded, and the state, larger, where it is needed."""
-        with self._lock:
-            wanted = self._history is None or (with_state and self._state_in_file)
-            if not wanted or self._saved is None:
-                return
-            path = self._saved
-        try:
-            record, save_error = run_store.load(path), None
-        except CheckpointError as error:
-            record, save_error = None, str(error)
-        with self._lock:
-            self._save_error = save_error
-            if record and self._history is None:
-                self._history = record.history
-            if record and with_state and self._state_in_file:
-                self._state, self._state_in_file = record.state, False
+            record = self._record
+            if record.state:
+                # Curves and weights in the file belong to the same step.
+                record = replace(record, history=record.history.until(record.state.step, len(record.state.losses)))
+            elif record.status in ACTIVE:
+                record = replace(record, history=History())
+        self._file.save(record)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What tells one version of a file from another, its time in ns among it; None where there is no file.
-
-    The time alone is too coarse: a file system may give two versions within some milliseconds the same.
-    """
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+def _next_stop(history: History, steps: int, epochs: int) -> StopAt:
+    if steps:
+        return StopAt(step=history.steps + steps)
+    return StopAt(epoch=len(history.epochs) + epochs) if epochs else StopAt()
 
 
-def _done(leg: StopAt, event: StepMetrics | EvaluationProgress | EpochMetrics) -> bool:
+def _reached(stop_at: StopAt, event: StepMetrics | EvaluationProgress | EpochMetrics) -> bool:
     match event:
         case StepMetrics():
-            return leg.step is not None and event.step >= leg.step
+            return stop_at.step is not None and event.step >= stop_at.step
         case EpochMetrics():
-            return leg.epoch is not None and event.epoch >= leg.epoch
+            return stop_at.epoch is not None and event.epoch >= stop_at.epoch
     return False
 
 
-_TAKEN_UP = (
-    "Another program has changed the file of this run while it trained, and what it wrote is left alone. Restart "
-    "Receptive to see it here."
-)
-
-
-def _elsewhere(name: str) -> str:
+def _used_elsewhere(name: str) -> str:
     return f"{name} is in use by another Receptive process, which may be training it. Pause or stop it there first."
 
 
 _NO_MEMORY = "There is not enough memory. Use a smaller batch or fewer channels."
 
 
-def _leave_within_a_batch(network: nn.Module, leave: threading.Event) -> None:
+def _leave_within_a_batch(network: nn.Module, must_leave: Callable[[], bool]) -> None:
     """Let a stop take effect between two modules: a batch of a large network takes seconds."""
 
     def check(*_: object) -> None:
-        if leave.is_set():
+        if must_leave():
             raise _CancelBatchError
 
     for module in network.children():
@@ -691,9 +623,7 @@ def _leave_within_a_batch(network: nn.Module, leave: threading.Event) -> None:
         module.register_full_backward_pre_hook(check)
 
 
-def _in_words(error: Exception) -> str:
+def _failure_message(error: Exception) -> str:
     if is_out_of_memory(error):
         return _NO_MEMORY
-    return (
-        f"The training ended with an error it did not expect ({type(error).__name__}: {error}). The log has the rest."
-    )
+    return f"The training ended with an unexpected error ({type(error).__name__}: {error}). The log has the details."

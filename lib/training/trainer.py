@@ -108,7 +108,6 @@ class TrainingState:
     step: int
     losses: tuple[float, ...]
     sums: RunningTotals
-    learning_rate_factor: float
     network: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
 
@@ -117,8 +116,8 @@ class Trainer(Iterator[Event]):
     """One training: a StepMetrics a batch, an EpochMetrics an epoch. The incomplete last batch is used too.
 
     With a `state`, it goes on from there; the state must be of the same architecture, recipe and number of images.
-    `learning_rate_factor`, 1 unless it is set, multiplies what the schedule asks for from the next batch on. Iterating
-    raises DivergenceError when the loss is not finite.
+    `lr_scale`, 1 unless it is set, multiplies the learning rate of the schedule from the next step on. Iterating raises
+    DivergenceError when the loss is not finite.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class Trainer(Iterator[Event]):
         self._data = split(data, recipe).to(device)
         self.steps_per_epoch = math.ceil(len(self._data.train_images) / recipe.batch_size)
         self.step = 0
-        self.learning_rate_factor = 1.0
+        self.lr_scale = 1.0
         self._losses: list[float] = []
         self._sums = RunningTotals()
         self.network.to(device).to(memory_format=torch.channels_last)
@@ -168,9 +167,7 @@ class Trainer(Iterator[Event]):
             for name, value in values.items()
             if value is not None
         }
-        return TrainingState(
-            self.step, tuple(self._losses), self._sums, self.learning_rate_factor, self.weights(), _copies(slots)
-        )
+        return TrainingState(self.step, tuple(self._losses), self._sums, self.weights(), _copies(slots))
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the network's state, on the CPU."""
@@ -178,7 +175,6 @@ class Trainer(Iterator[Event]):
 
     def _restore(self, state: TrainingState) -> None:
         self.step, self._losses, self._sums = state.step, list(state.losses), state.sums
-        self.learning_rate_factor = state.learning_rate_factor
         self.network.load_state_dict(dict(state.network))
         slots: dict[int, dict[str, Tensor]] = {}
         parameters = list(self.network.parameters())
@@ -203,7 +199,7 @@ class Trainer(Iterator[Event]):
         for batch in batches[self.step - (epoch - 1) * self.steps_per_epoch :]:
             started = time.perf_counter()
             self.network.train()
-            rate = self.learning_rate_factor * learning_rate(recipe, self.step, self.steps_per_epoch, self._losses)
+            rate = self.lr_scale * learning_rate(recipe, self.step, self.steps_per_epoch, self._losses)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             for module in self.network:

@@ -136,7 +136,7 @@ def _perform(request: ActionRequest) -> None:
             case "epoch":
                 run_manager().resume(run, epochs=1)
             case "learning rate":
-                run.set_learning_rate_factor(float(request.value))
+                run.set_lr_scale(float(request.value))
             case "rename":
                 run.rename(str(request.value))
             case "delete":

@@ -9,7 +9,7 @@ import streamlit as st
 
 from lib.design.notation import notation
 from lib.evaluation.proportion import accuracy_text, interval_text
-from lib.runs.run_store import ACTIVE
+from lib.runs.run_record import ACTIVE
 from lib.runs.training_run import Run, RunStatus
 from lib.text.formatting import percent
 from lib.text.untrusted_text import escaped
@@ -155,7 +155,7 @@ def _controls(run: Run, status: RunStatus) -> None:
             if status.status == "paused":
                 st.button("Stop", icon=":material/stop:", on_click=request_action, args=(run, "stop"))
         if (active and status.status != "queued") or run.resumable:
-            st.session_state.lr_multiplier = min(LR_MULTIPLIERS, key=lambda factor: abs(factor - status.factor))
+            st.session_state.lr_multiplier = min(LR_MULTIPLIERS, key=lambda scale: abs(scale - status.lr_scale))
             st.select_slider(
                 "Learning-rate multiplier",
                 LR_MULTIPLIERS,
