@@ -5,7 +5,6 @@ tests/fixtures/9320cae/README.md says how the files were made, and the descripti
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import runpy
