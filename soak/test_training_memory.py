@@ -6,7 +6,7 @@ import pytest
 
 from lib.design.notation import parse
 from lib.design.recipe import Augmentation, Recipe
-from lib.runs.preflight import needed
+from lib.runs.preflight import training_memory
 from tests.test_preflight import CODE, peak
 
 ALL = Augmentation(10, 0.07, 0.1, 10, 0.3)
@@ -32,5 +32,5 @@ ALL = Augmentation(10, 0.07, 0.1, 10, 0.3)
     ],
 )
 def test_the_estimate_is_close_to_the_peak(network: str, recipe: Recipe) -> None:
-    said, took = sum(needed(parse(network), recipe).values()), peak(recipe, network)
+    said, took = sum(training_memory(parse(network), recipe).values()), peak(recipe, network)
     assert 0.9 * took < said < 2 * took + 500e6

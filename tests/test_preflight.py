@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from lib.design.notation import parse
 from lib.design.recipe import Augmentation, Recipe, to_json
 from lib.runs import preflight
-from lib.runs.preflight import cgroup_room, needed, preflight_error, trained_images
+from lib.runs.preflight import cgroup_room, preflight_error, trained_images, training_memory
 from tools import ROOT
 
 pytestmark = pytest.mark.slow
@@ -34,20 +34,20 @@ def test_what_is_said_to_be_needed_is_what_a_training_takes() -> None:
     recipe = Recipe(
         batch_size=1024, outlier_ratio=0.5, synthetic_ratio=0.5, augmentation=Augmentation(10, 0.07, 0.1, 10, 0.3)
     )
-    said, took = sum(needed(parse(network), recipe).values()), peak(recipe, network)
+    said, took = sum(training_memory(parse(network), recipe).values()), peak(recipe, network)
     assert 0.9 * took < said < 2 * took + 200e6
 
 
 def test_measuring_and_making_batches_count(tmp_path: Path) -> None:
     """F1: with a batch of 1, measuring and calibrating take more than training; so may writing digits."""
-    alone = needed(parse("16k1p28 " * 8 + "10 A"), Recipe(batch_size=1))
-    assert alone["measuring it"] > 2e8
-    plain = needed(parse(CODE), Recipe(batch_size=4096))
-    written = needed(parse(CODE), Recipe(batch_size=4096, synthetic_ratio=1.0))
+    alone = training_memory(parse("16k1p28 " * 8 + "10 A"), Recipe(batch_size=1))
+    assert alone["evaluating it"] > 2e8
+    plain = training_memory(parse(CODE), Recipe(batch_size=4096))
+    written = training_memory(parse(CODE), Recipe(batch_size=4096, synthetic_ratio=1.0))
     assert written["making its batches"] > 2e8
     assert "making its batches" not in plain
     said = str(preflight_error(parse("16k1p28 " * 20 + "10 A"), Recipe(batch_size=64), tmp_path))
-    assert "GB of them for what a batch puts out, and its gradients" in said
+    assert "GB of them for the outputs of a batch and their gradients" in said
     assert said.endswith("are available. Use fewer channels or a smaller batch.")
 
 
@@ -98,6 +98,6 @@ def test_the_train_page_counts_the_images_that_are_trained_on() -> None:
     for name, value in (("net", "4 M 8k14v 10 A"), ("validation", "held-out"), ("batch_size", "3")):
         at.query_params[name] = value
     at.run().switch_page("pages/train.py").run()
-    assert "a batch of a single image" in at.error[0].value
+    assert "the last batch has a single image" in at.error[0].value
     assert next(button for button in at.button if button.label == "Start training").disabled
     assert preflight.preflight_error(parse("4 M 8k14v 10 A"), Recipe(batch_size=3), ROOT) is None

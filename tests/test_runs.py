@@ -808,7 +808,7 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:
 def test_a_run_whose_file_could_not_be_read_again_is_refused(tmp_path: Path) -> None:
     """37 million parameters and their moments make 450 MB, which a checkpoint's reader refuses."""
     said = preflight_error(parse("M M 2048 2048 10 A"), Recipe(), tmp_path)
-    assert "can be read again. Use fewer channels" in str(said)
+    assert "can be read. Use fewer channels" in str(said)
     assert preflight_error(parse("M M 1024 1024 10 A"), Recipe(), tmp_path) is None
 
 

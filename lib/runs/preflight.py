@@ -24,28 +24,28 @@ from lib.text.formatting import gigabytes
 from lib.training.time_estimate import TRAIN_IMAGES
 from lib.training.trainer import held_out
 
-# Copies of an image of float32 that are made at once, measured: by the maps and strokes that move it, by a digit that
-# is written or a mark, and while it is drawn.
 IMAGE_BYTES = 4 * math.prod(INPUT_SHAPE)
-AUGMENTED, WRITTEN, DRAWN = 13, 12, 125
-# Compiled kernels, the order of the images, and what the allocator does not give back.
+# Measured peak memory, in float32 images: for each augmented image, for each synthetic digit or outlier, and in
+# addition for each of those that are drawn at the same time.
+AUGMENTED, GENERATED, DRAWN = 13, 12, 125
+# In bytes: compiled kernels, the order of the images, and memory that the allocator keeps.
 OVERHEAD = 80 * 10**6
-# From here on a kernel is wide: oneDNN unfolds its input.
-WIDE = 5
+# For kernels larger than this, oneDNN unfolds its input (im2col).
+MAX_DIRECT_KERNEL = 5
 
 
 def trained_images(recipe: Recipe) -> int:
-    """How many of MNIST's training images it trains on: all but those that it holds out."""
+    """Return the number of MNIST's training images without those held out for validation."""
     return TRAIN_IMAGES - (held_out(TRAIN_IMAGES) if recipe.validation == "held-out" else 0)
 
 
 def preflight_error(architecture: Architecture, recipe: Recipe, folder: Path, images: int = 60_000) -> str | None:
-    """Why the network cannot be trained here and now, in words; None where it can, or where the system does not say.
+    """Return a sentence with the reason why the network cannot be trained on this machine now, or None if it can.
 
-    `folder` is where its checkpoint will be written, `images` the number it is trained on.
+    `folder` is the folder of its checkpoint, `images` the number of training images.
     """
     analysis = analyze(architecture)
-    parts, available = needed(architecture, recipe), _available_memory()
+    parts, available = training_memory(architecture, recipe), _available_memory()
     if available is not None and sum(parts.values()) >= available:
         largest = max(parts, key=parts.__getitem__)
         return (
@@ -57,9 +57,9 @@ def preflight_error(architecture: Architecture, recipe: Recipe, folder: Path, im
     if size > MAX_BYTES:
         return (
             f"A checkpoint of this run takes up to {size / 1e6:,.0f} MB, and at most {MAX_BYTES / 1e6:.0f} MB can be "
-            "read again. Use fewer channels, a larger batch or fewer epochs."
+            "read. Use fewer channels, a larger batch or fewer epochs."
         )
-    # A checkpoint is written beside the one that it replaces.
+    # The old checkpoint is deleted only after the new one is written.
     if free is not None and free < 2 * size:
         return (
             f"Checkpoints of this run take up to {2 * size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free where "
@@ -70,87 +70,82 @@ def preflight_error(architecture: Architecture, recipe: Recipe, folder: Path, im
         o.kind == "BatchNorm2d" and o.output_shape[1:] == (1, 1) for o in operations(architecture)
     ):
         return (
-            f"With a batch size of {recipe.batch_size:,} a batch of a single image comes up, and the batch norm of a "
-            "layer of one pixel cannot normalise a single value. Choose another batch size, or leave that norm out."
+            f"With a batch size of {recipe.batch_size:,} the last batch has a single image, and the batch norm of a "
+            "layer of one pixel cannot normalize a single value. Choose another batch size, or remove that norm."
         )
     return None
 
 
-def needed(architecture: Architecture, recipe: Recipe) -> dict[str, int]:
-    """What a training takes at its peak, in bytes above what a process with MNIST in it has, part by part.
+def training_memory(architecture: Architecture, recipe: Recipe) -> dict[str, int]:
+    """Return the peak memory of a training by purpose, in bytes, without that of the process and of MNIST.
 
-    WeightsCopy; a step; what comes beside it: the making of its batch, or the measuring after an epoch, whichever takes
-    more; calibrating, which goes on while it trains; and what any training takes.
+    The purposes are weights and their copies, one training step, making a batch or evaluating an epoch (whichever needs
+    more), the calibration that runs beside the training, and a constant.
     """
     weights = 4 * analyze(architecture).num_params
     kept = (2 if recipe.optimizer == "SGD" else 3) * weights
-    written, unknown = (
-        round(recipe.synthetic_ratio * recipe.batch_size),
-        round(recipe.outlier_ratio * recipe.batch_size),
-    )
-    shown, batch, in_fused = (
-        recipe.batch_size + written + unknown,
-        batch_size(architecture),
-        has_fast_path(architecture),
-    )
-    step = _fused_bytes(architecture, shown) if in_fused else _module_bytes(architecture, shown)
-    augmented = AUGMENTED * recipe.augmentation.active
-    making = IMAGE_BYTES * max(augmented * shown, _drawing(written), _drawing(unknown), 2 * shown)
-    measuring = forward_bytes(architecture, batch)
-    beside = max(making, measuring)
+    synthetic = round(recipe.synthetic_ratio * recipe.batch_size)
+    outliers = round(recipe.outlier_ratio * recipe.batch_size)
+    images, eval_images = recipe.batch_size + synthetic + outliers, batch_size(architecture)
+    is_fast = has_fast_path(architecture)
+    step = (_fast_path_bytes if is_fast else _module_bytes)(architecture, images)
+    augmented = AUGMENTED * recipe.augmentation.active * images
+    batch = IMAGE_BYTES * max(augmented, _generated(synthetic), _generated(outliers), 2 * images)
+    evaluation = forward_bytes(architecture, eval_images)
+    other = max(batch, evaluation)
     calibrates = affordable(architecture, LIVE_IMAGES) == LIVE_IMAGES
     return {
-        # Besides network, gradients and moments: a state that is kept, two copies of it while it is written, and the
-        # weights published last and before.
+        # Four copies of network and moments: the kept state, two copies while it is written, gradients. Two of the
+        # weights: those published last and before.
         "its weights, with gradients, moments and copies": weights + 4 * kept + 2 * weights,
-        "what a batch puts out, and its gradients": step,
-        # The fused kernels keep their room from step to step; torch's modules give it back.
-        "making its batches" if making > measuring else "measuring it": beside if in_fused else max(0, beside - step),
-        "calibrating it": calibrates * (measuring + IMAGE_BYTES * AUGMENTED * batch),
-        "what every training takes": OVERHEAD,
+        "the outputs of a batch and their gradients": step,
+        # The fast path keeps its workspace between steps; torch's modules free it.
+        "making its batches" if batch > evaluation else "evaluating it": other if is_fast else max(0, other - step),
+        "calibrating it": calibrates * (evaluation + IMAGE_BYTES * AUGMENTED * eval_images),
+        "what every training needs": OVERHEAD,
     }
 
 
-def _drawing(count: int) -> int:
-    """Copies of an image that so many digits or marks take."""
-    return WRITTEN * count + DRAWN * min(count, DRAWN_AT_ONCE)
+def _generated(count: int) -> int:
+    """Return the memory to generate `count` synthetic digits or outliers, in float32 images."""
+    return GENERATED * count + DRAWN * min(count, DRAWN_AT_ONCE)
 
 
-def _fused_bytes(architecture: Architecture, images: int) -> int:
-    """The room of `lib.nn.fast_path`, which takes images in blocks of LANES."""
+def _fast_path_bytes(architecture: Architecture, images: int) -> int:
+    """Return the workspace of `lib.nn.fast_path`, which processes images in blocks of LANES, in bytes."""
     rows, blocks = per_layer(analyze(architecture), architecture).rows, -(-images // LANES)
     sizes = [math.prod(row.output_shape) for row in rows]
-    chosen = sum(size for size, layer in zip(sizes, architecture.layers, strict=True) if isinstance(layer, MaxPool))
-    numbers = math.prod(INPUT_SHAPE) + sum(sizes) + chosen + 2 * max(sizes)
+    argmax = sum(size for size, layer in zip(sizes, architecture.layers, strict=True) if isinstance(layer, MaxPool))
+    numbers = math.prod(INPUT_SHAPE) + sum(sizes) + argmax + 2 * max(sizes)
     return 4 * blocks * (LANES * numbers + sum(row.num_params for row in rows))
 
 
 def _module_bytes(architecture: Architecture, images: int) -> int:
-    """A step through torch's modules: what autograd keeps, and the most that the way back through one of them takes."""
-    kept = passing = 0
+    """Return the memory of a step with torch's modules, in bytes: autograd's tensors and the largest backward pass."""
+    kept = backward = 0
     for step in operations(architecture):
         inputs, outputs = math.prod(step.input_shape), math.prod(step.output_shape)
         match step.kind:
             case "Conv2d":
-                # Both gradients, the layouts that it works in, and for a wide kernel one image unfolded.
-                wide = step.kernel_size**2 * step.input_shape[0] * step.output_shape[1] ** 2
-                copied = workspace(step, images, uses_im2col()) + wide * (step.kernel_size > WIDE)
-                passing = max(passing, images * (inputs + outputs) + copied)
+                # Both gradients, copies in another memory layout, and for a large kernel one unfolded image.
+                unfolded = step.kernel_size**2 * step.input_shape[0] * step.output_shape[1] ** 2
+                copied = workspace(step, images, uses_im2col()) + unfolded * (step.kernel_size > MAX_DIRECT_KERNEL)
+                backward = max(backward, images * (inputs + outputs) + copied)
             case "BatchNorm2d":
-                # What is centred, and what is put out.
+                # The normalized input and the output.
                 kept += 2 * images * outputs
-                passing = max(passing, 2 * images * outputs)
+                backward = max(backward, 2 * images * outputs)
             case "MaxPool2d":
                 kept += 3 * images * outputs
             case "Flatten":
                 pass
             case _:
                 kept += images * outputs
-    return 4 * (kept + passing)
+    return 4 * (kept + backward)
 
 
 def _checkpoint_bytes(analysis: NetworkAnalysis, recipe: Recipe, images: int) -> int:
-    """WeightsCopy and two moments, three curves, and room for the rest."""
+    """Return the size of a run's file: weights, two moments, three curves, and a reserve for metadata."""
     steps = recipe.epochs * math.ceil(images / recipe.batch_size)
     return 4 * 3 * analysis.num_params + 8 * 3 * steps + 100_000
 
@@ -165,13 +160,13 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 def _available_memory() -> int:
-    """Bytes that this process may still allocate: the least of what machine, control groups and process limit leave."""
+    """Return how many bytes this process may still allocate: the smallest limit of machine, groups and process."""
     limits = (psutil.virtual_memory().available, cgroup_room(), _address_room())
     return min(limit for limit in limits if limit is not None)
 
 
 def _address_room() -> int | None:
-    """Bytes that `ulimit -v` leaves; None without a limit."""
+    """Return how many bytes `ulimit -v` leaves, or None if there is no limit."""
     try:
         import resource
     except ImportError:
@@ -181,9 +176,10 @@ def _address_room() -> int | None:
 
 
 def cgroup_room(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that the control groups of this process leave (version 2 or 1, as in a container); None without a limit.
+    """Return how many bytes the control groups of this process leave, or None if there is no limit.
 
-    File caches count as free, because the kernel drops them first. psutil does not know control groups.
+    Containers are limited by control groups, version 1 or 2, which psutil does not read. File caches count as free
+    because the kernel drops them first.
     """
     try:
         lines = groups.read_text(encoding="utf-8").splitlines()
@@ -198,7 +194,7 @@ def cgroup_room(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sy
             base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        # Every group above limits too. In a container the path may be that outside of it: then its root is the group.
+        # Parent groups limit too. In a container the path may be that of the host: then the root is the group.
         inner = base / path.lstrip("/")
         for folder in (inner, *inner.parents):
             if not folder.is_relative_to(base):
@@ -210,7 +206,7 @@ def cgroup_room(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sy
 
 
 def _number(file: Path) -> int | None:
-    """The number that a file holds; None where it holds none, as "max"."""
+    """Return the number in a file, or None if it holds another text, such as "max"."""
     try:
         return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -218,7 +214,7 @@ def _number(file: Path) -> int | None:
 
 
 def _field(file: Path, name: str) -> int | None:
-    """The number behind `name` on a line of a file."""
+    """Return the number that follows `name` on a line of a file, or None."""
     try:
         lines = file.read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.split()[:1] == [name])

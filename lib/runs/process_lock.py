@@ -1,7 +1,7 @@
 """Lock files: one process at a time may write a run; the system releases a lock when its process ends.
 
-A process holds a run's lock while it trains the run, and for the moment of any other change to the run's file. The
-files are empty and stay: a lock file that is removed could be locked twice, under its old inode and a new one.
+A process holds a run's lock while it trains the run, and briefly for any other change of the run's file. The lock files
+are empty and stay: after a removal the file could be locked twice, under its old inode and a new one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 FOLDER = ".locks"
-# A rename or a last save elsewhere is soon over; a training is not.
+# Long enough for a rename or a save in another process, but not for a training.
 WAIT_SECONDS = 1.0
 POLL_SECONDS = 0.02
 
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.02
 class RunLock:
     """The lock of one run in a folder of runs. Two objects exclude each other, also in one process.
 
-    Not for use by two threads at once: the run's own lock guards it.
+    One object is not thread-safe; `RunFile.writing` guards it.
     """
 
     def __init__(self, identity: str, folder: Path) -> None:
@@ -31,9 +31,9 @@ class RunLock:
         return self._lock is not None
 
     def acquire(self, seconds: float = 0.0) -> bool:
-        """Take the lock, waiting for it for so many seconds; returns False where another holder still has it then.
+        """Acquire the lock, waiting `seconds` for it; return False if another holder still has it.
 
-        A folder in which no lock file can be made holds no file that two processes could write: True, and not held.
+        Where no lock file can be created, two processes cannot write the run either: True, but the lock is not held.
         """
         if self._lock:
             return True
@@ -49,14 +49,14 @@ class RunLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back; of no effect where it is not held."""
+        """Release the lock if it is held."""
         lock, self._lock = self._lock, None
         if lock:
             lock.release()
 
 
 def is_locked(identity: str, folder: Path) -> bool:
-    """Whether somebody else, in this process or another, holds the run's lock."""
+    """Whether another holder, in this process or another one, has the run's lock."""
     lock = RunLock(identity, folder)
     free = lock.acquire()
     lock.release()
