@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib.data.augmentation import augment, preview
-from lib.data.dataset import Dataset, normalise
+from lib.data.dataset import Dataset, normalize
 from lib.design.recipe import Augmentation
 
 
@@ -43,7 +43,7 @@ def test_shear_moves_a_row_by_its_distance_from_the_middle() -> None:
 
 
 def test_augmentation_fills_with_the_background(small: Dataset) -> None:
-    x = normalise(small.train_images[:50])
+    x = normalize(small.train_images[:50])
     y = augment(x, Augmentation(30, 0.2, 0.2), torch.Generator().manual_seed(1))
     background = float(x.min())
     assert float(y.min()) == pytest.approx(background, abs=1e-5)
@@ -66,7 +66,7 @@ def test_strokes_grow_and_shrink_within_the_given_bounds(small: Dataset) -> None
     widths = y[:, 0, 14].sum(1)
     assert 3 <= float(widths.min()) < 3.1
     assert 4.9 < float(widths.max()) <= 5
-    digits = normalise(small.train_images[:20])
+    digits = normalize(small.train_images[:20])
     y = augment(digits, Augmentation(stroke=1), torch.Generator().manual_seed(0))
     assert float(y.min()) >= float(digits.min())
     assert float(y.max()) <= float(digits.max())

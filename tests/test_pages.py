@@ -589,7 +589,7 @@ def test_the_assignments_recipe_without_norm_brings_its_network() -> None:
         ({"batch_size": "0"}, "batch size must be from 1 to 4,096"),
         ({"learning_rate": "1000000000"}, "learning rate must be from"),
         ({"net": "4 M 4 M 4 M 4 M 4 M 10 A"}, "but only 1×1 reach it"),
-        ({"net": "4 M 8 M 12v 12v 12v 10 A", "batch_size": "1"}, "cannot normalise a single value"),
+        ({"net": "4 M 8 M 12v 12v 12v 10 A", "batch_size": "1"}, "cannot normalize a single value"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_it_begins(query: dict[str, str], says: str) -> None:
@@ -960,7 +960,7 @@ def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Da
     at.selectbox(key="reader").set_value("assignment-9274").run()
     network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
     with torch.no_grad():
-        read = torch.cat([network(dataset.normalise(x)).argmax(1) for x in torch.split(mnist.test_images, 500)])
+        read = torch.cat([network(dataset.normalize(x)).argmax(1) for x in torch.split(mnist.test_images, 500)])
     wrong = (read != mnist.test_labels).nonzero()[:, 0].tolist()
     assert f"**{len(wrong)} of 10,000** test images are misclassified" in words(at)
     shown = {int(button.label.removeprefix("No. ")) for button in at.button if (button.key or "").startswith("errors_")}

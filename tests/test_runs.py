@@ -833,7 +833,7 @@ ONE_PIXEL = parse("4 M 8k14v 10 A")
         ("4 M 8 M 10 A", 1, 60_000, False),
     ],
 )
-def test_a_single_image_that_cannot_be_normalised_is_refused(
+def test_a_single_image_that_cannot_be_normalized_is_refused(
     tmp_path: Path, text: str, batch_size: int, images: int, refused: bool
 ) -> None:
     said = preflight_error(parse(text), Recipe(batch_size=batch_size), tmp_path, images)

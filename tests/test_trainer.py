@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.data.dataset import Dataset, normalise
+from lib.data.dataset import Dataset, normalize
 from lib.data.handwriting import handwriting
 from lib.data.outliers import marks
 from lib.design.notation import parse
@@ -87,7 +87,7 @@ def test_it_learns_and_reports_what_the_network_then_scores(small: Dataset) -> N
     assert last.validation_images == len(small.test_images)
     assert accuracy_on(network, small.test_images, small.test_labels) == last.validation_accuracy == last.test_accuracy
     with torch.inference_mode():
-        loss = F.cross_entropy(network(normalise(small.test_images)), small.test_labels)
+        loss = F.cross_entropy(network(normalize(small.test_images)), small.test_labels)
     assert last.validation_loss == pytest.approx(float(loss), rel=1e-4)
 
 
@@ -109,7 +109,7 @@ def test_one_plain_sgd_step_is_the_one_worked_by_hand(small: Dataset) -> None:
     data = Dataset(small.train_images[:32], small.train_labels[:32], small.test_images[:10], small.test_labels[:10])
     recipe = Recipe("SGD", 0.1, "constant", 1, 32, 0.0)
     training, reference = Trainer(ARCHITECTURE, recipe, data), build(ARCHITECTURE)
-    loss = F.cross_entropy(reference(normalise(data.train_images)), data.train_labels)
+    loss = F.cross_entropy(reference(normalize(data.train_images)), data.train_labels)
     loss.backward()  # type: ignore[no-untyped-call]
     step = next(training)
     assert isinstance(step, StepMetrics)
@@ -260,7 +260,7 @@ def test_held_out_images_are_not_trained_on_and_the_test_images_wait_for_the_end
 def test_label_smoothing_is_that_of_torch(small: Dataset) -> None:
     data = Dataset(small.train_images[:64], small.train_labels[:64], small.test_images[:9], small.test_labels[:9])
     step = next(Trainer(ARCHITECTURE, Recipe(batch_size=64, label_smoothing=0.2), data))
-    logits = build(ARCHITECTURE).train()(normalise(data.train_images))
+    logits = build(ARCHITECTURE).train()(normalize(data.train_images))
     assert isinstance(step, StepMetrics)
     assert step.train_loss == pytest.approx(
         F.cross_entropy(logits, data.train_labels, label_smoothing=0.2).item(), rel=1e-5
@@ -270,7 +270,7 @@ def test_label_smoothing_is_that_of_torch(small: Dataset) -> None:
 @pytest.mark.slow
 def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
     """What is measured is of the digits alone; of marks never seen, the network comes to be less sure."""
-    unseen = normalise(
+    unseen = normalize(
         (marks(small.test_images[:100].unsqueeze(1) / 255, 200, torch.Generator().manual_seed(99)) * 255)
         .to(torch.uint8)
         .squeeze(1)

@@ -113,7 +113,7 @@ def pen_digits_of(text: str) -> tuple[Tensor, Tensor]:
     return torch.stack([points[..., 0], 1 - points[..., 1]], 2), rows[:, -1]
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """uint8 (N, 28, 28) -> float32 (N, 1, 28, 28) with the mean 0 and deviation 1 of the training images."""
     return images.unsqueeze(1).float().sub_(255 * MEAN).div_(255 * STD)
 

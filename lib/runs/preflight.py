@@ -71,7 +71,7 @@ def preflight_error(architecture: Architecture, recipe: Recipe, folder: Path, im
     ):
         return (
             f"With a batch size of {recipe.batch_size:,} a batch of a single image comes up, and the batch norm of a "
-            "layer of one pixel cannot normalise a single value. Choose another batch size, or leave that norm out."
+            "layer of one pixel cannot normalize a single value. Choose another batch size, or leave that norm out."
         )
     return None
 

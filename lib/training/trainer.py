@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data.augmentation import augment
-from lib.data.dataset import MEAN, STD, Dataset, normalise
+from lib.data.dataset import MEAN, STD, Dataset, normalize
 from lib.data.handwriting import handwriting
 from lib.data.outliers import marks
 from lib.design.analysis import analyze
@@ -36,7 +36,7 @@ MOMENTUM = 0.9
 HELD_OUT = 5_000
 # What the marks' loss weighs beside the digits' (Hendrycks et al. 2019, section 3).
 MARKS_WEIGHT = 0.5
-# Black and white, normalised.
+# Black and white, normalized.
 DARK, LIGHT = (0 - MEAN) / STD, (1 - MEAN) / STD
 
 
@@ -211,7 +211,7 @@ class Trainer(Iterator[Event]):
                     module.generator.manual_seed(_number(recipe.seed, "dropout", self.step))
             batch = batch.to(self._device)
             y = labels[batch]
-            x, truth = self._shown(normalise(images[batch]), y)
+            x, truth = self._shown(normalize(images[batch]), y)
             if epoch <= recipe.epochs - recipe.unaugmented_epochs:
                 x = augment(x, recipe.augmentation, _chance(recipe.seed, "augmentation", self.step))
             with self._whole_batch():
@@ -297,7 +297,7 @@ class Trainer(Iterator[Event]):
         for some, truth in _batches(self.network, images, labels):
             # A generator must not stay inside inference_mode while it is suspended: the mode is the thread's.
             with torch.inference_mode():
-                logits = self.network(normalise(some))
+                logits = self.network(normalize(some))
                 loss_sum += F.cross_entropy(logits, truth, reduction="sum").item()
                 correct += int((logits.argmax(1) == truth).sum())
             seen += len(some)
@@ -368,12 +368,12 @@ def _training_pass(network: nn.Sequential, architecture: Architecture, device: s
 
 
 def _as_ink(x: Tensor) -> Tensor:
-    """Normalised images -> 0 to 1, on the CPU."""
+    """normalized images -> 0 to 1, on the CPU."""
     return ((x - DARK) / (LIGHT - DARK)).cpu()
 
 
 def _as_bright(ink: Tensor, x: Tensor) -> Tensor:
-    """0 to 1 -> normalised as x is, on its device."""
+    """0 to 1 -> normalized as x is, on its device."""
     return (DARK + (LIGHT - DARK) * ink).to(x.device)
 
 
