@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.environment import environment
-from lib.data.dataset import FOLDER, load, pen_digits_of
-from lib.data.handwriting import PEOPLES_WIDTH, lift, smooth, strokes
+from lib.data.dataset import FOLDER, load, parse_pen_digits
+from lib.data.handwriting import PEN_DIGIT_ASPECT, catmull_rom, find_pen_lift, split_at_pen_lift
 from lib.evaluation.calibration import calibrate
 from lib.evaluation.proportion import accuracy_text
 from lib.inference.predict import predict_all
@@ -146,11 +146,11 @@ def _letters(chance: np.random.Generator) -> list[Tensor]:
 
 def _pen_digits(lifted: bool, chance: np.random.Generator) -> tuple[Tensor, list[int]]:
     """Preprocessed drawings, uint8 (N, 28, 28), and their labels."""
-    digits, names = pen_digits_of(PEN_DIGITS.read_text(encoding="ascii"))
+    digits, names = parse_pen_digits(PEN_DIGITS.read_text(encoding="ascii"))
     found = []
     for points, name in zip(digits, names.tolist(), strict=True):
-        cut = lift(points.tolist(), name) if lifted else None
-        ways = [smooth(stroke).numpy() * (PEOPLES_WIDTH, 1) for stroke in strokes(points, cut)]
+        pen_lift = find_pen_lift(points.tolist(), name) if lifted else None
+        ways = [catmull_rom(stroke).numpy() * (PEN_DIGIT_ASPECT, 1) for stroke in split_at_pen_lift(points, pen_lift)]
         found.append(_reduced(ways, chance))
     return torch.stack(found), names.tolist()
 
@@ -177,7 +177,7 @@ def _pen_characters(chance: np.random.Generator) -> tuple[Tensor, list[int]]:
                 # A pen that rests leaves the same point again and again.
                 moved = np.append(True, (np.diff(points, axis=0) != 0).any(1))
                 stroke = torch.from_numpy(points[moved])
-                ways.append((smooth(stroke) if len(stroke) > 1 else stroke).numpy())
+                ways.append((catmull_rom(stroke) if len(stroke) > 1 else stroke).numpy())
     return torch.stack(found), names
 
 

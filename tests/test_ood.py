@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lib.data.dataset import Dataset, normalize
-from lib.data.outliers import marks
+from lib.data.outliers import sample_outliers
 from lib.design.notation import parse
 from lib.evaluation import ood
 from lib.evaluation.calibration import calibrate
@@ -115,7 +115,7 @@ def test_the_score_recognizes_outliers_that_the_probabilities_do_not(mnist: Data
     network = shipped_network()
     found = calibrate(network, mnist)
     digits = mnist.train_images[:500].float()[:, None] / 255
-    unknown = (marks(digits, 500, torch.Generator().manual_seed(0))[:, 0] * 255).round().to(torch.uint8)
+    unknown = (sample_outliers(digits, 500, torch.Generator().manual_seed(0))[:, 0] * 255).round().to(torch.uint8)
 
     def confident(images: Tensor, gaussians: ood.ClassGaussians | None) -> float:
         predictions = predict_all(network, images, found.temperature, gaussians)

@@ -1161,7 +1161,7 @@ def test_without_the_pen_digits_the_preview_says_so_and_the_page_goes_on(
 ) -> None:
     load = dataset.pen_digits
     monkeypatch.setattr(handwriting, "pen_digits", lambda: load(tmp_path))
-    handwriting._people.cache_clear()
+    handwriting._load_pen_digits.cache_clear()
     at = visit("train", written="0.5")
     assert not at.exception
     assert "pen-digits.csv.gz is missing" in at.error[0].value

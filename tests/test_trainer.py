@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from lib.data.dataset import Dataset, normalize
-from lib.data.handwriting import handwriting
-from lib.data.outliers import marks
+from lib.data.handwriting import sample_handwriting
+from lib.data.outliers import sample_outliers
 from lib.design.notation import parse
 from lib.design.presets import PRESETS, Preset
 from lib.design.recipe import RECIPES, Augmentation, Recipe, RecipePreset
@@ -271,7 +271,7 @@ def test_label_smoothing_is_that_of_torch(small: Dataset) -> None:
 def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
     """What is measured is of the digits alone; of marks never seen, the network comes to be less sure."""
     unseen = normalize(
-        (marks(small.test_images[:100].unsqueeze(1) / 255, 200, torch.Generator().manual_seed(99)) * 255)
+        (sample_outliers(small.test_images[:100].unsqueeze(1) / 255, 200, torch.Generator().manual_seed(99)) * 255)
         .to(torch.uint8)
         .squeeze(1)
     )
@@ -290,7 +290,7 @@ def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
 @pytest.mark.slow
 def test_digits_in_other_hands_are_learnt_beside_the_batch(small: Dataset) -> None:
     """What is measured is of the batch alone; of digits written anew, more are read."""
-    ink, labels = handwriting(400, torch.Generator().manual_seed(99))
+    ink, labels = sample_handwriting(400, torch.Generator().manual_seed(99))
     unseen = (ink[:, 0] * 255).to(torch.uint8)
     read = {}
     for share in (0.0, 0.5):

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from lib.data.augmentation import augment
 from lib.data.dataset import Dataset, DatasetError, normalize
-from lib.data.handwriting import handwriting
+from lib.data.handwriting import sample_handwriting
 from lib.design.recipe import Augmentation
 from lib.evaluation.metrics import Evaluation
 from lib.evaluation.ood import ClassGaussians, features, fit
@@ -161,7 +161,7 @@ class LiveCalibrator:
 @lru_cache(maxsize=1)
 def _synthetic() -> tuple[Tensor, Tensor]:
     """Synthetic digits, uint8 (SYNTHETIC, 28, 28), with their labels."""
-    digits, labels = handwriting(SYNTHETIC, torch.Generator().manual_seed(0))
+    digits, labels = sample_handwriting(SYNTHETIC, torch.Generator().manual_seed(0))
     return (digits[:, 0] * 255).round().to(torch.uint8), labels
 
 

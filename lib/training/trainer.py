@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from lib.data.augmentation import augment
 from lib.data.dataset import MEAN, STD, Dataset, normalize
-from lib.data.handwriting import handwriting
-from lib.data.outliers import marks
+from lib.data.handwriting import sample_handwriting
+from lib.data.outliers import sample_outliers
 from lib.design.analysis import analyze
 from lib.design.fast_path_eligibility import FAST_PATH_MACS, has_fast_path
 from lib.design.layers import Architecture
@@ -247,11 +247,11 @@ class Trainer(Iterator[Event]):
         recipe, shown, truth = self.recipe, [x], y
         written, unknown = round(recipe.synthetic_ratio * len(x)), round(recipe.outlier_ratio * len(x))
         if written:
-            digits, names = handwriting(written, _chance(recipe.seed, "written", self.step))
+            digits, names = sample_handwriting(written, _chance(recipe.seed, "written", self.step))
             shown.append(_as_bright(digits, x))
             truth = torch.cat([y, names.to(y.device)])
         if unknown:
-            shown.append(_as_bright(marks(_as_ink(x), unknown, _chance(recipe.seed, "marks", self.step)), x))
+            shown.append(_as_bright(sample_outliers(_as_ink(x), unknown, _chance(recipe.seed, "marks", self.step)), x))
         return torch.cat(shown) if len(shown) > 1 else x, truth
 
     @contextmanager
