@@ -117,7 +117,10 @@ def parse_pen_digits(text: str) -> tuple[Tensor, Tensor]:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Standardize uint8 (N, 28, 28) to float32 (N, 1, 28, 28): mean 0 and standard deviation 1 over the training set."""
+    """Standardize images, uint8 (N, 28, 28) to float32 (N, 1, 28, 28).
+
+    The training set then has mean 0 and standard deviation 1.
+    """
     return images.unsqueeze(1).float().sub_(255 * MEAN).div_(255 * STD)
 
 
