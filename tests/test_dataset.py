@@ -1,4 +1,4 @@
-"""MNIST and the pen digits: complete, packed, damaged or missing."""
+"""Loading MNIST and the pen digits from complete, gzipped, damaged or missing files."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from lib.storage import checkpoints
 
 
 def sample(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 (count, 28, 28) and labels."""
+    """Sample digits, uint8 (count, 28, 28), and labels."""
     digits, labels = handwriting.sample_handwriting(count, torch.Generator().manual_seed(seed))
     return (digits[:, 0] * 255).round().to(torch.uint8), labels
 
 
 def accuracy_by_class(count: int) -> list[float]:
-    """Accuracy for each class, on `count` synthetic digits, of a network trained on MNIST alone."""
+    """Return the accuracy for each class of a network trained on MNIST alone, on `count` synthetic digits."""
     network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
     digits, labels = sample(count)
     predicted = torch.tensor([prediction.digit for prediction in predict_all(network, digits)])
@@ -35,22 +35,22 @@ def test_digits_are_balanced_and_distinct_and_fit_the_box_of_mnist() -> None:
     assert labels.dtype == torch.int64
     assert int(labels.bincount(minlength=10).min()) > 150
     assert len(torch.unique(digits.flatten(1), dim=0)) == 2000
-    ink = digits > 127
-    for lines in (ink.any(2), ink.any(1)):
+    mask = digits > 127
+    for lines in (mask.any(2), mask.any(1)):
         first, last = lines.int().argmax(1), 27 - lines.flip(1).int().argmax(1)
         assert int((last - first).max()) < BOX + 2
     # The longer side fills the box.
-    sides = torch.stack([ink.any(2).sum(1), ink.any(1).sum(1)]).amax(0)
+    sides = torch.stack([mask.any(2).sum(1), mask.any(1).sum(1)]).amax(0)
     assert int(sides.min()) > BOX - 4
     assert all(torch.equal(one, other) for one, other in zip(sample(20, 5), sample(20, 5), strict=True))
     assert sample(0)[0].shape == (0, 28, 28)
 
 
 def test_a_network_trained_on_mnist_reads_the_styles_that_mnist_has() -> None:
-    """So the labels are right. It has not seen flagged ones, barred sevens, open fours and nines with tails."""
+    """The labels must be right for that. MNIST lacks a flagged 1, a barred 7, an open 4 and a 9 with a tail."""
     right = accuracy_by_class(3000)
     assert all(right[digit] > 0.85 for digit in (0, 2, 3, 5, 6, 8)), right
-    # A third is more than chance.
+    # Guessing would give 0.1.
     assert min(right) > 0.3, right
 
 
@@ -67,7 +67,7 @@ def test_there_are_styles_that_mnist_lacks() -> None:
 def test_the_curve_runs_through_every_point_of_a_style(
     number: int, lifted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is ink at every point and, if the pen is not lifted, between two strokes."""
+    """The image is bright at every point and, if the pen is not lifted, between two strokes."""
     for name in ("STYLE_JITTER", "MAX_ROTATION", "MAX_SLANT"):
         monkeypatch.setattr(handwriting, name, 0.0)
     for name in ("MIN_STRETCH", "MAX_STRETCH"):
@@ -84,7 +84,7 @@ def test_the_curve_runs_through_every_point_of_a_style(
     ink = torch.stack([columns, rows], 1).double()
     low, high = ink.amin(0), ink.amax(0)
     points = torch.tensor([point for stroke in style.strokes for point in stroke], dtype=torch.float64)
-    # The scale at which the points are as large as the ink.
+    # Scale the points to the size of the drawn digit.
     scale = float(((high - low).max() - 1) / (points.amax(0) - points.amin(0)).max())
     places = points * scale
     places += (ink.amin(0) + ink.amax(0)) / 2 - (places.amin(0) + places.amax(0)) / 2
@@ -121,11 +121,11 @@ def test_a_repeated_point_makes_a_sharp_corner() -> None:
 def test_the_pen_is_as_wide_as_for_outliers() -> None:
     digits, labels = sample(200)
     ones = digits[labels == 1].double() / 255
-    # At least a line of the pen's width along the box.
+    # Each has at least the area of a line with the height of the box.
     assert float(ones.sum((1, 2)).min()) > 0.8 * PEN_WIDTHS[0] * BOX * 0.9
 
 
-def test_pen_digits_of_every_class_are_sampled_and_an_odd_count_is_filled() -> None:
+def test_pen_digits_of_every_class_are_sampled_and_an_odd_count_works() -> None:
     points, labels = handwriting._sample_pen_digits(500, torch.Generator().manual_seed(0))
     assert points.shape == (500, POINTS, 2)
     assert int(labels.bincount(minlength=10).min()) > 25
@@ -146,7 +146,7 @@ def test_pen_lifts_are_found() -> None:
     top, stem = [(0.0, 0.0), (0.4, 0.0), (1.0, 0.0), (0.7, 0.5), (0.4, 1.0)], [(0.7, 0.6)]
     barred = [*top, (0.1, 0.55), *stem, (0.9, 0.55)]
     assert find_pen_lift(barred, 7) == (4, 5)
-    # With a point halfway between foot and bar.
+    # With a point between the foot and the bar.
     assert find_pen_lift([*top, (0.2, 0.8), (0.1, 0.5), (0.9, 0.5)], 7) == (4, 6)
     plain = [(0.0, 0.0), (0.3, 0.0), (0.6, 0.0), (1.0, 0.0), (0.85, 0.25), (0.7, 0.5), (0.5, 0.8), (0.4, 1.0)]
     assert find_pen_lift(plain, 7) is None
@@ -158,7 +158,7 @@ def test_pen_lifts_are_found() -> None:
     assert find_pen_lift(four, 9) is None
 
 
-def test_there_is_no_ink_between_the_strokes_of_a_pen_digit() -> None:
+def test_nothing_is_drawn_between_the_strokes_of_a_pen_digit() -> None:
     line = torch.tensor([(number / 7, 0.0) for number in range(8)])
     for before, after in ((2, 3), (4, 6), (6, 7)):
         x = (handwriting._pen_digit_weights((before, after)) @ line)[:, 0]
@@ -170,7 +170,7 @@ def test_there_is_no_ink_between_the_strokes_of_a_pen_digit() -> None:
 
 
 def test_a_barred_seven_needs_the_pen_lift_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a network trained on MNIST alone; with a line from foot to bar it looks like a 2."""
+    """With a line from the foot to the bar, a network trained on MNIST alone reads a 2."""
     monkeypatch.setattr(handwriting, "_sample_styles", handwriting._sample_pen_digits)
     accuracies = []
     for joined in (0.0, 1.0):

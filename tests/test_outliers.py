@@ -1,4 +1,4 @@
-"""Outliers: images that are no digit."""
+"""Outliers: images that are not digits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_outliers_are_distinct_and_fit_the_box_of_mnist(small: Dataset) -> None:
     assert float(x.min()) == 0
     assert float(x.max()) == 1
     assert len(torch.unique(x.flatten(1), dim=0)) > 290
-    # The kinds that are drawn with a pen.
+    # Letters, scribbles and tangles are drawn to fill the box.
     for image in x[:180, 0]:
         rows, columns = (image > 0.5).nonzero(as_tuple=True)
         assert BOX - 4 <= max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) + 1 <= BOX + 2

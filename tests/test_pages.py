@@ -258,12 +258,12 @@ def test_the_cost_is_estimated_before_training() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_texts_of_junk_give_a_hundred_sentences() -> None:
-    chance = random.Random(0)
+    rng = random.Random(0)
     letters = "0123456789 kKsSdDpPvVbBnNmMaAfF,.-+*/;:<>{}[]()'\"\\\n\t\0é漢🙂"
     at = visit("design")
     sentences = 0
     while sentences < 100:
-        text = "".join(chance.choices(letters, k=chance.randint(1, 60)))
+        text = "".join(rng.choices(letters, k=rng.randint(1, 60)))
         try:
             parse(text)
         except ArchitectureError:

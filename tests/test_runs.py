@@ -207,18 +207,18 @@ def test_a_run_that_was_left_again_and_again_is_that_which_never_was(
     small: Dataset, tmp_path: Path, uninterrupted: RunStatus, seed: int
 ) -> None:
     """At random batches, within an epoch and while it is measured, half of the times in a new manager."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     manager = RunManager(lambda: small, tmp_path)
     run = manager.start(ARCHITECTURE, RECIPE)
     left = 0
-    for batch in sorted(chance.sample(range(100), 4)):
+    for batch in sorted(rng.sample(range(100), 4)):
         reaches(run, batch)
-        [run.pause, run.stop, manager.close][chance.randrange(3)]()
+        [run.pause, run.stop, manager.close][rng.randrange(3)]()
         snapshot = ended(run)
         if snapshot.status == "finished":
             break
         left += 1
-        if snapshot.status == "interrupted" or chance.random() < 0.5:
+        if snapshot.status == "interrupted" or rng.random() < 0.5:
             manager = RunManager(lambda: small, tmp_path)
             assert manager.set_aside == ()
             run = found(manager, run)
