@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.environment import environment
-from lib.data.dataset import FOLDER, load, pen_digits_of
-from lib.data.handwriting import PEOPLES_WIDTH, lift, smooth, strokes
+from lib.data.dataset import FOLDER, load, parse_pen_digits
+from lib.data.handwriting import PEN_DIGIT_ASPECT, catmull_rom, find_pen_lift, split_at_pen_lift
 from lib.evaluation.calibration import calibrate
 from lib.evaluation.proportion import accuracy_text
 from lib.inference.predict import predict_all
@@ -37,8 +37,8 @@ PEN_DIGITS, PEN_CHARACTERS = FOLDER / "pendigits.tes", FOLDER / "ujipenchars2.tx
 
 
 def main() -> None:
-    data, chance = load(), np.random.default_rng(SEED)
-    drawings = [_redrawn(image.float() / 255, chance) for image in data.test_images[:DIGITS]]
+    data, generator = load(), np.random.default_rng(SEED)
+    drawings = [_redrawn(image.float() / 255, generator) for image in data.test_images[:DIGITS]]
     labels = data.test_labels[:DIGITS].tolist()
     ways = {
         "as MNIST was made": preprocess,
@@ -46,16 +46,16 @@ def main() -> None:
         "the box in the middle": center_bounding_box,
     }
     reduced = {way: torch.stack([_known(made(drawing)) for drawing in drawings]) for way, made in ways.items()}
-    marks = {"letters": _letters(chance)}
-    marks |= {f"scribbles of {n} stroke{'s' * (n > 1)}": _scribbles(n, chance) for n in (1, 2, 3)}
+    marks = {"letters": _letters(generator)}
+    marks |= {f"scribbles of {n} stroke{'s' * (n > 1)}": _scribbles(n, generator) for n in (1, 2, 3)}
     unknown = {kind: torch.stack([_known(preprocess(mark)) for mark in some]) for kind, some in marks.items()}
     strangers = {
-        f"pen digits, {'lifts put back' if lifted else 'as they are'}": _pen_digits(lifted, chance)
+        f"pen digits, {'lifts put back' if lifted else 'as they are'}": _pen_digits(lifted, generator)
         for lifted in (False, True)
         if PEN_DIGITS.is_file()
     }
     if PEN_CHARACTERS.is_file():
-        strangers["pen characters"] = _pen_characters(chance)
+        strangers["pen characters"] = _pen_characters(generator)
     result = {}
     for path in checkpoints.shipped():
         network = checkpoints.network(checkpoints.load(path))
@@ -120,42 +120,42 @@ def _known(image: Tensor | None) -> Tensor:
     return image
 
 
-def _redrawn(digit: Tensor, chance: np.random.Generator) -> Tensor:
+def _redrawn(digit: Tensor, generator: np.random.Generator) -> Tensor:
     """Redraw a digit (28, 28) with a random pen, size and position: (CANVAS, CANVAS), 0 to 1."""
-    size, pen = int(chance.integers(70, 230)), float(chance.choice(PENS))
+    size, pen = int(generator.integers(70, 230)), float(generator.choice(PENS))
     large = F.interpolate(digit[None, None], size=(size, size), mode="bicubic")[0, 0].clamp(0, 1)
     # Wider than a fifth of what it draws, nobody could read it; thinner than half of its ink, it would break.
     drawn = set_stroke_width(large, max(min(pen, size / 5), stroke_width(large) / 2))
     canvas = torch.zeros(CANVAS, CANVAS)
     height, width = (min(side, CANVAS) for side in drawn.shape)
-    top, left = (int(chance.integers(0, CANVAS - side + 1)) for side in (height, width))
+    top, left = (int(generator.integers(0, CANVAS - side + 1)) for side in (height, width))
     canvas[top : top + height, left : left + width] = drawn[:height, :width]
     return canvas
 
 
-def _letters(chance: np.random.Generator) -> list[Tensor]:
+def _letters(generator: np.random.Generator) -> list[Tensor]:
     found = []
     for letter in LETTERS:
         for size in (90, 140, 200):
             page = Image.new("L", (CANVAS, CANVAS))
-            place = tuple(float(n) for n in chance.uniform(0, 60, 2))
+            place = tuple(float(n) for n in generator.uniform(0, 60, 2))
             ImageDraw.Draw(page).text((place[0], place[1]), letter, fill=255, font=ImageFont.load_default(size))
             found.append(torch.from_numpy(np.array(page)).float() / 255)
     return found
 
 
-def _pen_digits(lifted: bool, chance: np.random.Generator) -> tuple[Tensor, list[int]]:
+def _pen_digits(lifted: bool, generator: np.random.Generator) -> tuple[Tensor, list[int]]:
     """Preprocessed drawings, uint8 (N, 28, 28), and their labels."""
-    digits, names = pen_digits_of(PEN_DIGITS.read_text(encoding="ascii"))
+    digits, names = parse_pen_digits(PEN_DIGITS.read_text(encoding="ascii"))
     found = []
     for points, name in zip(digits, names.tolist(), strict=True):
-        cut = lift(points.tolist(), name) if lifted else None
-        ways = [smooth(stroke).numpy() * (PEOPLES_WIDTH, 1) for stroke in strokes(points, cut)]
-        found.append(_reduced(ways, chance))
+        pen_lift = find_pen_lift(points.tolist(), name) if lifted else None
+        ways = [catmull_rom(stroke).numpy() * (PEN_DIGIT_ASPECT, 1) for stroke in split_at_pen_lift(points, pen_lift)]
+        found.append(_reduced(ways, generator))
     return torch.stack(found), names.tolist()
 
 
-def _pen_characters(chance: np.random.Generator) -> tuple[Tensor, list[int]]:
+def _pen_characters(generator: np.random.Generator) -> tuple[Tensor, list[int]]:
     """As `_pen_digits`, from the UJI file.
 
     For each character the file has a line WORD with the character and its writer, a line NUMSTROKES, and a line POINTS
@@ -168,7 +168,7 @@ def _pen_characters(chance: np.random.Generator) -> tuple[Tensor, list[int]]:
         match line.split():
             case ["WORD", *word]:
                 if ways:
-                    found.append(_reduced(ways, chance))
+                    found.append(_reduced(ways, generator))
                 name, ways = word[0] if word else "", []
                 if name.isdecimal():
                     names.append(int(name))
@@ -177,17 +177,17 @@ def _pen_characters(chance: np.random.Generator) -> tuple[Tensor, list[int]]:
                 # A pen that rests leaves the same point again and again.
                 moved = np.append(True, (np.diff(points, axis=0) != 0).any(1))
                 stroke = torch.from_numpy(points[moved])
-                ways.append((smooth(stroke) if len(stroke) > 1 else stroke).numpy())
+                ways.append((catmull_rom(stroke) if len(stroke) > 1 else stroke).numpy())
     return torch.stack(found), names
 
 
-def _reduced(ways: list[NDArray[np.float64]], chance: np.random.Generator) -> Tensor:
+def _reduced(ways: list[NDArray[np.float64]], generator: np.random.Generator) -> Tensor:
     """Draw strokes, in any unit, with a random pen, size and position, and preprocess them: uint8 (28, 28)."""
     every = np.concatenate(ways)
-    scale = int(chance.integers(70, 230)) / float(np.ptp(every, axis=0).max())
+    scale = int(generator.integers(70, 230)) / float(np.ptp(every, axis=0).max())
     size = np.ptp(every, axis=0) * scale
-    pen = min(float(chance.choice(PENS)), float(size.max()) / 6)
-    corner = chance.uniform(pen, np.maximum(CANVAS - pen - size, pen))
+    pen = min(float(generator.choice(PENS)), float(size.max()) / 6)
+    corner = generator.uniform(pen, np.maximum(CANVAS - pen - size, pen))
     page = Image.new("L", (CANVAS, CANVAS))
     for way in ways:
         _draw(page, (way - every.min(0)) * scale + corner, pen)
@@ -202,19 +202,19 @@ def _draw(page: Image.Image, way: NDArray[np.float64], pen: float) -> None:
         brush.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
 
 
-def _scribbles(strokes: int, chance: np.random.Generator) -> list[Tensor]:
+def _scribbles(strokes: int, generator: np.random.Generator) -> list[Tensor]:
     found = []
     for _ in range(SCRIBBLES):
         page = Image.new("L", (CANVAS, CANVAS))
         pen = ImageDraw.Draw(page)
         for _ in range(strokes):
-            place, speed = chance.uniform(40, 240, 2), chance.normal(0, 12, 2)
+            place, speed = generator.uniform(40, 240, 2), generator.normal(0, 12, 2)
             points = []
-            for _ in range(chance.integers(20, 60)):
-                speed = 0.8 * speed + chance.normal(0, 9, 2)
+            for _ in range(generator.integers(20, 60)):
+                speed = 0.8 * speed + generator.normal(0, 9, 2)
                 place = np.clip(place + speed, 20, 260)
                 points.append((float(place[0]), float(place[1])))
-            pen.line(points, fill=255, width=int(chance.choice((8, 14, 22))), joint="curve")
+            pen.line(points, fill=255, width=int(generator.choice((8, 14, 22))), joint="curve")
         found.append(torch.from_numpy(np.array(page)).float() / 255)
     return found
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
 from lib.data import dataset
-from lib.data.dataset import normalise
+from lib.data.dataset import normalize
 from lib.design.analysis import analyze, per_layer
 from lib.design.layers import Architecture, AveragePool, Convolution, FullyConnected, GlobalAveragePool, Layer, MaxPool
 from lib.design.notation import notation, parse
@@ -118,7 +118,7 @@ def everything(architecture: Architecture, least: int = 3) -> dict[str, str]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before = memory("VmRSS")
         with torch.inference_mode():
-            network(normalise(some))
+            network(normalize(some))
         assert memory("VmHWM") - before < 1.1 * forward_bytes(architecture, len(some), uses_im2col()) + UNCOUNTED
     layers = len(architecture.layers)
     actions: dict[str, Callable[[], object]] = {

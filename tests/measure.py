@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.data.dataset import normalise
+from lib.data.dataset import normalize
 from lib.nn.network import Network
 from lib.storage import checkpoints
 
@@ -25,5 +25,5 @@ def accuracy_on(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the accuracy, 0 to 1, on uint8 images (N, 28, 28). Leaves the network in eval mode."""
     network.eval()
     with torch.inference_mode():
-        predicted = torch.cat([network(normalise(x)).argmax(1) for x in torch.split(images, BATCH)])
+        predicted = torch.cat([network(normalize(x)).argmax(1) for x in torch.split(images, BATCH)])
     return int((predicted == labels).sum()) / len(images)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib.data.dataset import MEAN, STD, Dataset, normalise
+from lib.data.dataset import MEAN, STD, Dataset, normalize
 from lib.design.analysis import analyze, per_layer
 from lib.design.layers import Architecture, Convolution
 from lib.design.notation import parse
@@ -45,7 +45,7 @@ def trained(text: str, images: Tensor, seed: int = 0) -> tuple[Network, Architec
     """A network in eval mode whose norms have running statistics of these images."""
     architecture = parse(text)
     network = build(architecture, seed)
-    network(normalise(images[:64]))
+    network(normalize(images[:64]))
     return network.eval(), architecture
 
 
@@ -63,7 +63,7 @@ def test_every_layer_of_the_notation_has_one_output_with_the_analyzed_shape(arch
 def test_maps_are_taken_after_relu_and_norm_in_either_order(mnist: Dataset) -> None:
     network, architecture = trained(NETWORK, mnist.test_images)
     found = activations(network, architecture, mnist.test_images[3])
-    x = normalise(mnist.test_images[3:4])
+    x = normalize(mnist.test_images[3:4])
     # Modules after each layer: ReLU and norm, norm and ReLU, pool, ReLU, dropout, logits, average and Flatten.
     for maps, end in zip(found, (3, 6, 7, 9, 10, 11, 13), strict=True):
         torch.testing.assert_close(maps.maps.flatten(), network[:end](x).flatten())
@@ -93,7 +93,7 @@ def test_a_dead_channel_is_zero_for_all_images_and_a_silent_one_for_this_image(m
     assert black[2].silent == ()
     # By the outputs for all images.
     for layer, end in ((0, 2), (1, 6), (3, 9)):
-        outputs = network[:end](normalise(images)).detach().numpy()
+        outputs = network[:end](normalize(images)).detach().numpy()
         channels = [c for c in range(outputs.shape[1]) if not outputs[:, c].any()]
         assert list(dead[layer]) == channels
 
@@ -111,7 +111,7 @@ def test_saliency_is_the_gradient_of_the_predicted_logit(shipped: tuple[Network,
     image = torch.randint(0, 256, (28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     found = saliency(network, architecture, image)
     double = shipped_network().double()
-    x = normalise(image[None]).double()
+    x = normalize(image[None]).double()
     with torch.no_grad():
         digit = int(double(x).argmax())
         for row, column in ((14, 14), (9, 12), (20, 10), (2, 2)):
@@ -130,12 +130,12 @@ def test_occlusion_is_the_drop_when_each_place_is_covered(
     image = mnist.test_images[0]
     drop = occlusion(network, architecture, image, temperature=temperature)
     with torch.no_grad():
-        before = torch.softmax(network(normalise(image[None])) / temperature, 1)[0]
+        before = torch.softmax(network(normalize(image[None])) / temperature, 1)[0]
         digit = int(before.argmax())
         for row, column in ((0, 0), (7, 8), (14, 15), (20, 12), (27, 27), (10, 19)):
             covered = image.clone()
             covered[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = 0
-            after = torch.softmax(network(normalise(covered[None])) / temperature, 1)[0]
+            after = torch.softmax(network(normalize(covered[None])) / temperature, 1)[0]
             assert float(drop[row, column]) == pytest.approx(float(before[digit] - after[digit]), abs=1e-5)
     assert drop.abs().max() > 0.01
     black = torch.zeros(28, 28, dtype=torch.uint8)

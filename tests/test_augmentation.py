@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from lib.data.augmentation import augment, preview
-from lib.data.dataset import Dataset, normalise
+from lib.data.dataset import Dataset, normalize
 from lib.design.recipe import Augmentation
 
 
 def test_augmentation_stays_within_its_bounds_and_differs_by_image() -> None:
-    """Of a dot beside the center, only zoom changes the distance, and only rotation the angle."""
+    """Rotation changes only the angle of a dot around the center, zoom only its distance."""
     x = torch.zeros(400, 1, 28, 28)
     x[:, 0, 13:15, 21:23] = 1.0
-    turned = augment(x, Augmentation(rotation=20), torch.Generator().manual_seed(0))
-    row, column = _center_of_mass(turned)
+    rotated = augment(x, Augmentation(rotation=20), torch.Generator().manual_seed(0))
+    row, column = _center_of_mass(rotated)
     angle = torch.rad2deg(torch.atan2(row - 13.5, column - 13.5))
     assert float(angle.abs().max()) <= 20.5
     assert float(angle.max()) > 15
@@ -33,21 +33,21 @@ def test_augmentation_stays_within_its_bounds_and_differs_by_image() -> None:
     assert 9.5 < float((column - 13.5).max()) <= 10 + 0.1
 
 
-def test_shear_moves_a_row_by_its_distance_from_the_middle() -> None:
+def test_shear_shifts_a_row_in_proportion_to_its_distance_from_the_center() -> None:
     x = torch.zeros(400, 1, 28, 28)
     x[:, 0, 5:7, 13:15] = 1.0
     row, column = _center_of_mass(augment(x, Augmentation(shear=30), torch.Generator().manual_seed(0)))
     torch.testing.assert_close(row, torch.full((400,), 5.5), atol=0.1, rtol=0)
-    most = 8 * math.tan(math.radians(30))
-    assert 0.9 * most < float((column - 13.5).abs().max()) <= most + 0.1
+    largest_shift = 8 * math.tan(math.radians(30))
+    assert 0.9 * largest_shift < float((column - 13.5).abs().max()) <= largest_shift + 0.1
 
 
 def test_augmentation_fills_with_the_background(small: Dataset) -> None:
-    x = normalise(small.train_images[:50])
+    x = normalize(small.train_images[:50])
     y = augment(x, Augmentation(30, 0.2, 0.2), torch.Generator().manual_seed(1))
     background = float(x.min())
     assert float(y.min()) == pytest.approx(background, abs=1e-5)
-    # The corners of MNIST's images are empty, and a shift by a fifth of the width does not reach them.
+    # The corners of MNIST images are empty, also after a shift by a fifth of the width.
     torch.testing.assert_close(y[:, 0, ::27, ::27], torch.full((50, 2, 2), background), atol=1e-5, rtol=0)
     assert augment(x, Augmentation(), torch.Generator()) is x
 
@@ -66,7 +66,7 @@ def test_strokes_grow_and_shrink_within_the_given_bounds(small: Dataset) -> None
     widths = y[:, 0, 14].sum(1)
     assert 3 <= float(widths.min()) < 3.1
     assert 4.9 < float(widths.max()) <= 5
-    digits = normalise(small.train_images[:20])
+    digits = normalize(small.train_images[:20])
     y = augment(digits, Augmentation(stroke=1), torch.Generator().manual_seed(0))
     assert float(y.min()) >= float(digits.min())
     assert float(y.max()) <= float(digits.max())

@@ -1,4 +1,4 @@
-"""Curves thinned for the screen, and the colours of the page."""
+"""Curves thinned for the screen, and the colors of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MNIST and the pen digits: complete, packed, damaged or missing."""
+"""Loading MNIST and the pen digits from complete, gzipped, damaged or missing files."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_mnist_is_complete(mnist: Dataset) -> None:
     assert mnist.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
-def test_normalised_training_images_have_mean_0_and_deviation_1(mnist: Dataset) -> None:
-    x = dataset.normalise(mnist.train_images)
+def test_normalized_training_images_have_mean_0_and_deviation_1(mnist: Dataset) -> None:
+    x = dataset.normalize(mnist.train_images)
     assert x.shape == (60_000, 1, 28, 28)
     assert float(x.mean()) == pytest.approx(0, abs=1e-3)
     assert float(x.std()) == pytest.approx(1, abs=1e-3)

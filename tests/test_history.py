@@ -1,4 +1,4 @@
-"""Curves as columns."""
+"""The metrics of a run: columns, copies, and the check of saved values."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_curves_since_a_step_are_those_after_it_and_a_copy(history: History) -> 
     assert len(History().curves()) == 0
 
 
-def test_until_is_a_copy_of_the_beginning(history: History) -> None:
+def test_until_copies_the_first_steps_and_epochs(history: History) -> None:
     until = history.until(4, 1)
     history.add(step(6))
     until.add(step(9))
@@ -70,18 +70,18 @@ def test_until_is_a_copy_of_the_beginning(history: History) -> None:
     assert history.until(99, 99).steps == 6
 
 
-def test_it_comes_back_from_what_is_saved(history: History) -> None:
+def test_a_history_is_restored_from_its_saved_values(history: History) -> None:
     epochs = json.loads(json.dumps(history.epoch_values()))
-    back = restore(history.tensors(), epochs)
+    restored = restore(history.tensors(), epochs)
     for column in COLUMNS:
-        np.testing.assert_array_equal(getattr(back.curves(), column), getattr(history.curves(), column))
-    assert back.epochs == history.epochs
-    back.add(step(6))
-    assert (back.steps, history.steps) == (6, 5)
+        np.testing.assert_array_equal(getattr(restored.curves(), column), getattr(history.curves(), column))
+    assert restored.epochs == history.epochs
+    restored.add(step(6))
+    assert (restored.steps, history.steps) == (6, 5)
     assert restore(History().tensors(), []).steps == 0
 
 
-def test_a_loss_that_was_no_number_comes_back_too(history: History) -> None:
+def test_a_loss_of_nan_is_restored(history: History) -> None:
     history.add(StepMetrics(6, 1, float("nan"), 0.1, 0.01, 32))
     assert np.isnan(restore(history.tensors(), history.epoch_values()).curves().train_loss[-1])
 
@@ -97,7 +97,7 @@ def test_a_loss_that_was_no_number_comes_back_too(history: History) -> None:
         {name: torch.zeros(5, 1, dtype=torch.float64) for name in COLUMNS},
     ],
 )
-def test_columns_that_are_none_are_refused(tensors: dict[str, Tensor]) -> None:
+def test_invalid_columns_are_refused(tensors: dict[str, Tensor]) -> None:
     with pytest.raises((ValueError, KeyError)):
         restore(tensors, [])
 
@@ -123,13 +123,13 @@ def test_columns_that_are_none_are_refused(tensors: dict[str, Tensor]) -> None:
         [{**asdict(EPOCH), "test_accuracy": []}],
     ],
 )
-def test_epochs_that_are_none_are_refused(history: History, epochs: list[dict[str, float | int | None]]) -> None:
+def test_invalid_epochs_are_refused(history: History, epochs: list[dict[str, float | int | None]]) -> None:
     with pytest.raises((ValueError, TypeError, KeyError)):
         restore(history.tensors(), epochs)
 
 
 INF, NAN = float("inf"), float("nan")
-# Of each, what no measurement gives; what a page would make of it: a root of a negative number, a division by 0.
+# Values that no run produces. Pages would divide by 0 or take the root of a negative number.
 IMPOSSIBLE: dict[str, list[Any]] = {
     "epoch": [0, -1, 1.0, True, None, 10**400],
     "step": [0, -1, 4.0, True, None, 10**400],
@@ -144,8 +144,8 @@ IMPOSSIBLE: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, some in IMPOSSIBLE.items() for value in some])
-def test_a_value_that_no_epoch_has_is_named(history: History, name: str, value: Any) -> None:
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values])
+def test_an_impossible_value_of_an_epoch_is_named(history: History, name: str, value: Any) -> None:
     with pytest.raises(ImpossibleValueError, match=r"^no epoch 1 has such") as caught:
         restore(history.tensors(), [{**asdict(EPOCH), name: value}])
     assert len(str(caught.value)) < 60
@@ -164,7 +164,7 @@ def test_a_value_that_no_epoch_has_is_named(history: History, name: str, value: 
         ("learning_rate", INF, "a learning rate"),
     ],
 )
-def test_a_value_that_no_step_has_is_named(history: History, name: str, value: float, words: str) -> None:
+def test_an_impossible_value_of_a_step_is_named(history: History, name: str, value: float, words: str) -> None:
     tensors = history.tensors()
     tensors[name][2] = value
     with pytest.raises(ImpossibleValueError, match=f"^no step 3 has such {words}$"):
@@ -188,28 +188,28 @@ NUMBER = st.sampled_from([0.0, 0.5, 1.0, 1.5, -0.5, 1e-300, 1e300, NAN, INF, -IN
         st.dictionaries(st.sampled_from(sorted(IMPOSSIBLE)), st.sampled_from(ODD) | NUMBER, max_size=2), max_size=2
     ),
 )
-def test_whatever_a_history_holds_is_possible(
+def test_a_restored_history_has_only_values_that_pages_can_show(
     steps: list[tuple[float, float, float]], changes: list[dict[str, Any]]
 ) -> None:
-    """What the pages compute of it, computed."""
+    """The assertions repeat what pages compute from a history."""
     tensors = {
         name: torch.tensor([values[index] for values in steps], dtype=torch.float64)
         for index, name in enumerate(COLUMNS)
     }
     epochs = [{**asdict(EPOCH), "epoch": n, "step": 2 * n, **change} for n, change in enumerate(changes, 1)]
     try:
-        found = restore(tensors, epochs)
+        history = restore(tensors, epochs)
     except (ValueError, TypeError, KeyError):
         return
-    assert found.steps == len(steps)
+    assert history.steps == len(steps)
     for loss, accuracy, rate in steps:
         assert math.isnan(loss) or loss >= -0.001
         assert 0 <= accuracy <= 1
         assert 0 <= rate < math.inf
-    before = 0
-    for epoch in found.epochs:
-        assert before < epoch.step <= found.steps
-        before = epoch.step
+    previous_step = 0
+    for epoch in history.epochs:
+        assert previous_step < epoch.step <= history.steps
+        previous_step = epoch.step
         measured = [(epoch.train_accuracy, round(epoch.images_per_second * epoch.seconds))]
         measured.append((epoch.validation_accuracy, epoch.validation_images))
         if epoch.test_accuracy is not None:

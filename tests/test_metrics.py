@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.data.dataset import Dataset, normalise
+from lib.data.dataset import Dataset, normalize
 from lib.evaluation.metrics import Evaluation, evaluate
 from lib.evaluation.proportion import Proportion
 from tests.measure import accuracy_on, shipped_network
@@ -79,5 +79,5 @@ def test_a_network_is_evaluated_in_batches_without_changing_the_threads(mnist: D
     assert found.accuracy.share == accuracy_on(network, images, labels)
     torch.testing.assert_close(found.probabilities.sum(1), torch.ones(2000))
     with torch.no_grad():
-        alone = torch.softmax(network(normalise(images[17:18])), 1)[0]
+        alone = torch.softmax(network(normalize(images[17:18])), 1)[0]
     torch.testing.assert_close(found.probabilities[17], alone, atol=1e-5, rtol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from lib.data.dataset import Dataset, normalise
+from lib.data.dataset import Dataset, normalize
 from lib.design.layers import Architecture
 from lib.design.notation import parse
 from lib.design.presets import PRESETS
@@ -29,9 +29,9 @@ def test_logits_are_those_of_torch(architecture: Architecture) -> None:
     network = build(architecture, seed=1)
     images = torch.randint(0, 256, (8, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     # A training batch changes the running statistics from 0 and 1.
-    network.train()(normalise(images))
+    network.train()(normalize(images))
     with torch.inference_mode():
-        expected = network.eval()(normalise(images)).numpy()
+        expected = network.eval()(normalize(images)).numpy()
     found = logits(onnx_bytes(architecture, network.state_dict()), images[:, None].numpy().astype(np.float32) / 255)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib.data.dataset import Dataset, normalise
-from lib.data.outliers import marks
+from lib.data.dataset import Dataset, normalize
+from lib.data.outliers import sample_outliers
 from lib.design.notation import parse
 from lib.evaluation import ood
 from lib.evaluation.calibration import calibrate
@@ -93,7 +93,7 @@ def test_with_too_few_samples_or_no_features_nothing_is_fitted() -> None:
 @pytest.mark.parametrize("text", ["4 M 6n 10v A", "4 2048k1 10 A", "4 M 20f 10f", "10k5 A"])
 def test_features_are_the_square_roots_of_the_means_after_each_relu(text: str, mnist: Dataset) -> None:
     network = build(parse(text), 1).eval()
-    x = normalise(mnist.test_images[:3])
+    x = normalize(mnist.test_images[:3])
     seen: list[Tensor] = []
     hooks = [
         module.register_forward_hook(lambda _, __, output: seen.append(output.reshape(3, output.shape[1], -1).mean(2)))
@@ -115,7 +115,7 @@ def test_the_score_recognizes_outliers_that_the_probabilities_do_not(mnist: Data
     network = shipped_network()
     found = calibrate(network, mnist)
     digits = mnist.train_images[:500].float()[:, None] / 255
-    unknown = (marks(digits, 500, torch.Generator().manual_seed(0))[:, 0] * 255).round().to(torch.uint8)
+    unknown = (sample_outliers(digits, 500, torch.Generator().manual_seed(0))[:, 0] * 255).round().to(torch.uint8)
 
     def confident(images: Tensor, gaussians: ood.ClassGaussians | None) -> float:
         predictions = predict_all(network, images, found.temperature, gaussians)

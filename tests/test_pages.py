@@ -258,12 +258,12 @@ def test_the_cost_is_estimated_before_training() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_texts_of_junk_give_a_hundred_sentences() -> None:
-    chance = random.Random(0)
+    rng = random.Random(0)
     letters = "0123456789 kKsSdDpPvVbBnNmMaAfF,.-+*/;:<>{}[]()'\"\\\n\t\0é漢🙂"
     at = visit("design")
     sentences = 0
     while sentences < 100:
-        text = "".join(chance.choices(letters, k=chance.randint(1, 60)))
+        text = "".join(rng.choices(letters, k=rng.randint(1, 60)))
         try:
             parse(text)
         except ArchitectureError:
@@ -589,7 +589,7 @@ def test_the_assignments_recipe_without_norm_brings_its_network() -> None:
         ({"batch_size": "0"}, "batch size must be from 1 to 4,096"),
         ({"learning_rate": "1000000000"}, "learning rate must be from"),
         ({"net": "4 M 4 M 4 M 4 M 4 M 10 A"}, "but only 1×1 reach it"),
-        ({"net": "4 M 8 M 12v 12v 12v 10 A", "batch_size": "1"}, "cannot normalise a single value"),
+        ({"net": "4 M 8 M 12v 12v 12v 10 A", "batch_size": "1"}, "cannot normalize a single value"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_it_begins(query: dict[str, str], says: str) -> None:
@@ -960,7 +960,7 @@ def test_errors_are_counted_and_a_chosen_cell_shows_its_images(mnist: dataset.Da
     at.selectbox(key="reader").set_value("assignment-9274").run()
     network = checkpoints.network(checkpoints.load(checkpoints.FOLDER / "assignment-9274.safetensors"))
     with torch.no_grad():
-        read = torch.cat([network(dataset.normalise(x)).argmax(1) for x in torch.split(mnist.test_images, 500)])
+        read = torch.cat([network(dataset.normalize(x)).argmax(1) for x in torch.split(mnist.test_images, 500)])
     wrong = (read != mnist.test_labels).nonzero()[:, 0].tolist()
     assert f"**{len(wrong)} of 10,000** test images are misclassified" in words(at)
     shown = {int(button.label.removeprefix("No. ")) for button in at.button if (button.key or "").startswith("errors_")}
@@ -1161,7 +1161,7 @@ def test_without_the_pen_digits_the_preview_says_so_and_the_page_goes_on(
 ) -> None:
     load = dataset.pen_digits
     monkeypatch.setattr(handwriting, "pen_digits", lambda: load(tmp_path))
-    handwriting._people.cache_clear()
+    handwriting._load_pen_digits.cache_clear()
     at = visit("train", written="0.5")
     assert not at.exception
     assert "pen-digits.csv.gz is missing" in at.error[0].value

@@ -84,19 +84,19 @@ def test_junk_in_a_file_is_refused_in_words(text: str) -> None:
 def torch_rates(recipe: Recipe, steps_per_epoch: int, losses: list[float]) -> list[float]:
     """What torch's own schedulers do, stepped as their manual says: by batch or by epoch."""
     schedulers = torch.optim.lr_scheduler
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], recipe.learning_rate)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], recipe.learning_rate)
     per_step = per_epoch = None
     if recipe.schedule == "one-cycle":
-        per_step = schedulers.OneCycleLR(optimiser, recipe.learning_rate, steps_per_epoch * recipe.epochs + 1)
+        per_step = schedulers.OneCycleLR(optimizer, recipe.learning_rate, steps_per_epoch * recipe.epochs + 1)
     elif recipe.schedule == "step":
-        per_epoch = schedulers.StepLR(optimiser, recipe.patience, recipe.gamma)
+        per_epoch = schedulers.StepLR(optimizer, recipe.patience, recipe.gamma)
     elif recipe.schedule == "plateau":
-        plateau = schedulers.ReduceLROnPlateau(optimiser, factor=recipe.gamma, patience=recipe.patience, eps=0)
+        plateau = schedulers.ReduceLROnPlateau(optimizer, factor=recipe.gamma, patience=recipe.patience, eps=0)
     rates = []
     for loss in losses:
         for _ in range(steps_per_epoch):
-            rates.append(float(optimiser.param_groups[0]["lr"]))
-            optimiser.step()
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            optimizer.step()
             if per_step:
                 per_step.step()
         if per_epoch:

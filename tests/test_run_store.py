@@ -107,10 +107,10 @@ def assert_equal(one: RunRecord, other: RunRecord) -> None:
         assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-@pytest.mark.parametrize("optimiser", OPTIMIZERS)
-def test_a_run_comes_back_whole(small: Dataset, tmp_path: Path, optimiser: Any) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_comes_back_whole(small: Dataset, tmp_path: Path, optimizer: Any) -> None:
     record = trained(
-        small, "run-5-abc123", Recipe(optimiser, 0.01, epochs=3, batch_size=100, validation="held-out"), 14
+        small, "run-5-abc123", Recipe(optimizer, 0.01, epochs=3, batch_size=100, validation="held-out"), 14
     )
     path = save(record, tmp_path)
     assert path == path_of("run-5-abc123", tmp_path)

@@ -207,18 +207,18 @@ def test_a_run_that_was_left_again_and_again_is_that_which_never_was(
     small: Dataset, tmp_path: Path, uninterrupted: RunStatus, seed: int
 ) -> None:
     """At random batches, within an epoch and while it is measured, half of the times in a new manager."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     manager = RunManager(lambda: small, tmp_path)
     run = manager.start(ARCHITECTURE, RECIPE)
     left = 0
-    for batch in sorted(chance.sample(range(100), 4)):
+    for batch in sorted(rng.sample(range(100), 4)):
         reaches(run, batch)
-        [run.pause, run.stop, manager.close][chance.randrange(3)]()
+        [run.pause, run.stop, manager.close][rng.randrange(3)]()
         snapshot = ended(run)
         if snapshot.status == "finished":
             break
         left += 1
-        if snapshot.status == "interrupted" or chance.random() < 0.5:
+        if snapshot.status == "interrupted" or rng.random() < 0.5:
             manager = RunManager(lambda: small, tmp_path)
             assert manager.set_aside == ()
             run = found(manager, run)
@@ -833,11 +833,11 @@ ONE_PIXEL = parse("4 M 8k14v 10 A")
         ("4 M 8 M 10 A", 1, 60_000, False),
     ],
 )
-def test_a_single_image_that_cannot_be_normalised_is_refused(
+def test_a_single_image_that_cannot_be_normalized_is_refused(
     tmp_path: Path, text: str, batch_size: int, images: int, refused: bool
 ) -> None:
     said = preflight_error(parse(text), Recipe(batch_size=batch_size), tmp_path, images)
-    assert ("a batch of a single image" in str(said)) == refused
+    assert ("the last batch has a single image" in str(said)) == refused
 
 
 def test_what_is_refused_for_a_single_image_does_fail(small: Dataset) -> None:

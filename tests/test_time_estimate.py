@@ -1,4 +1,4 @@
-"""The estimate of a training's time; `make bench` measures how close it is on this machine."""
+"""The estimate of the training time. `make bench` measures its error on this machine."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FREE = StepCost(0, 0, 0, 0, 0, 0)
 
 def test_the_time_of_an_epoch_is_linear_in_its_counts() -> None:
     network, recipe = parse("4 10 A"), Recipe(batch_size=100, augmentation=Augmentation(10))
-    # 4 and 10 channels of 28 × 28, the last convolution without ReLU and norm, and ten outputs of the pool.
+    # Convolution, ReLU and norm with 4 channels, a convolution with 10 channels, and the 10 outputs of the pool.
     activations = 3 * 4 * 784 + 10 * 784 + 10
     macs = 4 * 784 * 9 + 10 * 784 * 4 * 9
     params = (4 * 9 + 4) + 2 * 4 + (10 * 4 * 9 + 10)
-    needs = {
+    counts = {
         "step": 600,
         "parameter": 600 * params,
         "image": 60_000,
@@ -38,23 +38,23 @@ def test_the_time_of_an_epoch_is_linear_in_its_counts() -> None:
         "activation": 60_000 * activations,
         "mac": 60_000 * macs,
     }
-    for price, need in needs.items():
-        prices = StepCost(**{**dict.fromkeys(needs, 0.0), price: 1e-9})
-        assert epoch_seconds(MachineProfile(prices, FREE), network, recipe) == pytest.approx(1e-9 * need)
-    assert epoch_seconds(MachineProfile(FREE, prices), network, recipe) == 0
-    # With norm before activation the fast path does not apply, and the counts are the same.
-    other = epoch_seconds(MachineProfile(FREE, prices), parse("4b 10 A"), recipe)
-    assert other == pytest.approx(epoch_seconds(MachineProfile(prices, FREE), network, recipe))
+    for name, count in counts.items():
+        costs = StepCost(**{**dict.fromkeys(counts, 0.0), name: 1e-9})
+        assert epoch_seconds(MachineProfile(costs, FREE), network, recipe) == pytest.approx(1e-9 * count)
+    assert epoch_seconds(MachineProfile(FREE, costs), network, recipe) == 0
+    # A norm before the activation has no fast path, and the same counts.
+    other = epoch_seconds(MachineProfile(FREE, costs), parse("4b 10 A"), recipe)
+    assert other == pytest.approx(epoch_seconds(MachineProfile(costs, FREE), network, recipe))
 
 
 def test_the_costs_of_a_machine_are_recovered_from_its_times(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = StepCost(3e-4, 1e-9, 1e-6, 4e-6, 3e-10, 5e-11)
 
     def seconds(architecture: Architecture, batch_size: int, augmentation: Augmentation) -> float:
-        found = analyze(architecture)
-        image = machine.image + found.activations * machine.activation + found.macs * machine.mac
+        analysis = analyze(architecture)
+        image = machine.image + analysis.activations * machine.activation + analysis.macs * machine.mac
         image += machine.augmented_image if augmentation.active else 0
-        return machine.step + found.num_params * machine.parameter + batch_size * image
+        return machine.step + analysis.num_params * machine.parameter + batch_size * image
 
     monkeypatch.setattr(time_estimate, "_batch_seconds", seconds)
     profile = time_estimate.measure()
@@ -64,16 +64,16 @@ def test_the_costs_of_a_machine_are_recovered_from_its_times(monkeypatch: pytest
 
 @pytest.mark.slow
 def test_this_machine_can_be_measured() -> None:
-    rate = time_estimate.measure()
-    assert all(0 <= price < 1 for price in astuple(rate.fused) + astuple(rate.other))
-    seconds = [epoch_seconds(rate, parse(PRESETS[index].text), Recipe()) for index in (3, 0, 5)]
+    profile = time_estimate.measure()
+    assert all(0 <= cost < 1 for cost in astuple(profile.fused) + astuple(profile.other))
+    seconds = [epoch_seconds(profile, parse(PRESETS[index].text), Recipe()) for index in (3, 0, 5)]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0
 
 
 def test_the_estimate_as_text() -> None:
-    rate = MachineProfile(StepCost(0, 0, 1e-4, 0, 0, 0), FREE)
-    text = estimate_text(rate, parse("10 A"), Recipe(epochs=1))
+    profile = MachineProfile(StepCost(0, 0, 1e-4, 0, 0, 0), FREE)
+    text = estimate_text(profile, parse("10 A"), Recipe(epochs=1))
     assert "6.0 s of training an epoch: 6.0 s for the recipe's 1 epoch, 1.9 min for the 19" in text
     assert estimate_error_text(8.0, 10.0) == "Estimated at 8.0 s of training an epoch, it took 10 s: 25 % more."
     assert estimate_error_text(8.0, 6.0).endswith("25 % less.")

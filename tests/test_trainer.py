@@ -1,4 +1,4 @@
-"""The loop, on real digits."""
+"""The training loop on real digits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.data.dataset import Dataset, normalise
-from lib.data.handwriting import handwriting
-from lib.data.outliers import marks
+from lib.data.dataset import Dataset, normalize
+from lib.data.handwriting import sample_handwriting
+from lib.data.outliers import sample_outliers
 from lib.design.notation import parse
 from lib.design.presets import PRESETS, Preset
 from lib.design.recipe import RECIPES, Augmentation, Recipe, RecipePreset
@@ -68,7 +68,7 @@ def test_every_preset_trains(preset: Preset, small: Dataset) -> None:
     network = training.network
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     losses: list[float] = []
-    # A network without norm sits still for a while; all of them have begun to learn long before the last step.
+    # A network without norm may need many steps before its loss falls.
     for event in training:
         if isinstance(event, StepMetrics):
             losses.append(event.train_loss)
@@ -87,7 +87,7 @@ def test_it_learns_and_reports_what_the_network_then_scores(small: Dataset) -> N
     assert last.validation_images == len(small.test_images)
     assert accuracy_on(network, small.test_images, small.test_labels) == last.validation_accuracy == last.test_accuracy
     with torch.inference_mode():
-        loss = F.cross_entropy(network(normalise(small.test_images)), small.test_labels)
+        loss = F.cross_entropy(network(normalize(small.test_images)), small.test_labels)
     assert last.validation_loss == pytest.approx(float(loss), rel=1e-4)
 
 
@@ -109,7 +109,7 @@ def test_one_plain_sgd_step_is_the_one_worked_by_hand(small: Dataset) -> None:
     data = Dataset(small.train_images[:32], small.train_labels[:32], small.test_images[:10], small.test_labels[:10])
     recipe = Recipe("SGD", 0.1, "constant", 1, 32, 0.0)
     training, reference = Trainer(ARCHITECTURE, recipe, data), build(ARCHITECTURE)
-    loss = F.cross_entropy(reference(normalise(data.train_images)), data.train_labels)
+    loss = F.cross_entropy(reference(normalize(data.train_images)), data.train_labels)
     loss.backward()  # type: ignore[no-untyped-call]
     step = next(training)
     assert isinstance(step, StepMetrics)
@@ -117,7 +117,7 @@ def test_one_plain_sgd_step_is_the_one_worked_by_hand(small: Dataset) -> None:
     for trained, start in zip(training.network.parameters(), reference.parameters(), strict=True):
         assert start.grad is not None
         change, expected = trained.data - start.data, -0.19 * start.grad
-        # The shuffled batch adds up in another order: that is the room left here.
+        # The batch is shuffled, so floating-point sums differ slightly.
         assert float((change - expected).norm()) < 0.02 * float(expected.norm()) + 1e-5
 
 
@@ -164,30 +164,32 @@ RESUMED = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("text", "recipe"), RESUMED, ids=["fused", "plateau", "marks", "dropout"])
+@pytest.mark.parametrize(("text", "recipe"), RESUMED, ids=["fused", "plateau", "outliers", "dropout"])
 @pytest.mark.parametrize("leave_at", [1, 7, 15, 16, 17, EPOCH_AND_MORE])
-def test_a_training_that_was_left_goes_on_bit_by_bit(small: Dataset, text: str, recipe: Recipe, leave_at: int) -> None:
+def test_a_resumed_training_is_bit_equal_to_an_uninterrupted_one(
+    small: Dataset, text: str, recipe: Recipe, leave_at: int
+) -> None:
     architecture = parse(text)
-    whole = Trainer(architecture, recipe, small)
-    expected = without_times(list(whole))
+    uninterrupted = Trainer(architecture, recipe, small)
+    expected = without_times(list(uninterrupted))
     first = Trainer(architecture, recipe, small)
     events: list[Event] = []
     while first.step < leave_at:
         events.append(next(first))
     state = first.state()
-    # What the first one does after it has been left is not the business of the second.
+    # What the first training does afterwards must not affect the second.
     list(first)
     torch.rand(3)
     second = Trainer(architecture, recipe, small, state)
     events += list(second)
     assert without_times(events) == expected
-    for name, tensor in whole.weights().items():
+    for name, tensor in uninterrupted.weights().items():
         assert torch.equal(tensor, second.weights()[name]), name
 
 
-def test_a_training_left_while_it_measures_measures_again(small: Dataset) -> None:
-    whole, first = Trainer(ARCHITECTURE, RECIPE, small), Trainer(ARCHITECTURE, RECIPE, small)
-    expected = without_times(list(whole))
+def test_a_training_resumed_during_evaluation_evaluates_again(small: Dataset) -> None:
+    uninterrupted, first = Trainer(ARCHITECTURE, RECIPE, small), Trainer(ARCHITECTURE, RECIPE, small)
+    expected = without_times(list(uninterrupted))
     events = [next(first) for _ in range(17)]
     assert isinstance(events[-1], EvaluationProgress)
     events += list(Trainer(ARCHITECTURE, RECIPE, small, first.state()))
@@ -195,17 +197,17 @@ def test_a_training_left_while_it_measures_measures_again(small: Dataset) -> Non
     assert steps == [event for event in expected if not isinstance(event, EvaluationProgress)]
 
 
-def test_who_leaves_within_a_batch_leaves_no_trace(small: Dataset) -> None:
-    """As a stop does in a large network: by an exception from a hook, here after two norms have seen the batch."""
+def test_a_batch_aborted_by_a_hook_changes_nothing(small: Dataset) -> None:
+    """A large network is stopped by an exception from a hook, here after both norms have updated their buffers."""
     architecture, recipe = parse("8b M 16b M 10 A"), Recipe(epochs=1, batch_size=100)
     expected = without_times(list(Trainer(architecture, recipe, small)))
     training = Trainer(architecture, recipe, small)
     events: list[Event] = [next(training) for _ in range(4)]
 
-    def leave(*_: object) -> None:
+    def abort(*_: object) -> None:
         raise KeyboardInterrupt
 
-    handle = training.network[-1].register_forward_pre_hook(leave)
+    handle = training.network[-1].register_forward_pre_hook(abort)
     with pytest.raises(KeyboardInterrupt):
         next(training)
     handle.remove()
@@ -224,7 +226,7 @@ def test_a_state_shares_nothing_with_the_training(small: Dataset) -> None:
     assert isinstance(state, TrainingState)
 
 
-def test_the_learning_rate_may_change_in_flight(small: Dataset) -> None:
+def test_the_learning_rate_can_be_changed_during_training(small: Dataset) -> None:
     recipe = Recipe("SGD", 0.01, "constant", 1, 100, 0.0)
     training = Trainer(ARCHITECTURE, recipe, small)
     rates = []
@@ -243,8 +245,8 @@ def test_held_out_images_are_not_trained_on_and_the_test_images_wait_for_the_end
     parts = split(small, recipe)
     assert len(parts.validation_images) == held_out(1000) == 83
     assert held_out(60_000) == 5_000
-    together = torch.cat([parts.train_images, parts.validation_images]).flatten(1)
-    assert sorted(map(bytes, together.numpy())) == sorted(map(bytes, small.train_images.flatten(1).numpy()))
+    combined = torch.cat([parts.train_images, parts.validation_images]).flatten(1)
+    assert sorted(map(bytes, combined.numpy())) == sorted(map(bytes, small.train_images.flatten(1).numpy()))
     again = split(small, dataclasses.replace(recipe, seed=9))
     assert torch.equal(parts.validation_images, again.validation_images)
     training = Trainer(ARCHITECTURE, recipe, small)
@@ -260,7 +262,7 @@ def test_held_out_images_are_not_trained_on_and_the_test_images_wait_for_the_end
 def test_label_smoothing_is_that_of_torch(small: Dataset) -> None:
     data = Dataset(small.train_images[:64], small.train_labels[:64], small.test_images[:9], small.test_labels[:9])
     step = next(Trainer(ARCHITECTURE, Recipe(batch_size=64, label_smoothing=0.2), data))
-    logits = build(ARCHITECTURE).train()(normalise(data.train_images))
+    logits = build(ARCHITECTURE).train()(normalize(data.train_images))
     assert isinstance(step, StepMetrics)
     assert step.train_loss == pytest.approx(
         F.cross_entropy(logits, data.train_labels, label_smoothing=0.2).item(), rel=1e-5
@@ -268,40 +270,40 @@ def test_label_smoothing_is_that_of_torch(small: Dataset) -> None:
 
 
 @pytest.mark.slow
-def test_marks_are_learnt_to_be_no_digit(small: Dataset) -> None:
-    """What is measured is of the digits alone; of marks never seen, the network comes to be less sure."""
-    unseen = normalise(
-        (marks(small.test_images[:100].unsqueeze(1) / 255, 200, torch.Generator().manual_seed(99)) * 255)
+def test_outliers_make_a_network_less_confident_on_unseen_outliers(small: Dataset) -> None:
+    """The metrics count the digits alone."""
+    unseen = normalize(
+        (sample_outliers(small.test_images[:100].unsqueeze(1) / 255, 200, torch.Generator().manual_seed(99)) * 255)
         .to(torch.uint8)
         .squeeze(1)
     )
-    sureness = {}
-    for share in (0.0, 0.5):
-        training = Trainer(ARCHITECTURE, Recipe(epochs=12, batch_size=50, outlier_ratio=share), small)
+    confidence = {}
+    for ratio in (0.0, 0.5):
+        training = Trainer(ARCHITECTURE, Recipe(epochs=12, batch_size=50, outlier_ratio=ratio), small)
         steps = [event for event in training if isinstance(event, StepMetrics)]
         assert {step.images for step in steps} == {50}
         training.network.eval()
         with torch.inference_mode():
-            sureness[share] = float(training.network(unseen).softmax(1).amax(1).mean())
+            confidence[ratio] = float(training.network(unseen).softmax(1).amax(1).mean())
         assert accuracy_on(training.network, small.test_images, small.test_labels) > 0.7
-    assert sureness[0.5] < sureness[0.0] - 0.2
+    assert confidence[0.5] < confidence[0.0] - 0.2
 
 
 @pytest.mark.slow
-def test_digits_in_other_hands_are_learnt_beside_the_batch(small: Dataset) -> None:
-    """What is measured is of the batch alone; of digits written anew, more are read."""
-    ink, labels = handwriting(400, torch.Generator().manual_seed(99))
-    unseen = (ink[:, 0] * 255).to(torch.uint8)
-    read = {}
-    for share in (0.0, 0.5):
+def test_synthetic_digits_improve_the_accuracy_on_unseen_synthetic_digits(small: Dataset) -> None:
+    """The metrics count the digits of the data set alone."""
+    digits, labels = sample_handwriting(400, torch.Generator().manual_seed(99))
+    unseen = (digits[:, 0] * 255).to(torch.uint8)
+    accuracy = {}
+    for ratio in (0.0, 0.5):
         training = Trainer(
-            ARCHITECTURE, Recipe(epochs=12, batch_size=50, synthetic_ratio=share, outlier_ratio=share / 2), small
+            ARCHITECTURE, Recipe(epochs=12, batch_size=50, synthetic_ratio=ratio, outlier_ratio=ratio / 2), small
         )
         steps = [event for event in training if isinstance(event, StepMetrics)]
         assert {step.images for step in steps} == {50}
-        read[share] = accuracy_on(training.network, unseen, labels)
+        accuracy[ratio] = accuracy_on(training.network, unseen, labels)
         assert accuracy_on(training.network, small.test_images, small.test_labels) > 0.7
-    assert read[0.5] > read[0.0] + 0.15
+    assert accuracy[0.5] > accuracy[0.0] + 0.15
 
 
 def _collect(training: Trainer, into: list[Event]) -> None:

@@ -1,8 +1,8 @@
-"""MNIST and the UCI pen digits as tensors, from the files in `data/`; nothing is downloaded.
+"""MNIST and the UCI pen digits as tensors, from the files in `data/`. Nothing is downloaded.
 
-- The four IDX files travel gzipped with the project and are unpacked at first use to `data/MNIST/raw`, where
-  torchvision keeps them too.
-- Every unpacked file is held to the md5 of LeCun's original each time it is loaded. A damaged copy is unpacked anew.
+- The four IDX files of MNIST are part of the project, gzipped. At first use they are unpacked to `data/MNIST/raw`,
+  where torchvision expects them.
+- Every load compares the md5 of the unpacked files with LeCun's originals. A damaged file is unpacked again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = ROOT / "data"
+# Mean and standard deviation of the pixels of the training images, scaled to 0 to 1.
 MEAN, STD = 0.1307, 0.3081
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -30,9 +31,9 @@ MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-# Digits as the way of a pen on a tablet (Alimoglu and Alpaydin 1996): so many points each.
+# The UCI pen digits: pen trajectories on a tablet (Alimoglu and Alpaydin 1996), resampled to PEN_POINTS points each.
 PEN_DIGITS, PEN_DIGITS_MD5, PEN_POINTS = "pen-digits.csv", "d73f60cd9dd5d0e112e4e38c02e2edaa", 8
-# No data file is larger, packed or not.
+# Limit for reading a data file, gzipped or unpacked.
 MAX_BYTES = 64 * 2**20
 RESTORE = "Restore it from the project."
 REMEDY = (
@@ -42,12 +43,12 @@ REMEDY = (
 
 
 class DatasetError(RuntimeError):
-    """A data file that is missing or damaged. The message names it and the remedy."""
+    """A data file is missing, damaged or unreadable. The message names the file and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images uint8 (N, 28, 28), 0 to 255; labels int64 (N,), 0 to 9."""
+    """MNIST: images uint8 (N, 28, 28), 0 to 255, light strokes on dark; labels int64 (N,), 0 to 9."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -60,7 +61,7 @@ _lock = threading.Lock()
 
 
 def load(folder: Path = FOLDER) -> Dataset:
-    """The 60,000 and 10,000 images, loaded once a process. Raises DatasetError with the remedy in words."""
+    """Load the 60,000 training and 10,000 test images, cached for the process. Raises DatasetError."""
     with _lock:
         if folder not in _loaded:
             unpack(folder)
@@ -69,14 +70,14 @@ def load(folder: Path = FOLDER) -> Dataset:
 
 
 def unpack(folder: Path) -> None:
-    """Bring all four files, checked, to `folder`/MNIST/raw. Raises DatasetError."""
+    """Check the four files in `folder`/MNIST/raw and unpack those that are missing or damaged. Raises DatasetError."""
     for name in MD5:
-        target = _unpacked(folder, name)
-        content, is_unpacked = _content(folder, name)
+        target = _unpacked_path(folder, name)
+        content, is_unpacked = _read_verified(folder, name)
         if not is_unpacked:
             try:
                 atomic_file.remove_remains(target.parent)
-                # Through a file of this process's own: two processes may unpack at once.
+                # Atomic, because two processes may unpack at the same time.
                 atomic_file.write(target, content)
             except OSError as error:
                 raise DatasetError(
@@ -86,24 +87,26 @@ def unpack(folder: Path) -> None:
 
 
 def examples(folder: Path = FOLDER) -> tuple[bytes, ...]:
-    """The first test image of each of the ten digits, 28 rows of 28 bytes, 0 to 255. Raises DatasetError."""
-    images = _content(folder, "t10k-images-idx3-ubyte")[0][16:]
-    labels = _content(folder, "t10k-labels-idx1-ubyte")[0][8:]
+    """Return the first test image of each digit as 28 × 28 bytes, 0 to 255, without torch. Raises DatasetError."""
+    images = _read_verified(folder, "t10k-images-idx3-ubyte")[0][16:]
+    labels = _read_verified(folder, "t10k-labels-idx1-ubyte")[0][8:]
     first = [labels.index(digit) for digit in range(10)]
     return tuple(images[784 * index : 784 * (index + 1)] for index in first)
 
 
 def pen_digits(folder: Path = FOLDER) -> tuple[Tensor, Tensor]:
-    """What thirty people wrote on a tablet: (7494, PEN_POINTS, 2), x to the right and y down, 0 to 1, points about
-    evenly along the pen's way, and which digits they are, int64 (7494,). Raises DatasetError.
+    """Load the training set of the UCI pen digits, by 30 writers. Raises DatasetError.
+
+    Returns points, float32 (7494, PEN_POINTS, 2), x to the right and y down, 0 to 1, about evenly spaced along the
+    stroke; and labels, int64 (7494,).
     """
-    return pen_digits_of(_decompressed(folder, PEN_DIGITS, PEN_DIGITS_MD5, RESTORE).decode("ascii"))
+    return parse_pen_digits(_decompress(folder, PEN_DIGITS, PEN_DIGITS_MD5, RESTORE).decode("ascii"))
 
 
-def pen_digits_of(text: str) -> tuple[Tensor, Tensor]:
-    """As `pen_digits`, of any file of that data set. A line is x and y of the points, 0 to 100, y up, and the digit.
+def parse_pen_digits(text: str) -> tuple[Tensor, Tensor]:
+    """Parse a file of the UCI pen digits into points and labels, see `pen_digits`. Raises ValueError.
 
-    Raises ValueError for what is no such file.
+    Each line has x and y of PEN_POINTS points, 0 to 100, y up, then the label.
     """
     import numpy as np
     import torch
@@ -113,18 +116,21 @@ def pen_digits_of(text: str) -> tuple[Tensor, Tensor]:
     return torch.stack([points[..., 0], 1 - points[..., 1]], 2), rows[:, -1]
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (N, 28, 28) -> float32 (N, 1, 28, 28) with the mean 0 and deviation 1 of the training images."""
+def normalize(images: Tensor) -> Tensor:
+    """Standardize images, uint8 (N, 28, 28) to float32 (N, 1, 28, 28).
+
+    The training set then has mean 0 and standard deviation 1.
+    """
     return images.unsqueeze(1).float().sub_(255 * MEAN).div_(255 * STD)
 
 
-def _unpacked(folder: Path, name: str) -> Path:
+def _unpacked_path(folder: Path, name: str) -> Path:
     return folder / "MNIST" / "raw" / name
 
 
-def _content(folder: Path, name: str) -> tuple[bytes, bool]:
-    """What the data file `name` holds, checked, and whether it came from its unpacked copy."""
-    target = _unpacked(folder, name)
+def _read_verified(folder: Path, name: str) -> tuple[bytes, bool]:
+    """Return the content of an MNIST file and whether it was read from the unpacked file. Raises DatasetError."""
+    target = _unpacked_path(folder, name)
     try:
         if target.is_file() and _md5(content := regular_file.read(target, MAX_BYTES)) == MD5[name]:
             return content, True
@@ -132,14 +138,14 @@ def _content(folder: Path, name: str) -> tuple[bytes, bool]:
         pass
     except OSError as error:
         raise DatasetError(f"The data file {name} cannot be read ({error.strerror}). {REMEDY}") from error
-    return _decompressed(folder, name, MD5[name], REMEDY), False
+    return _decompress(folder, name, MD5[name], REMEDY), False
 
 
-def _decompressed(folder: Path, name: str, md5: str, remedy: str) -> bytes:
-    """What `folder`/`name`.gz holds, checked."""
+def _decompress(folder: Path, name: str, md5: str, remedy: str) -> bytes:
+    """Return the content of `folder`/`name`.gz. Raises DatasetError with the remedy if the md5 differs."""
     try:
         packed = regular_file.read(folder / f"{name}.gz", MAX_BYTES)
-        # What unpacks to more is not the original, whatever it is.
+        # One byte more than the limit: a larger file then fails the md5 check.
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:

@@ -1,10 +1,11 @@
-"""Synthetic digits in handwriting styles that MNIST lacks: a barred 7, a flagged 1, an open 4.
+"""Synthetic digits in handwriting styles that MNIST lacks: a 7 with a bar, a 1 with a flag, an open 4.
 
-MNIST's writers were Americans, most of whom write a 1 as a bare line and a 7 without a bar. A network that has seen no
-other takes a barred 7 for a 2 and a flagged 1 for a 7. Here every way of writing is a few points that a smooth curve
-runs through: half of them are styles told below, half are those of thirty people who wrote on a tablet
-(`dataset.pen_digits`). Each digit made moves the points, slants, turns and stretches what comes of it, and has a pen of
-its own.
+The writers of MNIST were Americans, and most of them wrote a plain 1 and a 7 without a bar. A network trained on MNIST
+alone reads a barred 7 as a 2 and a flagged 1 as a 7.
+
+Half of the synthetic digits come from the STYLES table, half from the 30 writers of the UCI pen digits
+(`dataset.pen_digits`). Each is a smooth curve through a few points. The points are jittered; the curve is then
+stretched, slanted and rotated at random, and drawn with a pen of random width.
 """
 
 from __future__ import annotations
@@ -21,27 +22,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.data.dataset import PEN_POINTS, pen_digits
-from lib.data.outliers import PEN, POINTS, drawn
+from lib.data.outliers import PEN_WIDTHS, POINTS, rasterize
 
 Stroke: TypeAlias = tuple[tuple[float, float], ...]
 
-# How far a point may come to lie from where it belongs, as a standard deviation in parts of the digit's height: of a
-# style, and of what somebody wrote.
-SCATTER, TREMBLE = 0.045, 0.02
-# The people's digits have lost their width: every one is as wide as high.
-PEOPLES_WIDTH = 0.65
-TURN, SLANT = 12.0, 0.3
-NARROWEST, WIDEST = 0.6, 1.3
-# So many of a digit's strokes are written without lifting the pen between them.
-UNLIFTED = 0.3
-# Of a curve between two points.
-FINE = 32
+# Standard deviation of each point, relative to the height of the digit. Pen digits need less: they differ already.
+STYLE_JITTER, PEN_JITTER = 0.045, 0.02
+# Width relative to height. The data set scales every pen digit to a square.
+PEN_DIGIT_ASPECT = 0.65
+MAX_ROTATION = 12.0  # degrees
+MAX_SLANT = 0.3  # horizontal shift per unit of height
+MIN_STRETCH, MAX_STRETCH = 0.6, 1.3  # of the width
+# Probability that the pen is not lifted between two strokes.
+JOINED_PROBABILITY = 0.3
+# Samples of a curve between two of its points.
+CURVE_STEPS = 32
 
 
 @dataclass(frozen=True)
 class Style:
-    """A way to write a digit: strokes of points, x to the right and y down, the height from 0 to 1. A point that comes
-    twice is a corner.
+    """A way to write a digit.
+
+    Each stroke is a sequence of points (x, y): x to the right, y down, the height from 0 to 1. A repeated point is a
+    corner.
     """
 
     digit: int
@@ -139,75 +142,119 @@ STYLES = (
     Style(9, (((0.45, 0.12), (0.15, 0.04), (0.08, 0.28), (0.4, 0.33), (0.5, 0.1), (0.6, 0.6), (0.35, 1), (0, 0.88)),)),
     Style(9, (((0.65, 0.1), (0.3, 0), (0.08, 0.2), (0.3, 0.4), (0.7, 0.25), (0.75, 0.6), (0.45, 0.97), (0, 0.93)),)),
 )
+MAX_STYLE_POINTS = max(sum(map(len, style.strokes)) for style in STYLES)
 
 
-def handwriting(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(count, 1, 28, 28) digits, 0 to 1, strokes light, in MNIST's box, and which they are, int64 (count,): every digit
-    as often as every other, first those in a style, then those of people. Raises DatasetError.
+def sample_handwriting(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sample synthetic digits: float32 (count, 1, 28, 28), 0 to 1, light strokes on dark; and labels, int64 (count,).
+
+    All ten classes have the same probability. The first half of the samples comes from STYLES, the second half from the
+    pen digits. Raises DatasetError if the pen digits cannot be read.
     """
-    by_people = count // 2
-    ways, labels = zip(_styled(count - by_people, generator), _of_people(by_people, generator), strict=True)
-    x, y = torch.cat(ways).unbind(2)
-    turn, slant, width = (2 * torch.rand(3, count, 1, generator=generator) - 1).unbind()
-    x = x * NARROWEST * (WIDEST / NARROWEST) ** ((width + 1) / 2) - SLANT * slant * y
-    angle = turn * math.radians(TURN)
+    pen_count = count // 2
+    paths, labels = zip(
+        _sample_styles(count - pen_count, generator), _sample_pen_digits(pen_count, generator), strict=True
+    )
+    x, y = torch.cat(paths).unbind(2)
+    rotation, slant, stretch = (2 * torch.rand(3, count, 1, generator=generator) - 1).unbind()
+    # The logarithm of the stretch is uniform.
+    x = x * MIN_STRETCH * (MAX_STRETCH / MIN_STRETCH) ** ((stretch + 1) / 2) - MAX_SLANT * slant * y
+    angle = rotation * math.radians(MAX_ROTATION)
     points = torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], 2)
-    low, high = PEN
-    digits = drawn(points, low + (high - low) * torch.rand(count, generator=generator))
-    soft = torch.rand(count, 1, 1, 1, generator=generator)
-    return torch.lerp(digits, F.avg_pool2d(digits, 3, 1, 1), soft), torch.cat(labels)
+    low, high = PEN_WIDTHS
+    digits = rasterize(points, low + (high - low) * torch.rand(count, generator=generator))
+    blur = torch.rand(count, 1, 1, 1, generator=generator)
+    return torch.lerp(digits, F.avg_pool2d(digits, 3, 1, 1), blur), torch.cat(labels)
 
 
-def _styled(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Places (count, POINTS, 2) along the pen's way, and labels."""
+def _sample_styles(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sample jittered styles: points along the pen's path, (count, POINTS, 2), and labels, int64 (count,)."""
+    tables = _style_tables()
     labels = torch.randint(10, (count,), generator=generator)
-    first, among = _FIRST[labels], _AMONG[labels]
-    style = first + (torch.rand(count, generator=generator) * among).long()
-    lifted = torch.rand(count, generator=generator) >= UNLIFTED
-    weights = torch.where(lifted[:, None, None], _LIFTED[style], _UNLIFTED[style])
-    return weights @ (_PLACES[style] + SCATTER * torch.randn(count, *_PLACES.shape[1:], generator=generator)), labels
+    first, counts = tables.first[labels], tables.counts[labels]
+    style = first + (torch.rand(count, generator=generator) * counts).long()
+    lifted = torch.rand(count, generator=generator) >= JOINED_PROBABILITY
+    weights = torch.where(lifted[:, None, None], tables.lifted_weights[style], tables.joined_weights[style])
+    jitter = STYLE_JITTER * torch.randn(count, MAX_STYLE_POINTS, 2, generator=generator)
+    return weights @ (tables.points[style] + jitter), labels
 
 
-def _of_people(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """As `_styled`."""
-    people = _people()
+def _sample_pen_digits(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sample jittered pen digits: points along the pen's path, (count, POINTS, 2), and labels, int64 (count,)."""
+    digits = _load_pen_digits()
     labels = torch.randint(10, (count,), generator=generator)
-    chosen = people.first[labels] + (torch.rand(count, generator=generator) * people.among[labels]).long()
-    lifted = torch.rand(count, generator=generator) >= UNLIFTED
-    weights = people.weights[torch.where(lifted, people.lift[chosen], 0)]
-    places = people.points[chosen] + TREMBLE * torch.randn(count, PEN_POINTS, 2, generator=generator)
-    return weights @ (places * torch.tensor([PEOPLES_WIDTH, 1.0])), labels
+    index = digits.first[labels] + (torch.rand(count, generator=generator) * digits.counts[labels]).long()
+    lifted = torch.rand(count, generator=generator) >= JOINED_PROBABILITY
+    weights = digits.weights[torch.where(lifted, digits.weight_index[index], 0)]
+    points = digits.points[index] + PEN_JITTER * torch.randn(count, PEN_POINTS, 2, generator=generator)
+    return weights @ (points * torch.tensor([PEN_DIGIT_ASPECT, 1.0])), labels
 
 
 @dataclass(frozen=True, eq=False)
-class _People:
-    """What thirty people wrote, in the order of its digits: points (N, PEN_POINTS, 2), y down, 0 to 1; where each
-    digit's begin and how many there are, int64 (10,); for every one which weights lift the pen, 0 where it stays down;
-    those weights, (W, POINTS, PEN_POINTS).
+class _StyleTables:
+    """STYLES as tensors.
+
+    - `first`, `counts`: the index of the first style of each digit and the number of its styles, int64 (10,).
+    - `points`: (S, MAX_STYLE_POINTS, 2), padded with 0.
+    - `lifted_weights`, `joined_weights`: (S, POINTS, MAX_STYLE_POINTS), see `_style_weights`.
+    """
+
+    first: Tensor
+    counts: Tensor
+    points: Tensor
+    lifted_weights: Tensor
+    joined_weights: Tensor
+
+
+# Built at the first use: a training without synthetic digits does not need them.
+@lru_cache(maxsize=1)
+def _style_tables() -> _StyleTables:
+    digits = [style.digit for style in STYLES]
+    lifted, joined = (torch.stack([_style_weights(style, lifted) for style in STYLES]) for lifted in (True, False))
+    return _StyleTables(
+        torch.tensor([digits.index(digit) for digit in range(10)]),
+        torch.tensor([digits.count(digit) for digit in range(10)]),
+        torch.stack([_padded_points(style) for style in STYLES]),
+        lifted,
+        joined,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _PenDigits:
+    """The pen digits, sorted by label.
+
+    - `points`: (N, PEN_POINTS, 2), y down, 0 to 1.
+    - `first`, `counts`: the index of the first sample of each digit and the number of its samples, int64 (10,).
+    - `weight_index`: the index in `weights` for each sample, int64 (N,); 0 if the pen is not lifted.
+    - `weights`: (W, POINTS, PEN_POINTS), see `_pen_digit_weights`.
     """
 
     points: Tensor
     first: Tensor
-    among: Tensor
-    lift: Tensor
+    counts: Tensor
+    weight_index: Tensor
     weights: Tensor
 
 
 @lru_cache(maxsize=1)
-def _people() -> _People:
+def _load_pen_digits() -> _PenDigits:
     points, labels = pen_digits()
     order = labels.argsort(stable=True)
     points, labels = points[order], labels[order]
-    among = labels.bincount(minlength=10)
-    lifts = [lift(one.tolist(), int(digit)) for one, digit in zip(points, labels, strict=True)]
-    kinds = [None, *sorted({found for found in lifts if found})]
-    weights = torch.stack([_evenly(kind) for kind in kinds])
-    return _People(points, among.cumsum(0) - among, among, torch.tensor([kinds.index(kind) for kind in lifts]), weights)
+    counts = labels.bincount(minlength=10)
+    pen_lifts = [find_pen_lift(one.tolist(), int(digit)) for one, digit in zip(points, labels, strict=True)]
+    distinct = [None, *sorted({pen_lift for pen_lift in pen_lifts if pen_lift})]
+    weights = torch.stack([_pen_digit_weights(pen_lift) for pen_lift in distinct])
+    weight_index = torch.tensor([distinct.index(pen_lift) for pen_lift in pen_lifts])
+    return _PenDigits(points, counts.cumsum(0) - counts, counts, weight_index, weights)
 
 
-def lift(points: Sequence[Sequence[float]], digit: int) -> tuple[int, int] | None:
-    """Between which two points, of PEN_POINTS with y down, somebody who wrote this digit lifted the pen, as far as the
-    points still tell: before a 7's bar, a 5's top, a 4's stem. None where they do not.
+def find_pen_lift(points: Sequence[Sequence[float]], digit: int) -> tuple[int, int] | None:
+    """Find where the pen was lifted: the indices of the last point before and the first point after, or None.
+
+    The data set does not say. A heuristic finds a lift before the bar of a 7, the top of a 5 and the stem of a 4.
+    `points` has PEN_POINTS rows (x, y), y down.
     """
     x, y = zip(*points, strict=True)
     last = len(points) - 1
@@ -217,90 +264,87 @@ def lift(points: Sequence[Sequence[float]], digit: int) -> tuple[int, int] | Non
             bar = min(range(lowest + 1, last + 1), key=x.__getitem__)
             return (lowest, bar) if bar < last else None
         case 5 if y[last] < 0.3 and x[last] > 0.4:
-            belly = max((number for number in range(lowest, last) if y[number] > 0.5), default=last)
+            belly = max((index for index in range(lowest, last) if y[index] > 0.5), default=last)
             return (belly, belly + 1) if belly < last - 1 else None
         case 4:
-            rises = (number for number in range(2, last) if x[number] > 0.55 and y[number + 1] < y[number] - 0.05)
+            rises = (index for index in range(2, last) if x[index] > 0.55 and y[index + 1] < y[index] - 0.05)
             return next(((corner, corner + 1) for corner in rises), None)
         case _:
             return None
 
 
-def strokes(points: Tensor, lifted: tuple[int, int] | None) -> list[Tensor]:
-    """(PEN_POINTS, D) -> what is drawn before a lift and what after it, each (K, D); a point alone is no stroke."""
-    parts = [points[: lifted[0] + 1], points[lifted[1] :]] if lifted else [points]
-    return [part for part in parts if len(part) > 1]
+def split_at_pen_lift(points: Tensor, pen_lift: tuple[int, int] | None) -> list[Tensor]:
+    """Split points (PEN_POINTS, D) into strokes (K, D), K ≥ 2: a single point after the lift is dropped."""
+    strokes = [points[: pen_lift[0] + 1], points[pen_lift[1] :]] if pen_lift else [points]
+    return [stroke for stroke in strokes if len(stroke) > 1]
 
 
-def _evenly(lifted: tuple[int, int] | None) -> Tensor:
-    """What each of PEN_POINTS points weighs in POINTS places along the curve through them, or through those before and
-    those after a lift of the pen: (POINTS, PEN_POINTS). The points lie about evenly along the way.
+def _pen_digit_weights(pen_lift: tuple[int, int] | None) -> Tensor:
+    """Compute the matrix (POINTS, PEN_POINTS) that maps the points of a pen digit to POINTS points along its curve.
+
+    The points of a pen digit are about evenly spaced, so equal steps of the curve's parameter are too.
     """
-    fine = torch.cat([smooth(stroke) for stroke in strokes(torch.eye(PEN_POINTS), lifted)])
-    return fine[torch.linspace(0, len(fine) - 1, POINTS).round().long()]
+    curve = torch.cat([catmull_rom(stroke) for stroke in split_at_pen_lift(torch.eye(PEN_POINTS), pen_lift)])
+    return curve[torch.linspace(0, len(curve) - 1, POINTS).round().long()]
 
 
-def smooth(points: Tensor) -> Tensor:
-    """(K, D), two points or more -> (FINE (K - 1) + 1, D), the curve of Catmull and Rom through all of them."""
-    # Beyond either end it goes straight on.
+def catmull_rom(points: Tensor) -> Tensor:
+    """Interpolate points (K, D), K ≥ 2, with a uniform Catmull-Rom spline: (CURVE_STEPS (K - 1) + 1, D).
+
+    The spline passes through all points (Catmull and Rom, "A Class of Local Interpolating Splines", 1974).
+    """
+    # Each end is continued in a straight line: the spline needs a neighbor on both sides of a segment.
     points = torch.cat([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
-    t = torch.linspace(0, 1, FINE + 1, dtype=points.dtype)[:-1, None]
-    pieces = [
+    t = torch.linspace(0, 1, CURVE_STEPS + 1, dtype=points.dtype)[:-1, None]
+    segments = [
         0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
         for a, b, c, d in zip(points, points[1:], points[2:], points[3:], strict=False)
     ]
-    return torch.cat([*pieces, points[-2:-1]])
+    return torch.cat([*segments, points[-2:-1]])
 
 
-def _weights(style: Style, lifted: bool) -> Tensor:
-    """What each point of a style weighs in each of POINTS places evenly along its strokes: (POINTS, MOST_POINTS).
+def _style_weights(style: Style, lifted: bool) -> Tensor:
+    """Compute the matrix (POINTS, MAX_STYLE_POINTS) that maps the points of a style to POINTS points along its strokes.
 
-    A curve of Catmull and Rom is linear in the points that it runs through, wherever they are moved.
+    The result is evenly spaced for the points in STYLES. A Catmull-Rom spline is linear in its points, so the same
+    matrix draws the style after its points have been jittered. `lifted` says whether the pen is lifted between strokes.
     """
-    points = _points(style)
+    points = _padded_points(style)
     starts: list[Tensor] = []
     steps: list[Tensor] = []
-    for curve in _curves(style, lifted):
-        fine = smooth(torch.eye(MOST_POINTS)[curve])
-        starts.append(fine[:-1])
-        steps.append(fine.diff(dim=0))
+    for indices in _curve_indices(style, lifted):
+        curve = catmull_rom(torch.eye(MAX_STYLE_POINTS)[indices])
+        starts.append(curve[:-1])
+        steps.append(curve.diff(dim=0))
     lengths = (torch.cat(steps) @ points).norm(dim=1)
     ends = lengths.cumsum(0)
-    wanted = (torch.arange(POINTS) + 0.5) / POINTS * ends[-1]
-    index = torch.searchsorted(ends, wanted).clamp(max=len(ends) - 1)
-    part = (wanted - (ends - lengths)[index]) / lengths[index]
-    weights: Tensor = torch.cat(starts)[index] + part[:, None] * torch.cat(steps)[index]
+    targets = (torch.arange(POINTS) + 0.5) / POINTS * ends[-1]
+    index = torch.searchsorted(ends, targets).clamp(max=len(ends) - 1)
+    fraction = (targets - (ends - lengths)[index]) / lengths[index]
+    weights: Tensor = torch.cat(starts)[index] + fraction[:, None] * torch.cat(steps)[index]
     return weights
 
 
-def _curves(style: Style, lifted: bool) -> list[list[int]]:
-    """The numbers of the points that every smooth curve runs through, its strokes being cut at their corners."""
+def _curve_indices(style: Style, lifted: bool) -> list[list[int]]:
+    """List the point indices of each smooth curve of a style. Strokes are cut at their corners."""
     curves: list[list[int]] = []
-    number = 0
+    index = 0
     for stroke in style.strokes:
-        if number and not lifted:
-            curves.append([number - 1, number])
-        curves.append([number])
-        for before, point in itertools.pairwise(stroke):
-            number += 1
-            if point == before:
-                # Both points of a corner are the first, whatever moves them.
+        if index and not lifted:
+            curves.append([index - 1, index])
+        curves.append([index])
+        for previous, point in itertools.pairwise(stroke):
+            index += 1
+            if point == previous:
+                # Both curves use the first of the two points, so that jitter does not open the corner.
                 curves.append([curves[-1][-1]])
             else:
-                curves[-1].append(number)
-        number += 1
+                curves[-1].append(index)
+        index += 1
     return curves
 
 
-def _points(style: Style) -> Tensor:
-    """All points of its strokes, one after the other: (MOST_POINTS, 2), the last of them 0 where it has fewer."""
+def _padded_points(style: Style) -> Tensor:
+    """Concatenate the points of all strokes: (MAX_STYLE_POINTS, 2), padded with 0."""
     points = torch.tensor([point for stroke in style.strokes for point in stroke], dtype=torch.float32)
-    return F.pad(points, (0, 0, 0, MOST_POINTS - len(points)))
-
-
-MOST_POINTS = max(sum(map(len, style.strokes)) for style in STYLES)
-_PLACES = torch.stack([_points(style) for style in STYLES])
-_LIFTED, _UNLIFTED = (torch.stack([_weights(style, lifted) for style in STYLES]) for lifted in (True, False))
-_DIGITS = [style.digit for style in STYLES]
-_FIRST = torch.tensor([_DIGITS.index(digit) for digit in range(10)])
-_AMONG = torch.tensor([_DIGITS.count(digit) for digit in range(10)])
+    return F.pad(points, (0, 0, 0, MAX_STYLE_POINTS - len(points)))

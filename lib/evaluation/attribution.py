@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.data.dataset import normalise
+from lib.data.dataset import normalize
 from lib.design.analysis import analyze
 from lib.design.layers import INPUT_SHAPE, Architecture
 from lib.design.operations import Operation, operations
@@ -74,7 +74,7 @@ def activations(
     found = []
     with torch_threads(recommended_threads(architecture)), torch.inference_mode():
         silent: tuple[int, ...] = ()
-        for step, output, ends in _outputs(network, architecture, normalise(image[None])):
+        for step, output, ends in _outputs(network, architecture, normalize(image[None])):
             if step.kind == "ReLU":
                 silent = _zero_channels(output)
             if ends:
@@ -102,7 +102,7 @@ def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor
     dead: dict[int, set[int]] = {}
     with torch_threads(recommended_threads(architecture)), torch.inference_mode():
         for batch in torch.split(images, eval_batch_size(architecture)):
-            for step, output, _ in _outputs(network, architecture, normalise(batch)):
+            for step, output, _ in _outputs(network, architecture, normalize(batch)):
                 if step.kind == "ReLU":
                     off = set(_zero_channels(output))
                     dead[step.layer] = dead.get(step.layer, off) & off
@@ -125,7 +125,7 @@ def saliency(network: nn.Module, architecture: Architecture, image: Tensor) -> T
     standard deviation of the training pixels.
     """
     gradient_batch_size(architecture, uses_im2col())
-    x = normalise(image[None]).requires_grad_()
+    x = normalize(image[None]).requires_grad_()
     with torch_threads(recommended_threads(architecture)):
         logits = network(x)[0]
         (gradient,) = torch.autograd.grad(logits[logits.argmax()], x)
@@ -183,7 +183,7 @@ def effective_fields(network: nn.Module, architecture: Architecture, images: Ten
     sums = [torch.zeros(SIDE, SIDE) for _ in architecture.layers]
     with torch_threads(recommended_threads(architecture)):
         for batch in torch.split(images, gradient_batch_size(architecture, uses_im2col())):
-            x = normalise(batch).requires_grad_()
+            x = normalize(batch).requires_grad_()
             ends = [_as_maps(output) for _, output, ends in _outputs(network, architecture, x) if ends]
             for number, maps in enumerate(ends):
                 center = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()

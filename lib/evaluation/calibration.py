@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.data.augmentation import augment
-from lib.data.dataset import Dataset, DatasetError, normalise
-from lib.data.handwriting import handwriting
+from lib.data.dataset import Dataset, DatasetError, normalize
+from lib.data.handwriting import sample_handwriting
 from lib.design.recipe import Augmentation
 from lib.evaluation.metrics import Evaluation
 from lib.evaluation.ood import ClassGaussians, features, fit
@@ -93,7 +93,7 @@ def calibrate(network: Network, data: Dataset, count: int = IMAGES, fit_ood: boo
     images, labels = data.train_images[indices], data.train_labels[indices]
     generator = torch.Generator().manual_seed(0)
     augmented = torch.cat(
-        [augment(normalise(batch), CALIBRATION_AUGMENTATION, generator) for batch in torch.split(images, BATCH)]
+        [augment(normalize(batch), CALIBRATION_AUGMENTATION, generator) for batch in torch.split(images, BATCH)]
     )
     logits, found = features(network, augmented)
     best = temperature(logits, labels)
@@ -102,7 +102,7 @@ def calibrate(network: Network, data: Dataset, count: int = IMAGES, fit_ood: boo
         return Calibration(best, len(labels), before, after)
     half = count // 2
     synthetic, synthetic_labels = (each[:half] for each in _synthetic())
-    more_logits, more = features(network, torch.cat([normalise(images[:half]), normalise(synthetic)]))
+    more_logits, more = features(network, torch.cat([normalize(images[:half]), normalize(synthetic)]))
     all_labels = torch.cat([labels, labels[:half], synthetic_labels])
     gaussians = fit(torch.cat([logits, more_logits]), torch.cat([found, more]), all_labels)
     return Calibration(best, len(labels), before, after, gaussians)
@@ -161,7 +161,7 @@ class LiveCalibrator:
 @lru_cache(maxsize=1)
 def _synthetic() -> tuple[Tensor, Tensor]:
     """Synthetic digits, uint8 (SYNTHETIC, 28, 28), with their labels."""
-    digits, labels = handwriting(SYNTHETIC, torch.Generator().manual_seed(0))
+    digits, labels = sample_handwriting(SYNTHETIC, torch.Generator().manual_seed(0))
     return (digits[:, 0] * 255).round().to(torch.uint8), labels
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from lib.data.dataset import normalise
+from lib.data.dataset import normalize
 from lib.design.layers import CLASSES, Architecture
 from lib.evaluation.proportion import Proportion
 from lib.nn.memory import MEASURING_WORK, require_inference_fits, work
@@ -122,6 +122,6 @@ def probabilities(network: nn.Module, architecture: Architecture, images: Tensor
     """The softmax of the logits divided by `temperature`, float (N, 10), for uint8 images (N, 28, 28)."""
     require_inference_fits(architecture, uses_im2col())
     with torch.inference_mode():
-        logits = torch.cat([network(normalise(batch)) for batch in torch.split(images, eval_batch_size(architecture))])
+        logits = torch.cat([network(normalize(batch)) for batch in torch.split(images, eval_batch_size(architecture))])
     # Cloned outside of inference mode, so that callers may use the tensor with autograd.
     return torch.softmax(logits.clone() / temperature, 1)

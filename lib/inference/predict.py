@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.data.dataset import normalise
+from lib.data.dataset import normalize
 from lib.evaluation.ood import ClassGaussians, features, ood_percentile
 from lib.nn.memory import MEASURING_WORK, require_work
 from lib.nn.network import Network, torch_threads
@@ -73,7 +73,7 @@ def predict_all(
     if not len(images):
         return []
     require_work(network.architecture, len(images), MEASURING_WORK)
-    logits, found = features(network, normalise(images))
+    logits, found = features(network, normalize(images))
     percentiles: list[float | None] = [None] * len(images)
     if gaussians is not None:
         percentiles = ood_percentile(gaussians, found, logits.argmax(1)).tolist()

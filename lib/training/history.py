@@ -1,7 +1,7 @@
-"""The curves and epochs of a run: columns that only grow.
+"""The metrics of a run: one column for each metric of a step, and a list of epochs.
 
-A run may have a million batches, so a step is three numbers in three arrays and no object of its own; its number is its
-place.
+A run may have a million steps, so the columns are arrays of float64 instead of a list of objects. Step n is at index
+n - 1.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 from lib.design.recipe import MAX_EPOCHS
 from lib.training.trainer import EpochMetrics, StepMetrics
 
-# What an epoch can be: MNIST has no more images, and no epoch takes three years.
+# Limits for a valid epoch: the images of MNIST, seconds (three years) and images per second.
 MAX_IMAGES, MAX_SECONDS, MAX_RATE = 60_000, 1e8, 1e9
-# A mean of cross-entropies that are all 0 may be rounded to a little less.
+# Rounding can make a mean cross-entropy of 0 slightly negative.
 MIN_LOSS = -1e-3
 COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
 
 
 class ImpossibleValueError(ValueError):
-    """A value that no run has; the message names it, to stand in brackets after the name of its file."""
+    """A value is outside the range that a run can produce. The message names the value, but not the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """float64 arrays with a number a batch; the first is that of batch `first`, counted from 1."""
+    """Metrics of consecutive steps: float64 arrays (N,). `first` is the number of the first step, counted from 1."""
 
     first: int
     train_loss: NDArray[np.float64]
@@ -47,7 +47,7 @@ class Curves:
 
 
 class History:
-    """Steps and epochs; not locked, whoever shares it between threads does that."""
+    """The steps and epochs of a run, in order. Not thread-safe: callers need a lock."""
 
     def __init__(self) -> None:
         self._columns = {name: array("d") for name in COLUMNS}
@@ -65,27 +65,30 @@ class History:
             column.append(getattr(event, name))
 
     def curves(self, since: int = 0) -> Curves:
-        """A copy of the steps after the first `since`."""
+        """Copy the curves of the steps after step `since`."""
         return Curves(since + 1, *(np.array(self._columns[name][since:]) for name in COLUMNS))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The steps as float64 tensors by column, to be saved beside `epoch_values`."""
+        """Copy the steps to float64 tensors (N,), one for each column. `restore` reads them with `epoch_values`."""
         return {name: torch.from_numpy(np.array(column)) for name, column in self._columns.items()}
 
     def until(self, steps: int, epochs: int) -> History:
-        """A copy of the first so many steps and epochs."""
+        """Copy the first `steps` steps and the first `epochs` epochs."""
         copy = History()
         copy._columns = {name: column[:steps] for name, column in self._columns.items()}
         copy.epochs = self.epochs[:epochs]
         return copy
 
     def epoch_values(self) -> list[dict[str, float | int | None]]:
+        """Return the fields of each epoch, ready for JSON."""
         return [asdict(epoch) for epoch in self.epochs]
 
 
 def restore(tensors: Mapping[str, Tensor], epochs: list[dict[str, float | int | None]]) -> History:
-    """What `tensors` and `epoch_values` gave. Raises ValueError, TypeError or KeyError for anything else,
-    ImpossibleValueError among them where a value is none that can be measured.
+    """Restore a history from its `tensors` and `epoch_values`.
+
+    Raises ImpossibleValueError, a ValueError, if a value is outside its range; ValueError, TypeError or KeyError for
+    other columns or fields.
     """
     history = History()
     lengths = set()
@@ -99,57 +102,57 @@ def restore(tensors: Mapping[str, Tensor], epochs: list[dict[str, float | int | 
     if len(lengths) != 1:
         raise ValueError("columns of different lengths")
     curves = history.curves()
-    # Each is false for NaN, which only a loss may be.
-    sound = {
+    # All comparisons with NaN are false, so only a loss may be NaN.
+    valid = {
         "a loss": ~(curves.train_loss < MIN_LOSS),
         "an accuracy": (curves.train_accuracy >= 0) & (curves.train_accuracy <= 1),
         "a learning rate": (curves.learning_rate >= 0) & np.isfinite(curves.learning_rate),
     }
-    for name, each in sound.items():
-        if not each.all():
-            raise ImpossibleValueError(f"no step {int(each.argmin()) + 1} has such {name}")
+    for name, steps_valid in valid.items():
+        if not steps_valid.all():
+            raise ImpossibleValueError(f"no step {int(steps_valid.argmin()) + 1} has such {name}")
     history.epochs = [EpochMetrics(**epoch) for epoch in epochs]  # type: ignore[arg-type]
-    before = 0
+    previous_step = 0
     for number, epoch in enumerate(history.epochs, 1):
-        wrong = _not_measured(epoch)
-        if wrong:
-            raise ImpossibleValueError(f"no epoch {number} has such {wrong}")
-        if epoch.epoch != number or not before < epoch.step <= history.steps:
+        invalid = _invalid_field(epoch)
+        if invalid:
+            raise ImpossibleValueError(f"no epoch {number} has such {invalid}")
+        if epoch.epoch != number or not previous_step < epoch.step <= history.steps:
             raise ImpossibleValueError(f"the epochs do not follow one another at epoch {number}")
-        before = epoch.step
+        previous_step = epoch.step
     return history
 
 
-def _not_measured(epoch: EpochMetrics) -> str | None:
-    """Which value cannot be what its name says; a loss may be NaN or infinite, as divergence leaves it."""
-    right = {
-        "a number": _is_whole(epoch.epoch, MAX_EPOCHS),
-        "a step": _is_whole(epoch.step, MAX_EPOCHS * MAX_IMAGES),
+def _invalid_field(epoch: EpochMetrics) -> str | None:
+    """Name the first field outside its range, or return None. A loss may be NaN or infinite after divergence."""
+    valid = {
+        "a number": _is_count(epoch.epoch, MAX_EPOCHS),
+        "a step": _is_count(epoch.step, MAX_EPOCHS * MAX_IMAGES),
         "a training loss": _is_loss(epoch.train_loss),
         "a training accuracy": _is_number(epoch.train_accuracy, 0, 1),
         "a validation loss": _is_loss(epoch.validation_loss),
         "a validation accuracy": _is_number(epoch.validation_accuracy, 0, 1),
-        "validation images": _is_whole(epoch.validation_images, MAX_IMAGES),
+        "validation images": _is_count(epoch.validation_images, MAX_IMAGES),
         "a test accuracy": epoch.test_accuracy is None or _is_number(epoch.test_accuracy, 0, 1),
         "a time": _is_number(epoch.seconds, 0, MAX_SECONDS),
         "a rate": _is_number(epoch.images_per_second, 0, MAX_RATE),
     }
-    wrong = next((name for name, each in right.items() if not each), None)
-    # The images that were trained on: the interval of the training accuracy is that of so many.
-    if wrong is None and not 0.5 < epoch.seconds * epoch.images_per_second < MAX_IMAGES + 0.5:
+    invalid = next((name for name, is_valid in valid.items() if not is_valid), None)
+    # The product is the number of training images, from which pages compute a confidence interval.
+    if invalid is None and not 0.5 < epoch.seconds * epoch.images_per_second < MAX_IMAGES + 0.5:
         return "a number of images"
-    return wrong
+    return invalid
 
 
-def _is_whole(value: object, high: int) -> bool:
+def _is_count(value: object, high: int) -> bool:
     return type(value) is int and 1 <= value <= high
 
 
 def _is_number(value: object, low: float, high: float) -> bool:
-    # NaN is outside, and a bool is none.
+    # isinstance would accept a bool. NaN fails the comparison.
     return type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
 
 
 def _is_loss(value: object) -> bool:
-    # Of NaN no comparison is true.
+    # `not <` instead of `>=`, to accept NaN.
     return type(value) is float and not value < MIN_LOSS

@@ -1,8 +1,8 @@
-"""Estimate training time: a cost model of this machine, measured once, times the needs of a network.
+"""Estimate training time with a linear cost model of this machine.
 
-A batch takes as long as its multiply-accumulates, the numbers that its layers put out, its images, the weights to
-update and itself ask for. `measure` finds the prices by training a few small networks for a moment; `epoch_seconds`
-adds them up and needs no torch.
+The time of a batch is modeled as a linear function of its multiply-accumulates, activations, images and parameters,
+plus a constant. `measure` fits the coefficients to short trainings of a few small networks; `epoch_seconds` applies
+them and needs no torch.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from lib.design.presets import PRESETS
 from lib.design.recipe import Augmentation, Recipe
 
 TRAIN_IMAGES = 60_000
+# Steps measured for each network.
 STEPS = 8
 _PLAIN, _AUGMENTED = Augmentation(), Augmentation(10, 0.07, 0.1)
-# Little and much to multiply, few and many numbers kept, small and large batches: what tells the prices apart.
-_FUSED = (
+# Network, batch size and augmentation of the trainings measured. They vary in multiply-accumulates, activations,
+# parameters and batch size, so that the coefficients can be told apart.
+_FAST_PATH_CASES = (
     ("2 10 A", 32, _PLAIN),
     ("2 10 A", 512, _PLAIN),
     ("2 10 A", 128, _AUGMENTED),
@@ -37,7 +39,7 @@ _FUSED = (
     ("8 M 32 64 M 64 10 A", 32, _PLAIN),
     ("16 16 16 10 A", 64, _PLAIN),
 )
-_OTHERS = (
+_OTHER_CASES = (
     ("2b 10 A", 32, _PLAIN),
     ("2b 10 A", 512, _PLAIN),
     ("2b 10 A", 128, _AUGMENTED),
@@ -51,9 +53,12 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of training for each: a step, an image, augmenting it, a number put out, a multiply-accumulate.
+    """Coefficients of the cost model, in seconds.
 
-    `parameter` is the price of updating one in a step.
+    - `step`: each step.
+    - `parameter`: each parameter in each step.
+    - `image`, `augmented_image`: each image, and in addition each augmented image.
+    - `activation`, `mac`: each activation and each multiply-accumulate, for each image.
     """
 
     step: float
@@ -66,43 +71,44 @@ class StepCost:
 
 @dataclass(frozen=True)
 class MachineProfile:
-    """What training costs on this machine: a network that `lib.nn.fast_path` trains, and any other."""
+    """The cost model of this machine: for networks with a fast path (`lib.nn.fast_path`), and for all others."""
 
     fused: StepCost
     other: StepCost
 
 
 def epoch_seconds(
-    rate: MachineProfile, architecture: Architecture, recipe: Recipe, images: int = TRAIN_IMAGES
+    profile: MachineProfile, architecture: Architecture, recipe: Recipe, images: int = TRAIN_IMAGES
 ) -> float:
-    """Estimated seconds of training an epoch of `images`, the measuring on the test images left out."""
-    prices = astuple(rate.fused if has_fast_path(architecture) else rate.other)
-    more = 1 + recipe.outlier_ratio + recipe.synthetic_ratio
-    batch_size, shown = round(recipe.batch_size * more), round(images * more)
-    needs = _needs(architecture, batch_size, recipe.augmentation, shown)
-    return float(sum(price * need for price, need in zip(prices, needs, strict=True)))
+    """Estimate the seconds of training for one epoch of `images` images, without the evaluation."""
+    costs = astuple(profile.fused if has_fast_path(architecture) else profile.other)
+    # Outliers and synthetic digits are added to each batch.
+    factor = 1 + recipe.outlier_ratio + recipe.synthetic_ratio
+    batch_size, total_images = round(recipe.batch_size * factor), round(images * factor)
+    counts = _counts(architecture, batch_size, recipe.augmentation, total_images)
+    return float(sum(cost * count for cost, count in zip(costs, counts, strict=True)))
 
 
-def estimate_text(rate: MachineProfile, architecture: Architecture, recipe: Recipe) -> str:
-    """Seconds an epoch, of the recipe's epochs, and of all the epochs that the assignment allows."""
-    seconds = epoch_seconds(rate, architecture, recipe)
-    most = EPOCHS_LIMIT - 1
+def estimate_text(profile: MachineProfile, architecture: Architecture, recipe: Recipe) -> str:
+    """Describe the time of one epoch, of the recipe's epochs and of all epochs that the exercise allows."""
+    seconds = epoch_seconds(profile, architecture, recipe)
+    max_epochs = EPOCHS_LIMIT - 1
     return (
         f"On this machine about {duration(seconds)} of training an epoch: {duration(recipe.epochs * seconds)} for the "
-        f"recipe's {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, {duration(most * seconds)} for the {most} that "
-        "the budget allows."
+        f"recipe's {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, {duration(max_epochs * seconds)} for the "
+        f"{max_epochs} that the budget allows."
     )
 
 
 def estimate_error_text(estimated: float, measured: float) -> str:
-    """How far the estimate was off, both in seconds an epoch."""
-    off = measured / estimated - 1
-    word = "as estimated" if abs(off) < 0.005 else f"{100 * abs(off):.0f} % {'more' if off > 0 else 'less'}"
-    return f"Estimated at {duration(estimated)} of training an epoch, it took {duration(measured)}: {word}."
+    """Compare the estimated with the measured time, both in seconds for each epoch."""
+    error = measured / estimated - 1
+    comparison = "as estimated" if abs(error) < 0.005 else f"{100 * abs(error):.0f} % {'more' if error > 0 else 'less'}"
+    return f"Estimated at {duration(estimated)} of training an epoch, it took {duration(measured)}: {comparison}."
 
 
 def duration(seconds: float) -> str:
-    """Two figures: "0.8 s", "24 s", "3.5 min", "2.1 h"."""
+    """Format a duration with two significant digits: "0.8 s", "24 s", "3.5 min", "2.1 h"."""
     for size, unit in ((3600, "h"), (90, "min")):
         if seconds >= size:
             number = seconds / (3600 if unit == "h" else 60)
@@ -111,28 +117,30 @@ def duration(seconds: float) -> str:
 
 
 def measure() -> MachineProfile:
-    """Train a few networks on noise for about three seconds; the prices that explain their times best."""
-    # The first training of a process is slower than all that follow.
-    for text in (_FUSED[0][0], _OTHERS[0][0]):
+    """Fit the cost model to trainings of a few small networks on noise, which take about three seconds."""
+    # Warm up: the first training of a process is slower.
+    for text in (_FAST_PATH_CASES[0][0], _OTHER_CASES[0][0]):
         _batch_seconds(parse(text), 128, _PLAIN)
-    return MachineProfile(_measured(_FUSED), _measured(_OTHERS))
+    return MachineProfile(_fit(_FAST_PATH_CASES), _fit(_OTHER_CASES))
 
 
-def _measured(trainings: Sequence[tuple[str, int, Augmentation]]) -> StepCost:
-    needs, times = [], []
-    for text, batch_size, augmentation in trainings:
+def _fit(cases: Sequence[tuple[str, int, Augmentation]]) -> StepCost:
+    """Train each case (network, batch size, augmentation) and fit the coefficients to the times."""
+    counts, times = [], []
+    for text, batch_size, augmentation in cases:
         architecture = parse(text)
-        needs.append(_needs(architecture, batch_size, augmentation, batch_size))
+        counts.append(_counts(architecture, batch_size, augmentation, batch_size))
         times.append(_batch_seconds(architecture, batch_size, augmentation))
-    # Imported here: the first page does not wait for it.
+    # A slow import that the first page does not need.
     from scipy.optimize import nnls
 
     # Non-negative least squares of the relative errors (Lawson and Hanson, "Solving Least Squares Problems", 1974).
-    prices, _ = nnls(np.array(needs) / np.array(times)[:, None], np.ones(len(times)))
-    return StepCost(*prices.tolist())
+    costs, _ = nnls(np.array(counts) / np.array(times)[:, None], np.ones(len(times)))
+    return StepCost(*costs.tolist())
 
 
-def _needs(architecture: Architecture, batch_size: int, augmentation: Augmentation, images: int) -> tuple[float, ...]:
+def _counts(architecture: Architecture, batch_size: int, augmentation: Augmentation, images: int) -> tuple[float, ...]:
+    """Return what the cost model multiplies, in the order of the fields of StepCost."""
     analysis = analyze(architecture)
     steps = math.ceil(images / batch_size)
     return (
@@ -146,9 +154,9 @@ def _needs(architecture: Architecture, batch_size: int, augmentation: Augmentati
 
 
 def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Augmentation) -> float:
-    """Seconds of a batch, the engine's own way, after two that warm up.
+    """Measure the seconds of a training step: the lower quartile of STEPS steps, after two to warm up.
 
-    The lower quartile of eight: what else the machine does, such as opening a page, makes batches slower, never faster.
+    The lower quartile, because other work of the machine, such as opening a page, only ever makes a step slower.
     """
     import torch
 
@@ -156,9 +164,9 @@ def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Au
     from lib.training.trainer import Trainer, recommended_threads
 
     torch.set_num_threads(recommended_threads(architecture))
-    chance = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, ((STEPS + 3) * batch_size, 28, 28), generator=chance, dtype=torch.uint8)
-    labels = torch.randint(0, 10, (len(images),), generator=chance)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, ((STEPS + 3) * batch_size, 28, 28), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (len(images),), generator=generator)
     data = Dataset(images, labels, images[:1], labels[:1])
     recipe = Recipe(epochs=1, batch_size=batch_size, augmentation=augmentation)
     ends = []
@@ -166,4 +174,4 @@ def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Au
         ends.append(time.perf_counter())
         if len(ends) == STEPS + 2:
             break
-    return statistics.quantiles((after - before for before, after in itertools.pairwise(ends[1:])), n=4)[0]
+    return statistics.quantiles((end - start for start, end in itertools.pairwise(ends[1:])), n=4)[0]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lib.data.augmentation import preview
-from lib.data.handwriting import handwriting
-from lib.data.outliers import marks
+from lib.data.handwriting import sample_handwriting
+from lib.data.outliers import sample_outliers
 from lib.design.recipe import FIELDS, RECIPES, Augmentation, FieldSpec, Recipe, recipe_values
 from lib.ui.cache import example_digits
 
@@ -62,11 +62,11 @@ def augmentation_preview(recipe: Recipe) -> None:
     caption = "Ten digits as they are (first row), and as the network may see them."
     generator = torch.Generator().manual_seed(0)
     if recipe.synthetic_ratio:
-        synthetic, _ = handwriting(len(digits), generator)
+        synthetic, _ = sample_handwriting(len(digits), generator)
         picture = torch.cat([picture, _row(synthetic)])
         caption += " Then synthetic digits."
     if recipe.outlier_ratio:
-        outliers = marks(digits.unsqueeze(1) / 255, len(digits), generator)
+        outliers = sample_outliers(digits.unsqueeze(1) / 255, len(digits), generator)
         picture = torch.cat([picture, _row(outliers)])
         caption += " Last row: non-digit outliers."
     st.image(picture.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy(), caption=caption)
