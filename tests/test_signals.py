@@ -98,7 +98,7 @@ WAITS = {
 def interrupted(wait: Wait, folder: Path, number: signal.Signals) -> tuple[float, int, bytes]:
     """Seconds from the signal to the end, exit status, and standard error."""
     process = subprocess.Popen(
-        [*wait.command, "--folder", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*wait.command, "--runs-dir", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
         until(lambda: wait.waits(process, folder) or process.poll() is not None, PATIENCE)

@@ -36,9 +36,9 @@ MAX_RECIPE_BYTES = 100_000
 def add_train(parser: argparse.ArgumentParser) -> None:
     titles = ", ".join(f"“{preset.title}”" for preset in RECIPES)
     parser.description = (
-        "Ctrl-C and SIGTERM stop the training within a batch, and end the command within a second: where the batch, or "
-        "whoever reads the output, takes longer, the run is as it was last saved. --resume goes on from there as if "
-        "nothing had happened. "
+        "Ctrl-C and SIGTERM stop the training within a batch, and end the command within a second. If the batch, or "
+        "the program that reads the output, takes longer, the run is left as it was last saved. --resume continues it "
+        "from there as if nothing had happened. "
         "Exit status: 0 finished, 1 failed, 2 arguments that cannot be used, 128 + the signal's number stopped."
     )
     parser.add_argument("network", nargs="?", help='in the notation, such as "4 4 8 M 12 12 16 M 20v 10v A"')
@@ -57,7 +57,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help="go on with a run that was stopped or interrupted: its identity, or its file; it keeps its network and "
         "recipe",
     )
-    parser.add_argument("--folder", type=Path, metavar="PATH", help="a folder of runs other than the app's")
+    parser.add_argument(
+        "--runs-dir", "--folder", type=Path, metavar="PATH", help="the folder that keeps the runs, instead of the app's"
+    )
     parser.add_argument("--name", help="what the app calls the run")
     parser.set_defaults(command=train)
 
@@ -87,7 +89,7 @@ def _train(options: argparse.Namespace, architecture: Architecture | None, recip
     from lib.runs.training_run import RunError
     from lib.storage.checkpoints import SAVED_FOLDER, passed_over
 
-    folder: Path = (options.folder or SAVED_FOLDER).absolute()
+    folder: Path = (options.runs_dir or SAVED_FOLDER).absolute()
     identity = None
     if options.resume is not None:
         folder, identity, architecture, recipe = find_run(options, folder)
@@ -152,7 +154,7 @@ def find_run(options: argparse.Namespace, folder: Path) -> tuple[Path, str, Arch
         folder, identity = path.parent, path.stem
     path = run_store.path_of(identity, folder)
     if not os.path.lexists(path):
-        raise UsageError(f"There is no run {identity} in {folder}: name it as the file there, or another --folder.")
+        raise UsageError(f"There is no run {identity} in {folder}: name it as the file there, or another --runs-dir.")
     try:
         record = run_store.load(path)
     except CheckpointError as error:
