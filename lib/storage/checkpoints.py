@@ -180,7 +180,7 @@ def passed_over(*folders: Path) -> list[str]:
     return [sentence for folder in folders for sentence in regular_file.listing(folder, SUFFIX).passed_over]
 
 
-def set_aside(path: Path, folder: Path) -> Path:
+def quarantine(path: Path, folder: Path) -> Path:
     """Move a file that cannot be read out of the way, unread and unchanged; returns where it is. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     number, target = 1, folder / path.name

@@ -104,7 +104,7 @@ def load(name: str) -> DigitSet:
         except _DAMAGES as error:
             sentence = f"The set “{name}” is damaged and cannot be read."
             try:
-                target = checkpoints.set_aside(path, FOLDER / "set-aside")
+                target = checkpoints.quarantine(path, FOLDER / "set-aside")
             except OSError:
                 raise DigitSetError(f"{sentence} Move {path} away.") from error
             raise DigitSetError(f"{sentence} Its file was set aside as {target}, unchanged.") from error
@@ -140,7 +140,7 @@ def delete(name: str) -> Path:
     """Move the set's file away; returns where `undelete` finds it. Raises DigitSetError."""
     with _lock:
         try:
-            return checkpoints.set_aside(_path(name), FOLDER / "deleted")
+            return checkpoints.quarantine(_path(name), FOLDER / "deleted")
         except OSError as error:
             raise DigitSetError(f"The set “{name}” could not be deleted ({error.strerror}).") from error
 
