@@ -4,7 +4,7 @@
 
 Recipes are named as for `python -m lib train --recipe`. For each fold, all recipes are trained on the other five sixths
 with the same seed (the number of the fold), and measured on the fold after the final epoch. Prints all accuracies,
-their mean, and the mean difference to the first recipe with its standard error. docs/experiments.md tells why one
+their mean, and the mean difference to the first recipe with its standard error. docs/experiments.md says why one
 split is not enough. Six folds of Thorough take ten minutes or more.
 """
 

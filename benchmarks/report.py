@@ -191,14 +191,14 @@ def _notebook_batches() -> Iterator[None]:
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
     loader = DataLoader(MNIST(str(FOLDER), transform=transform), BATCH_SIZE, shuffle=True)
     network = nn.Sequential(*(_stock(module) for module in build(parse(PRESETS[0].text), SEED)))
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     while True:
         network.train()
         for x, y in loader:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = F.nll_loss(F.log_softmax(network(x), 1), y)
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
             loss.item()
             yield
 

@@ -196,7 +196,7 @@ def test_texts_from_outside_are_shown_as_typed(page: Page, tmp_path: Path) -> No
         page.get_by_label("Name of the run").fill("tpircs\u202e")
         page.get_by_label("Name of the run").press("Enter")
         question = page.get_by_test_id("stDialog")
-        expect(question).to_contain_text(f"{NAME} was started on the command line, on 2026-11-22 00:00 UTC.")
+        expect(question).to_contain_text(f"{NAME} was started on the command line on 2026-11-22 00:00 UTC.")
         question.get_by_role("button", name="Rename anyway").click()
         expect(page.get_by_test_id("stAlert").filter(has_text="cannot be seen")).to_have_text(
             re.compile(r"The name has a character that cannot be seen, \[U\+202E\]: type it without that\.$")

@@ -144,7 +144,7 @@ def occlusion(
     near = (torch.arange(SIDE)[:, None] - torch.arange(SIDE)).abs() <= size // 2
     square = (near[:, None, :, None] & near[None, :, None, :]).reshape(SIDE * SIDE, SIDE, SIDE)
     covered = torch.where(square, 0, image)
-    # Without ink below it, the square changes nothing.
+    # A square without ink below it changes nothing.
     changed = (covered != image).flatten(1).any(1)
     require_work(architecture, 1 + int(changed.sum()), OCCLUSION_WORK)
     with torch_threads(recommended_threads(architecture)):

@@ -45,7 +45,7 @@ class Prediction:
 
     @property
     def is_ood(self) -> bool:
-        """Out of distribution: not like any digit, whatever the probabilities."""
+        """Out of distribution: not like any digit, even if a probability is high."""
         return self.ood_percentile is not None and self.ood_percentile > OOD_THRESHOLD
 
     @property
