@@ -156,7 +156,7 @@ def _pen_digits(lifted: bool, chance: np.random.Generator) -> tuple[Tensor, list
 
 
 def _pen_characters(chance: np.random.Generator) -> tuple[Tensor, list[int]]:
-    """As `_pen_digits`, from the UJI file.
+    """Like `_pen_digits`, from the UJI file.
 
     For each character the file has a line WORD with the character and its writer, a line NUMSTROKES, and a line POINTS
     for each stroke, with its points after a #, y down.
@@ -174,7 +174,7 @@ def _pen_characters(chance: np.random.Generator) -> tuple[Tensor, list[int]]:
                     names.append(int(name))
             case ["POINTS", _, "#", *numbers] if name.isdecimal():
                 points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
-                # A pen that rests leaves the same point again and again.
+                # A resting pen repeats the same point.
                 moved = np.append(True, (np.diff(points, axis=0) != 0).any(1))
                 stroke = torch.from_numpy(points[moved])
                 ways.append((smooth(stroke) if len(stroke) > 1 else stroke).numpy())

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit("Name a network and its recipes: python -m benchmarks.folds NETWORK RECIPE [RECIPE ...]")
     try:
         architecture = parse(network)
-        # Every epoch is measured on what is left out; no more of the training images need be.
+        # Every epoch is measured on the fold, so no other training images are held out.
         recipes = [replace(read_recipe(name), validation="test") for name in names]
     except (ArchitectureError, RecipeError, UsageError) as error:
         sys.exit(str(error))

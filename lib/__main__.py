@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="python -m lib", description="Receptive on the command line.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    add_describe(commands.add_parser("describe", help="what each layer of a network outputs, costs and sees"))
+    add_describe(commands.add_parser("describe", help="print the output shape, cost and receptive field of each layer"))
     add_train(commands.add_parser("train", help="train a network on MNIST; the app lists the run"))
     add_predict(commands.add_parser("predict", help="read photos of digits with a trained network"))
     options = parser.parse_args(arguments)

@@ -95,7 +95,7 @@ def _checkpoint(name: str | None) -> Checkpoint:
                 found = checkpoints.load(path)
                 if found.weights:
                     return found
-        raise UsageError("There is no network to ask: checkpoints/ is empty. Restore it from the project.")
+        raise UsageError("There is no trained network: checkpoints/ is empty. Restore it from the project.")
     if name.endswith(checkpoints.SUFFIX):
         return checkpoints.load(Path(name))
     found_paths = {path.stem: path for path in reversed(checkpoints.paths())}

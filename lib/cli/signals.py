@@ -69,7 +69,7 @@ class Signals:
             threading.Thread(target=self._pass_on, args=(run,), name="stop", daemon=True).start()
             if not self._done.wait(end - time.monotonic()):
                 write_error_at_once(
-                    f"{run.identity} was stopped and saved, but nobody has read all of its output."
+                    f"{run.identity} was stopped and saved, but its output was not read to the end."
                     if self._saved.is_set()
                     else f"{run.identity} had not stopped in time and was ended: it is as it was last saved."
                 )

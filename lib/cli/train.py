@@ -74,7 +74,7 @@ def train(options: argparse.Namespace) -> int:
     architecture = parse(options.network) if options.network is not None else None
     recipe = chosen_recipe(options, RECIPES[0].recipe)
     if architecture is None and options.resume is None:
-        raise UsageError('Name a network, such as "4 8 M 10 A", or a run to go on with (--resume).')
+        raise UsageError('Name a network, such as "4 8 M 10 A", or a run to continue (--resume).')
     signals = Signals()
     try:
         return _train(options, architecture, recipe, signals)
@@ -317,7 +317,7 @@ def as_sentence(event: Event, recipe: Recipe) -> str | None:
     """Return the event as a sentence; None for a step."""
     match event["event"]:
         case "start":
-            after = f"; it goes on after step {event['step']:,}" if event["step"] else ""
+            after = f"; it continues after step {event['step']:,}" if event["step"] else ""
             return (
                 f"{event['run']}: {event['network']}, {event['num_params']:,} parameters; {recipe.optimizer} at "
                 f"{recipe.learning_rate:g}, {recipe.schedule}, {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "

@@ -93,7 +93,7 @@ def area_means(maps: Tensor, side: int) -> Tensor:
 
 
 def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor) -> dict[int, tuple[int, ...]]:
-    """For each layer with a ReLU, the channels whose ReLU is zero at every position of every image.
+    """Return, for each layer with a ReLU, the channels whose ReLU is zero at every position of every image.
 
     Images are uint8 (N, 28, 28); channels count from 0. On these images no gradient reaches the weights of a dead
     channel.
@@ -157,7 +157,7 @@ def occlusion(
 
 
 def theoretical_fields(architecture: Architecture) -> list[Tensor]:
-    """For each layer, the pixels that its center unit depends on, bool (28, 28), without padding.
+    """Return, for each layer, the pixels that its center unit depends on, bool (28, 28), without padding.
 
     If the number of positions is even, the center unit is the one after the middle.
     """
@@ -172,7 +172,7 @@ def theoretical_fields(architecture: Architecture) -> list[Tensor]:
 
 
 def effective_fields(network: nn.Module, architecture: Architecture, images: Tensor) -> list[Tensor]:
-    """For each layer, the influence of each pixel on its center unit, float (28, 28), 0 to 1; the maximum is 1.
+    """Return, for each layer, the influence of each pixel on its center unit, float (28, 28), 0 to 1; the maximum is 1.
 
     Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks",
     2016, section 2: dy / dx, with a gradient of 1 at the center unit y and 0 elsewhere. Here y is the sum over the

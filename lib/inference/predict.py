@@ -40,7 +40,7 @@ class Prediction:
 
     @property
     def entropy(self) -> float:
-        """In bits: 0 if one digit has all the probability, log2 10 = 3.32 if all digits have the same."""
+        """The entropy in bits: 0 if one digit has all the probability, log2 10 = 3.32 if all digits have the same."""
         return max(0.0, -sum(p * math.log2(p) for p in self.probabilities if p > 0))
 
     @property

@@ -148,7 +148,7 @@ def undelete(name: str, moved: Path) -> None:
     with _lock:
         path = _path(name)
         if _is_taken(name):
-            raise DigitSetError(f"There is another set “{name}” by now: delete that first, then undo again.")
+            raise DigitSetError(f"There is now another set “{name}”: delete that first, then undo again.")
         try:
             moved.rename(path)
         except OSError as error:
@@ -160,7 +160,7 @@ def _path(name: str) -> Path:
     if not re.fullmatch(r"[^\W_][\w -]*", name) or len(name) > MAX_NAME or name != name.strip():
         raise DigitSetError(
             f"A set's name has 1 to {MAX_NAME} letters, digits, spaces, hyphens and underscores, a letter or a digit "
-            "first: choose such a one."
+            "first: choose another one."
         )
     return FOLDER / f"{name}{SUFFIX}"
 

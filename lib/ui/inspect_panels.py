@@ -37,7 +37,7 @@ MAX_NAMED = 24
 
 
 class View(StrEnum):
-    """What is shown of the network."""
+    """The views of the page."""
 
     FEATURE_MAPS = "Feature maps"
     FILTERS = "Filters"

@@ -39,7 +39,7 @@ TOO_LARGE = replace(UNCALIBRATED, problem="Too large to be calibrated during tra
 
 
 class Source(StrEnum):
-    """Where an image comes from."""
+    """The source of an image."""
 
     DRAWING = "Your drawing"
     TEST_IMAGE = "A test image"
