@@ -4,7 +4,7 @@
     make checkpoints    the same, and the first seed's networks into checkpoints/
 
 `python -m benchmarks.accuracy [--ship] [NAME ...]` measures only the named tables and keeps the others. The accuracy is
-that of the final epoch; no epoch and no seed is chosen. docs/experiments.md tells how the recipes were chosen.
+that of the final epoch; no epoch and no seed is chosen. docs/experiments.md says how the recipes were chosen.
 """
 
 from __future__ import annotations

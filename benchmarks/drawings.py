@@ -1,10 +1,10 @@
-"""Measure what the shipped networks read of drawings, and how certain they are of marks that are not digits.
+"""Measure the accuracy of the shipped networks on drawings, and their confidence on images that are not digits.
 
     make drawings       writes benchmarks/drawings.json
 
-The drawings are MNIST's test images redrawn with other pens, and the digits of two data sets that nobody trains on:
-ujipenchars2.txt and pendigits.tes, if they are in data/. The marks are letters of a printed font and random walks of a
-pen. docs/benchmarks.md describes them all; docs/experiments.md tells what these figures chose.
+The drawings are MNIST's test images redrawn with other pens, and the digits of two data sets that are not used for
+training: ujipenchars2.txt and pendigits.tes, if they are in data/. The other images are letters of a printed font and
+random walks of a pen. docs/benchmarks.md describes them all; docs/experiments.md says which choices they decided.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _redrawn(digit: Tensor, generator: np.random.Generator) -> Tensor:
     """Redraw a digit (28, 28) with a random pen, size and position: (CANVAS, CANVAS), 0 to 1."""
     size, pen = int(generator.integers(70, 230)), float(generator.choice(PENS))
     large = F.interpolate(digit[None, None], size=(size, size), mode="bicubic")[0, 0].clamp(0, 1)
-    # Wider than a fifth of what it draws, nobody could read it; thinner than half of its ink, it would break.
+    # A stroke wider than a fifth of the digit would be unreadable; thinner than half of its ink, it would break.
     drawn = set_stroke_width(large, max(min(pen, size / 5), stroke_width(large) / 2))
     canvas = torch.zeros(CANVAS, CANVAS)
     height, width = (min(side, CANVAS) for side in drawn.shape)
@@ -156,7 +156,7 @@ def _pen_digits(lifted: bool, generator: np.random.Generator) -> tuple[Tensor, l
 
 
 def _pen_characters(generator: np.random.Generator) -> tuple[Tensor, list[int]]:
-    """As `_pen_digits`, from the UJI file.
+    """Like `_pen_digits`, from the UJI file.
 
     For each character the file has a line WORD with the character and its writer, a line NUMSTROKES, and a line POINTS
     for each stroke, with its points after a #, y down.
@@ -174,7 +174,7 @@ def _pen_characters(generator: np.random.Generator) -> tuple[Tensor, list[int]]:
                     names.append(int(name))
             case ["POINTS", _, "#", *numbers] if name.isdecimal():
                 points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
-                # A pen that rests leaves the same point again and again.
+                # A resting pen repeats the same point.
                 moved = np.append(True, (np.diff(points, axis=0) != 0).any(1))
                 stroke = torch.from_numpy(points[moved])
                 ways.append((catmull_rom(stroke) if len(stroke) > 1 else stroke).numpy())

@@ -4,7 +4,7 @@
 
 Recipes are named as for `python -m lib train --recipe`. For each fold, all recipes are trained on the other five sixths
 with the same seed (the number of the fold), and measured on the fold after the final epoch. Prints all accuracies,
-their mean, and the mean difference to the first recipe with its standard error. docs/experiments.md tells why one
+their mean, and the mean difference to the first recipe with its standard error. docs/experiments.md says why one
 split is not enough. Six folds of Thorough take ten minutes or more.
 """
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit("Name a network and its recipes: python -m benchmarks.folds NETWORK RECIPE [RECIPE ...]")
     try:
         architecture = parse(network)
-        # Every epoch is measured on what is left out; no more of the training images need be.
+        # Every epoch is measured on the fold, so no other training images are held out.
         recipes = [replace(read_recipe(name), validation="test") for name in names]
     except (ArchitectureError, RecipeError, UsageError) as error:
         sys.exit(str(error))

@@ -16,7 +16,7 @@ All response times are measured in Chromium. Keys of the report:
 - `feature_maps_p95_ms`: from Next on the Inspect page to the maps of all layers of another test image.
 - `ui_slider_p95_ms`, `ui_draw_p95_ms`: as `design_p95_ms` and `draw_p95_ms`, while a run trains at full speed;
   `ui_p95_ms` is the larger of the two.
-- `stop_median_ms`, `stop_max_ms`: from the press of Stop to "Stopped" on the screen, with the run saved.
+- `stop_median_ms`, `stop_max_ms`: from a click on Stop to "Stopped" on the screen, with the run saved.
 - `other_tab_delay_ms`: by what another tab opens meanwhile ("none" or a large network), how much later than the median
   the slowest answer of the Design page comes.
 - `parse_and_analyse_30_layers_ms`, `menus_30_layers_ms`: the median time to parse and analyze a network of 30 layers,
@@ -85,7 +85,7 @@ ESTIMATED = (
     "8 8 8 M 16 16 M 32 10 A",
     "8k5 16k5 M 10 A",
 )
-# Most layers, maps up to 3,500 pixels a side; most layers and channels; maps up to 1,148 pixels a side.
+# The most layers, with maps up to 3,500 pixels a side; the most layers and channels; maps up to 1,148 pixels a side.
 LARGE = ("16p28 " * 62 + "10 A", "2048 " * 62 + "10 A", "16k1p28 " * 20 + "10 A")
 
 
@@ -230,7 +230,7 @@ def _latencies() -> dict[str, object]:
 
 
 def _stop_latency(page: Page, url: str) -> dict[str, float]:
-    """From the press of Stop to "Stopped" on the screen, with the run saved."""
+    """Time from a click on Stop to "Stopped" on the screen, with the run saved."""
     latencies = []
     for _ in range(STOPS):
         visit(page, f"{url}/train")
@@ -245,7 +245,7 @@ def _stop_latency(page: Page, url: str) -> dict[str, float]:
 
 def _design_latency(page: Page, url: str) -> dict[str, float]:
     visit(page, url)
-    # The import of torch in the background belongs to the start, not to a slide; so does its measuring.
+    # Wait until the background work of a start, importing torch and measuring the machine, has ended.
     page.wait_for_timeout(30_000)
     latencies = _slides(page)
     return {
@@ -302,7 +302,7 @@ def _latencies_while_training(page: Page, url: str) -> dict[str, float]:
 
 
 def _strokes(page: Page, url: str) -> list[float]:
-    """From the end of each stroke to its ten probabilities."""
+    """Times from the end of each stroke to its ten probabilities."""
     strokes = []
     visit(page, f"{url}/draw")
     for stroke in range(STROKES):
@@ -315,7 +315,7 @@ def _strokes(page: Page, url: str) -> list[float]:
 
 
 def _looks(page: Page, url: str) -> list[float]:
-    """From each press of Next to the feature maps of all layers."""
+    """Times from each click on Next to the feature maps of all layers."""
     visit(page, f"{url}/inspect")
     expect(page.get_by_alt_text(re.compile("feature maps of layer")).last).to_be_visible()
     looks = []
@@ -349,7 +349,7 @@ def _slowdown(page: Page, url: str, saved: Path) -> dict[str, float]:
     path = max(saved.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
     rates: dict[str, list[float]] = {name: [] for name in (*followed, "closed")}
     for _ in range(SPANS):
-        # Rates scatter by a tenth: what has a bar is measured twice as often.
+        # Rates vary by a tenth: the Train page and the closed page are measured twice as often.
         for name in ("train", "closed", "inside", "train", "closed", "draw"):
             if name == "closed":
                 page.goto("about:blank")
@@ -362,7 +362,7 @@ def _slowdown(page: Page, url: str, saved: Path) -> dict[str, float]:
             while len(epochs := run_store.load(path).history.epochs) < seen + 1 + SPAN_EPOCHS:
                 assert time.monotonic() < end, f"fewer than {SPAN_EPOCHS} epochs in {SPAN_SECONDS} s"
                 page.wait_for_timeout(250)
-            # The first of them began while another page was shown.
+            # The first epoch began while another page was shown.
             rates[name] += [epoch.images_per_second for epoch in epochs[seen + 1 : seen + 1 + SPAN_EPOCHS]]
     _stop(page, url)
     median = {name: statistics.median(measured) for name, measured in rates.items()}
@@ -372,7 +372,7 @@ def _slowdown(page: Page, url: str, saved: Path) -> dict[str, float]:
     }
 
 
-# The clock starts at the key that moves the slider and stops when the last row of the table holds another text.
+# The clock starts at the key that moves the slider and stops when the text of the table's last row has changed.
 _WATCH_TABLE = """() => {
   const table = () => document.querySelector("[data-testid=stTable]")
   const total = () => [...(table()?.querySelectorAll("tr") ?? [])].at(-1)?.innerText
@@ -389,8 +389,8 @@ _WATCH_TABLE = """() => {
   }, { once: true, capture: true })
 }"""
 
-# The clock starts when the pen is lifted and stops when the 28x28 pixels are others and the page's script has ended:
-# the reading of them is then on the screen, be it the same as before or not.
+# The clock starts when the pen is lifted and stops when the 28x28 pixels have changed and the page's script has ended:
+# the prediction is then on the screen, even if it is the same as before.
 _WATCH_PREDICTION = """() => {
   const pixels = () => document.querySelector("img[alt='The digit in 28 by 28 pixels']")?.src
   const ended = () => document.querySelector("[data-testid=stApp]").dataset.testScriptState === "notRunning"
@@ -407,7 +407,7 @@ _WATCH_PREDICTION = """() => {
   }, { once: true, capture: true })
 }"""
 
-# The clock starts at the press and stops when the last layer's maps are others and all pictures are there.
+# The clock starts at the click and stops when the last layer's maps have changed and all pictures are loaded.
 _WATCH_MAPS = """() => {
   const maps = () => [...document.querySelectorAll("img[alt*='feature maps of layer']")]
   const ended = () => document.querySelector("[data-testid=stApp]").dataset.testScriptState === "notRunning"

@@ -39,7 +39,7 @@ Rows: TypeAlias = Iterable[Iterable[object]]
 
 @dataclass(frozen=True)
 class Reports:
-    """The three JSON reports."""
+    """The content of the three JSON reports."""
 
     accuracy: Report
     drawings: Report
@@ -47,7 +47,7 @@ class Reports:
 
 
 def reports() -> Reports:
-    """Those of benchmarks/."""
+    """Read the reports in benchmarks/."""
     return Reports(_report("accuracy"), _report("drawings"), _report("report"))
 
 
@@ -57,7 +57,7 @@ def _report(name: str) -> Report:
 
 
 def refreshed(page: str, found: Reports) -> str:
-    """The page's text with its tables as the reports have them. Raises KeyError for a table of another name."""
+    """Return the page with its tables made from the reports. Raises KeyError for an unknown table."""
     return _BLOCK.sub(
         lambda block: f"<!-- table: {block[1]} -->\n{TABLES[block[1]](found)}\n<!-- end of table -->", page
     )
@@ -93,7 +93,7 @@ def highlights(found: Reports) -> str:
 
 
 def machines(found: Reports) -> str:
-    """Where and with which versions each report was made."""
+    """The machine and the versions of each report."""
     measured = [("accuracy", "make accuracy", name, report) for name, report in found.accuracy["tables"].items()]
     measured += [("drawings", "make drawings", name, report) for name, report in found.drawings.items()]
     measured.append(("all else", "make bench", "", found.speed))
@@ -169,7 +169,7 @@ def speed(found: Reports) -> str:
 
 
 def followed(found: Reports) -> str:
-    """What an open page costs the run that it follows."""
+    """The slowdown of a run by an open page that follows it."""
     names = {"closed": "none", "train": "Train", "inside": "Inspect", "draw": "Draw"}
     rows = []
     for key, name in names.items():
@@ -180,7 +180,7 @@ def followed(found: Reports) -> str:
 
 
 def responses(found: Reports) -> str:
-    """What a person waits for."""
+    """Response times of the pages."""
     report = found.speed
     rows = [
         (
@@ -214,7 +214,7 @@ def responses(found: Reports) -> str:
 
 
 def other_tabs(found: Reports) -> str:
-    """What a large network in one tab costs another tab."""
+    """The delay in one tab caused by a large network in another."""
     delays = found.speed.get("other_tab_delay_ms")
     if delays is None:
         return _table(("in another tab", "delay"), [("a large network", NOT_RECORDED)])
@@ -225,7 +225,7 @@ def other_tabs(found: Reports) -> str:
 
 
 def _shortened(network: str) -> str:
-    """`8 8 8 8 10 A` -> `8 × 4, 10 A`: many equal layers take no room."""
+    """`8 8 8 8 10 A` -> `8 × 4, 10 A`: repeated layers in short form."""
     tokens = network.split()
     repeats = next((n for n, token in enumerate(tokens) if token != tokens[0]), len(tokens))
     return network if repeats < 5 else f"{tokens[0]} (× {repeats}) {' '.join(tokens[repeats:])}"
@@ -238,7 +238,7 @@ def evaluation(found: Reports) -> str:
 
 
 def estimates(found: Reports) -> str:
-    """How far the estimated time of a batch was off."""
+    """The error of the estimated time of a batch."""
     rows = [(f"`{network}`", _signed(off)) for network, off in found.speed["estimate_off_percent"].items()]
     return _table(("network", "a batch took"), rows)
 
@@ -248,7 +248,7 @@ def _signed(off: int) -> str:
 
 
 def drawings(found: Reports) -> str:
-    """What the shipped networks read right."""
+    """The accuracy of the shipped networks on drawings."""
     redrawn = next(iter(found.drawings.values()))["drawings"]
     ways = {
         "as MNIST was made": f"{redrawn:,} redrawn test digits",
@@ -287,7 +287,7 @@ def _count(found: Reports, key: str, kind: str) -> int:
 
 
 def certainty(found: Reports) -> str:
-    """Shares of digits and marks that the networks are certain of."""
+    """The shares of digits and other images for which the networks are confident."""
     networks = found.drawings.values()
     rows: list[tuple[str, ...]] = [
         ("redrawn test digits", *(percent(report["certain_of_drawings"]) for report in networks)),

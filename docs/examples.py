@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def refreshed(page: str) -> str:
-    """The page's text, with the output of every example as it is now."""
+    """Return the page with the current output of every example."""
     return _BLOCK.sub(lambda block: f"```console\n{_session(block[1])}```", page)
 
 

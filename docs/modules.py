@@ -1,4 +1,4 @@
-"""Refresh what the documentation says of modules and packages, from the code.
+"""Refresh the lists of modules and packages in the documentation from the code.
 
     python -m docs.modules
 
@@ -22,7 +22,7 @@ _LAYERS = re.compile(r"(<!-- layers -->\n).*?(<!-- end of layers -->)", re.DOTAL
 
 
 def refreshed(page: str) -> str:
-    """The page's text with its lists and its diagram as the code has them."""
+    """Return the page with its lists and its diagram made from the code."""
     page = _MODULES.sub(lambda block: f"{block[1]}{_list(block[2])}\n{block[3]}", page)
     return _LAYERS.sub(lambda block: f"{block[1]}{_diagram()}\n{block[2]}", page)
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def pages() -> list[Path]:
-    """Those of the project's folder and of docs/."""
+    """Return the pages in the project's folder and in docs/."""
     return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 

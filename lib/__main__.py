@@ -1,8 +1,8 @@
 """Receptive on the command line.
 
-- `python -m lib describe "4 8 M 10 A"` prints output shape, cost and receptive field of each layer.
-- `python -m lib train "4 8 M 10 A"` trains with the engine of the app, into its folder of runs; the app lists the run
-  when it is started next.
+- `python -m lib describe "4 8 M 10 A"` prints the output shape, cost and receptive field of each layer.
+- `python -m lib train "4 8 M 10 A"` trains like the app, and saves the run in its folder; the app lists the run the
+  next time it starts.
 - `python -m lib predict IMAGE...` reads photos of digits with a trained network.
 """
 
@@ -25,8 +25,10 @@ from lib.nn.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: the command's own; 2, with a sentence, for arguments that cannot be used; 1, with a
-    sentence, where the output cannot be written; 128 + the number of SIGPIPE where nobody reads it any more.
+    """Run a command and return its exit status.
+
+    The status is 2 for invalid arguments, 1 if the output cannot be written, both with a sentence on the error stream,
+    and 128 + SIGPIPE if the reader has closed the output.
     """
     prepare_standard_streams()
     if sys.stdout is None:
@@ -50,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = Parser(prog="python -m lib", description="Receptive without a screen.")
+    parser = Parser(prog="python -m lib", description="Receptive on the command line.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    add_describe(commands.add_parser("describe", help="what each layer of a network outputs, costs and sees"))
+    add_describe(commands.add_parser("describe", help="print the output shape, cost and receptive field of each layer"))
     add_train(commands.add_parser("train", help="train a network on MNIST; the app lists the run"))
     add_predict(commands.add_parser("predict", help="read photos of digits with a trained network"))
     options = parser.parse_args(arguments)
@@ -61,14 +63,14 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def run() -> NoReturn:
-    """Run the command in `sys.argv`, and end the process with its exit status."""
+    """Run the command in `sys.argv` and exit with its status."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Ctrl-C ends what installs nothing of its own without a traceback.
+        # Ctrl-C ends commands without their own handler, and prints no traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     status = main()
     if status > 128:
-        # A signal has ended it. Everything is saved and printed, and the interpreter's own end takes seconds where
-        # torch is half imported or the machine is busy.
+        # A signal has ended the command. Everything is saved and printed, and the interpreter's shutdown can take
+        # seconds while torch is being imported or the machine is busy.
         os._exit(status)
     sys.exit(status)
 

@@ -66,7 +66,7 @@ def time_estimate(architecture: Architecture, *, waiting: bool) -> None:
 
 
 def exercise_corrections(preset: Preset, analysis: NetworkAnalysis) -> None:
-    """Show what the exercise says wrongly of its own network."""
+    """Show what the exercise states wrongly about its own network."""
     with st.expander("The assignment's receptive fields, corrected", icon=":material/rule:"):
         stated_fields_table(analysis)
         st.caption(

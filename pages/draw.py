@@ -24,7 +24,7 @@ name = choose_model()
 st.session_state.setdefault("source", Source.DRAWING)
 source = choose_source()
 
-# On a phone they are below each other: the prediction comes first, so that it is in sight while one draws.
+# A phone stacks the columns: the prediction comes first, so that it stays visible while drawing.
 canvas_place, prediction_place, input_place = st.columns([3, 4, 2], gap="medium")
 steps = drawing = None
 with canvas_place:

@@ -19,7 +19,7 @@ from lib.runs import training_run
 from lib.runs.run_manager import RunManager
 
 ARCHITECTURE = parse("4 M 8 M 10 A")
-# A process that nobody kills ends by itself.
+# A process that is not killed ends by itself.
 LIFE_SECONDS = 600
 RECIPE = Recipe(epochs=12, batch_size=128, augmentation=Augmentation(5.0))
 

@@ -20,7 +20,7 @@ from lib.storage import checkpoints
 from lib.ui.cache import run_manager
 from tools import ROOT
 
-# With the fast path and without; narrow, wide, deep; with and without a fully connected head.
+# Networks with and without the fast path; narrow, wide, deep; with and without a fully connected head.
 NETWORKS = [
     "4 4 8 M 8 8 8 M 8v 10v A", "4 8 M 8v 10v A", "16 M 16 M 10 A", "8n 8n M 16n M 10n A", "32 M 32 M 10 A",
     "64 M 64 10 A", "4k5 M 8k5 10 A", "8 8 8 8 8 8 M 10 A", "16s2 32s2 10 A", "8 M 8 M 32f 10f",

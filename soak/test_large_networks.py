@@ -17,6 +17,6 @@ def test_large_networks(seed: str) -> None:
 
 
 def test_every_page_of_a_small_network_of_huge_maps(tmp_path: Path) -> None:
-    """Errors takes a minute: as many images as that is enough for. tests/test_memory.py opens Draw and Inside."""
+    """Errors measures only as many images as take a minute. tests/test_memory.py opens Draw and Inspect."""
     found = run_under_limit("large_pages", str(tmp_path), "design", "photos", "errors")
     assert "Measured on the first" in str(found["errors"])

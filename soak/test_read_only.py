@@ -81,7 +81,7 @@ import contextlib
 from lib.__main__ import main
 folder = sys.argv[1]
 with contextlib.redirect_stderr(sys.stdout):
-    for arguments in (["2 10 A", "--folder", folder], ["2 10 A", "--folder", folder + "/inner"]):
+    for arguments in (["2 10 A", "--runs-dir", folder], ["2 10 A", "--runs-dir", folder + "/inner"]):
         print(main(["train", *arguments]))
 """
     assert as_nobody(code, str(folder)).splitlines() == [

@@ -21,8 +21,8 @@ SECONDS_KEPT = 2
 
 def held_bytes(url: str) -> int:
     """Bytes of uploads in memory, by Streamlit's metrics."""
-    told = request(url, "GET", "/_stcore/metrics?families=cache_memory_bytes")[2].decode()
-    found = re.search(r'cache_type="UploadedFileManager",cache=""\} (\d+)', told)
+    metrics = request(url, "GET", "/_stcore/metrics?families=cache_memory_bytes")[2].decode()
+    found = re.search(r'cache_type="UploadedFileManager",cache=""\} (\d+)', metrics)
     return int(found[1]) if found else 0
 
 

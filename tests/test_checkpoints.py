@@ -222,13 +222,13 @@ def test_a_file_that_is_set_aside_is_moved_and_nothing_is_overwritten(tmp_path: 
     for content in (b"one", b"two", b"three"):
         path = tmp_path / "bad.safetensors"
         path.write_bytes(content)
-        target = checkpoints.set_aside(path, aside)
+        target = checkpoints.quarantine(path, aside)
         assert target.parent == aside
         assert target.read_bytes() == content
         assert not path.exists()
     assert {path.read_bytes() for path in aside.iterdir()} == {b"one", b"two", b"three"}
     with pytest.raises(OSError, match="No such file"):
-        checkpoints.set_aside(tmp_path / "gone.safetensors", aside)
+        checkpoints.quarantine(tmp_path / "gone.safetensors", aside)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

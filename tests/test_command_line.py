@@ -160,7 +160,7 @@ def without_times(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, RunRecord]:
     """A training of three epochs that nobody has interrupted."""
     folder = tmp_path_factory.mktemp("runs")
-    training = Training(*SMALL, "--seed", "7", "--epochs", "3", "--folder", str(folder), "--name", "Mine  alone")
+    training = Training(*SMALL, "--seed", "7", "--epochs", "3", "--runs-dir", str(folder), "--name", "Mine  alone")
     assert training.end() == 0, training.errors
     return training, only_run(folder)
 
@@ -205,7 +205,7 @@ def test_the_end_names_a_checkpoint_of_that_accuracy(whole: tuple[Training, RunR
 def test_ctrl_c_keeps_a_checkpoint_that_goes_on_as_if_nothing_had_happened(
     whole: tuple[Training, RunRecord], tmp_path: Path
 ) -> None:
-    first = Training(*SMALL, "--seed", "7", "--epochs", "3", "--folder", str(tmp_path), "--name", "Mine alone")
+    first = Training(*SMALL, "--seed", "7", "--epochs", "3", "--runs-dir", str(tmp_path), "--name", "Mine alone")
     first.read_until(step=70)
     first.process.send_signal(signal.SIGINT)
     assert first.end() == 130
@@ -219,6 +219,7 @@ def test_ctrl_c_keeps_a_checkpoint_that_goes_on_as_if_nothing_had_happened(
     assert (stopped.status, stopped.history.steps) == ("stopped", end["step"])
     assert str(stopped.identity) in end["checkpoint"]
 
+    # "--folder" is the old name of "--runs-dir".
     second = Training("--resume", stopped.identity, "--folder", str(tmp_path))
     assert second.end() == 0, second.errors
     assert second.events[0]["step"] == end["step"]
@@ -239,7 +240,7 @@ def test_ctrl_c_keeps_a_checkpoint_that_goes_on_as_if_nothing_had_happened(
 
 @needs_signals
 def test_a_closed_pipe_stops_it_and_the_run_goes_on_from_its_file(tmp_path: Path) -> None:
-    training = Training(*SMALL, "--epochs", "20", "--folder", str(tmp_path))
+    training = Training(*SMALL, "--epochs", "20", "--runs-dir", str(tmp_path))
     training.read_until(step=3)
     assert training.process.stdout
     training.process.stdout.close()
@@ -261,7 +262,7 @@ def test_a_divergence_fails_in_words_and_its_json_has_no_nan(
     tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
 ) -> None:
     recipe = {"optimiser": "SGD", "learning_rate": 10, "schedule": "constant"}
-    training = Training("8n 8n M 8n 10n A", "--recipe", json.dumps(recipe), "--folder", str(tmp_path))
+    training = Training("8n 8n M 8n 10n A", "--recipe", json.dumps(recipe), "--runs-dir", str(tmp_path))
     assert training.end() == 1
     assert training.errors.startswith("The loss was no longer a number at step ")
     assert len(training.errors.splitlines()) == 1
@@ -270,7 +271,7 @@ def test_a_divergence_fails_in_words_and_its_json_has_no_nan(
     assert (end["event"], end["status"], end["test_accuracy"]) == ("end", "failed", None)
     assert end["message"] == training.errors.strip()
     # Nothing goes on from there.
-    status, _, errors = typed("train", "--resume", only_run(tmp_path).identity, "--folder", str(tmp_path))
+    status, _, errors = typed("train", "--resume", only_run(tmp_path).identity, "--runs-dir", str(tmp_path))
     assert status == 2
     assert "cannot go on" in errors
 
@@ -278,7 +279,7 @@ def test_a_divergence_fails_in_words_and_its_json_has_no_nan(
 def test_in_words_it_is_a_line_an_epoch_and_the_final_accuracy(tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
     file.write_text('{"batch_size": 2500, "validation": "held-out", "epochs": 9}', encoding="utf-8")
-    done = run("train", "2 10 A", "--recipe", f"@{file}", "--epochs", "2", "--folder", str(tmp_path / "new" / "runs"))
+    done = run("train", "2 10 A", "--recipe", f"@{file}", "--epochs", "2", "--runs-dir", str(tmp_path / "new" / "runs"))
     assert (done.returncode, done.stderr) == (0, "")
     record = only_run(tmp_path / "new" / "runs")
     start, first, second, end = done.stdout.splitlines()
@@ -317,13 +318,14 @@ def test_a_preset_is_named_with_spaces_or_hyphens_in_any_case(text: str) -> None
         (("4 10 A", "--name", "x" * 61), "A name has at most 60 characters; this one has 61."),
         (("2048 2048 2048 10 A", "--recipe", '{"batch_size": 4096}'), "Training this network with a batch of 4,096"),
         (("--resume", "oops"), "There is no run oops in "),
+        (("4 10 A", "--runs-dir", "README.md"), "The folder "),
         (("4 10 A", "--folder", "README.md"), "The folder "),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence_on_the_error_stream(
     arguments: tuple[str, ...], sentence: str, tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
 ) -> None:
-    folder = () if "--folder" in arguments else ("--folder", str(tmp_path))
+    folder = () if {"--runs-dir", "--folder"} & {*arguments} else ("--runs-dir", str(tmp_path))
     status, output, errors = typed("train", *arguments, *folder)
     assert (status, output) == (2, "")
     assert errors.startswith(sentence)
@@ -350,7 +352,7 @@ def test_a_run_keeps_its_network_and_its_recipe(
 def test_a_file_that_is_no_run_stays_where_it_is(tmp_path: Path, typed: Callable[..., tuple[int, str, str]]) -> None:
     file = tmp_path / f"mine{SUFFIX}"
     file.write_bytes(b"of another program")
-    status, _, errors = typed("train", "4 10 A", "--folder", str(tmp_path))
+    status, _, errors = typed("train", "4 10 A", "--runs-dir", str(tmp_path))
     assert status == 2
     assert f"holds {file.name}, which cannot be read as a run" in errors
     assert file.read_bytes() == b"of another program"

@@ -103,7 +103,7 @@ def test_no_file_gets_the_descriptor_of_a_closed_stream() -> None:
 
 @needs_a_full_disk
 def test_a_training_is_stopped_and_saved_if_its_output_is_full(tmp_path: Path) -> None:
-    status, _, errors = redirected("> /dev/full", "train", *SMALL, "--json", "--folder", str(tmp_path))
+    status, _, errors = redirected("> /dev/full", "train", *SMALL, "--json", "--runs-dir", str(tmp_path))
     assert (status, errors) == (1, f"The training was stopped. {FULL}")
     [path] = tmp_path.glob(f"*{SUFFIX}")
     assert run_store.load(path).status == "stopped"
@@ -138,7 +138,7 @@ def test_no_control_character_reaches_the_terminal(tmp_path: Path, capsys: pytes
         ["train", "2 10 A", "--recipe", f"@{folder}/none"],
         ["train", "--resume", CONTROLS],
         ["train", "--resume", str(folder / f"{CONTROLS}{SUFFIX}")],
-        ["train", "--resume", "run-1", "--folder", str(folder)],
+        ["train", "--resume", "run-1", "--runs-dir", str(folder)],
         ["predict", str(folder / "none.png"), "--checkpoint", CONTROLS],
     ]
     for arguments in told:
@@ -155,7 +155,7 @@ def test_no_control_character_reaches_the_terminal(tmp_path: Path, capsys: pytes
 def test_a_run_name_with_invisible_characters_is_refused_before_the_training(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *SMALL, "--folder", str(tmp_path), "--name", name]) == 2
+    assert main(["train", *SMALL, "--runs-dir", str(tmp_path), "--name", name]) == 2
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.startswith(("The name ", "A name has at most 60 characters"))

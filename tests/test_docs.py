@@ -80,9 +80,9 @@ def test_a_token_of_the_notation_page_is_read(token: str) -> None:
 def test_the_command_line_page_has_all_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    options = set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
+    options = set(re.findall(r"--[\w-]+", capsys.readouterr().out)) - {"--help"}
     section = text("docs/cli.md").partition(f"## {command}\n")[2].partition("\n## ")[0]
-    documented = set(re.findall(r"^\| `(--\w+)|, `(--\w+)", section, re.MULTILINE))
+    documented = set(re.findall(r"^\| `(--[\w-]+)|, `(--[\w-]+)", section, re.MULTILINE))
     assert {option for pair in documented for option in pair if option} == options
 
 

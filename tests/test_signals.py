@@ -98,7 +98,7 @@ WAITS = {
 def interrupted(wait: Wait, folder: Path, number: signal.Signals) -> tuple[float, int, bytes]:
     """Seconds from the signal to the end, exit status, and standard error."""
     process = subprocess.Popen(
-        [*wait.command, "--folder", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*wait.command, "--runs-dir", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
         until(lambda: wait.waits(process, folder) or process.poll() is not None, PATIENCE)
@@ -128,7 +128,7 @@ def test_a_signal_ends_a_training_within_a_second_during_any_wait(what: str, tmp
             assert [record.status for record in records] == ["stopped"]
             # The pipe holds 436 lines: nothing that was printed is lost.
             assert records[0].history.steps > 300
-            assert b"was stopped and saved, but nobody has read all of its output." in errors
+            assert b"was stopped and saved, but its output was not read to the end." in errors
         if what in ("a batch", "the images"):
             assert [record.history.steps for record in records] == [0]
             assert b"had not stopped in time and was ended: it is as it was last saved." in errors

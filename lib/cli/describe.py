@@ -1,4 +1,4 @@
-"""`describe`: print the analysis of a network. Needs no torch, so it answers at once."""
+"""`describe`: print the analysis of a network. Needs no torch, so it starts quickly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib.export.tables import layers_text
 
 def add_describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("network", help='in the notation, such as "4 4 8 M 12 12 16 M 20v 10v A"')
-    parser.add_argument("--modules", action="store_true", help="one row for every nn module instead of every layer")
+    parser.add_argument("--modules", action="store_true", help="one row for each PyTorch module instead of each layer")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(command=describe)
 
@@ -30,5 +30,5 @@ def describe(options: argparse.Namespace) -> int:
 
 
 def as_json(analysis: NetworkAnalysis, architecture: Architecture) -> str:
-    """The analysis with its own field names, and the network in the notation."""
+    """Return the network in the notation and the fields of its analysis as JSON."""
     return json_text({"network": notation(architecture), **asdict(analysis)}, indent=2)

@@ -20,11 +20,11 @@ Event: TypeAlias = dict[str, Any]
 
 
 class UsageError(ValueError):
-    """Arguments that cannot be used, in a sentence with the remedy."""
+    """Invalid arguments. The message is one sentence with the remedy."""
 
 
 class OutputError(Exception):
-    """Standard output that cannot be written to; `status` is the exit status, `sentence` None for a closed pipe."""
+    """Standard output cannot be written. `status` is the exit status; `sentence` is None for a closed pipe."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
@@ -34,7 +34,7 @@ class OutputError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose help and complaints hold no control characters and tell when they cannot be written."""
+    """A parser whose help and errors contain no control characters; it raises OutputError if help cannot be written."""
 
     def print_help(self, _: object = None) -> None:
         write_line(self.format_help().rstrip("\n"))
@@ -46,20 +46,20 @@ class Parser(argparse.ArgumentParser):
 
 def prepare_standard_streams() -> None:
     for number in range(3):
-        # A file that is opened later must not take the number of a stream that was closed: all that is printed, also
-        # by libraries, would go into it.
+        # A file that is opened later must not get the number of a closed stream: everything that is printed, also by
+        # libraries, would be written into it.
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A character that a terminal does not have must not end a training.
+            # A character that the terminal cannot show must not end a training.
             stream.reconfigure(errors="replace")
 
 
 def write_line(text: str) -> None:
-    """Print it at once. Raises OutputError."""
+    """Print a text and flush. Raises OutputError."""
     try:
         print(_printable(text), flush=True)
     except OSError as error:
@@ -67,12 +67,12 @@ def write_line(text: str) -> None:
 
 
 def json_text(values: Event, **options: Any) -> str:
-    """JSON in ASCII without control characters; `options` are those of `json.dumps`."""
+    """Return ASCII JSON without control characters; `options` are passed to `json.dumps`."""
     return json.dumps(values, **options).replace("\x7f", "\\u007f")
 
 
 def write_error(sentence: str) -> None:
-    # Where there is no error stream, print would take the output.
+    # Without an error stream, print would write to standard output.
     if sys.stderr is None:
         return
     try:
@@ -82,18 +82,18 @@ def write_error(sentence: str) -> None:
 
 
 def write_error_at_once(sentence: str) -> None:
-    """On the error stream, where it takes it without a wait."""
+    """Write to the error stream if that is possible without waiting."""
     with suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, f"{sentence}\n".encode())
 
 
 def discard(stream: TextIO) -> None:
-    """Let the interpreter's last flush of the stream go nowhere: it would fail as the one before it."""
+    """Redirect a stream to the null device, so that the interpreter's last flush of it does not fail."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _printable(text: str) -> str:
-    """Lines without control characters: a terminal would obey them."""
+    """Replace control characters, which a terminal would obey, and keep the line breaks."""
     return "\n".join(map(visible, text.split("\n")))

@@ -19,20 +19,19 @@ if TYPE_CHECKING:
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "One digit an image, dark on light or light on dark. Exit status: 0 all images were read, 1 some could not be, "
-        "2 arguments that cannot be used."
+        "Each image shows one digit, dark on light or light on dark. Exit status: 0 all images were read, 1 some could "
+        "not be read, 2 invalid arguments."
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG or JPEG file")
-    parser.add_argument(
-        "--checkpoint", metavar="NAME|PATH", help="the network that reads, other than the first that is shipped"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line for every image")
+    parser.add_argument("--checkpoint", metavar="NAME|PATH", help="the network to use instead of the first shipped one")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line for each image")
     parser.set_defaults(command=predict)
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Print what the network reads in each image; returns 0, or 1 where some could not be read. Raises UsageError
-    and OutputError.
+    """Print the prediction for each image. Return 0, or 1 if an image could not be read.
+
+    Raises UsageError and OutputError.
     """
     from lib.data import dataset
     from lib.evaluation import calibration
@@ -84,8 +83,9 @@ def _prediction_line(name: str, prediction: Prediction, as_json: bool) -> str:
 
 
 def _checkpoint(name: str | None) -> Checkpoint:
-    """The one of that name or file, else the first that is shipped and can be read. Raises CheckpointError and
-    UsageError.
+    """Return the checkpoint with this name or path; without a name, the first shipped one that can be read.
+
+    Raises CheckpointError and UsageError.
     """
     from lib.storage import checkpoints
 
@@ -95,7 +95,7 @@ def _checkpoint(name: str | None) -> Checkpoint:
                 found = checkpoints.load(path)
                 if found.weights:
                     return found
-        raise UsageError("There is no network to ask: checkpoints/ is empty. Restore it from the project.")
+        raise UsageError("There is no trained network: checkpoints/ is empty. Restore it from the project.")
     if name.endswith(checkpoints.SUFFIX):
         return checkpoints.load(Path(name))
     found_paths = {path.stem: path for path in reversed(checkpoints.paths())}

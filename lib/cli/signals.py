@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 POLL_SECONDS = 0.1
-# From a signal to the end of the process. Below a second, because the system needs time to free its memory.
+# The time from a signal to the end of the process. The system needs the rest of the second to free the memory.
 GRACE_SECONDS = 0.75
 
 
 class Signals:
-    """SIGINT and SIGTERM from now on: each ends the process within GRACE_SECONDS, whatever the main thread waits for,
-    with 128 + the number of the first that came, which is `number`.
+    """Handlers for SIGINT and SIGTERM: each ends the process within GRACE_SECONDS, even if the main thread waits.
 
-    Before there is a run it ends at once. A run is stopped and saved first; one that needs longer for that is left as
-    it was last saved. They are not given back: a second Ctrl-C would print a traceback while the interpreter ends.
+    The exit status is 128 + `number`, the number of the first signal. Without a run the process ends immediately. A run
+    is stopped and saved first; if that takes too long, it is left as it was last saved. The handlers stay installed,
+    because a second Ctrl-C would print a traceback while the interpreter shuts down.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._run: Run | None = None
         self._passed_on, self._saved, self._done = threading.Event(), threading.Event(), threading.Event()
-        # The system writes into it at once; a handler in Python would wait until the main thread comes back to Python.
+        # The system writes to this socket immediately; a Python handler waits until the main thread runs Python code.
         self._came, filled = socket.socketpair()
         filled.setblocking(False)
         self._filled = filled
@@ -42,16 +42,16 @@ class Signals:
         threading.Thread(target=self._wait, name="signals", daemon=True).start()
 
     def stop(self, run: Run) -> None:
-        """From now on a signal stops this run."""
+        """Let the next signal stop this run."""
         self._run = run
 
     def settle(self) -> None:
-        """Wait until a signal that came has been passed on: a run that it found queued is saved by that thread."""
+        """Wait until a received signal has been passed on to the run: the other thread saves a queued run."""
         if self.number and self._run:
             self._passed_on.wait()
 
     def done(self) -> None:
-        """The command has come to its end by itself: it needs nobody to end it."""
+        """Mark the command as finished, so that a signal no longer ends the process."""
         self._done.set()
 
     def _take(self, number: int, _: object) -> None:
@@ -65,11 +65,11 @@ class Signals:
         self.number = self.number or number
         run = self._run
         if run is not None:
-            # Not in this thread: to save a run that was queued, or to get at its lock, may take long.
+            # In another thread, because saving a queued run, or waiting for its lock, may take long.
             threading.Thread(target=self._pass_on, args=(run,), name="stop", daemon=True).start()
             if not self._done.wait(end - time.monotonic()):
                 write_error_at_once(
-                    f"{run.identity} was stopped and saved, but nobody has read all of its output."
+                    f"{run.identity} was stopped and saved, but its output was not read to the end."
                     if self._saved.is_set()
                     else f"{run.identity} had not stopped in time and was ended: it is as it was last saved."
                 )
@@ -85,6 +85,6 @@ class Signals:
 
 
 def has_ended(run: Run) -> bool:
-    """Wait a little; says whether the run has ended and is saved."""
-    # A run that is queued still has no thread to wait for, and one that has just ended is not saved yet.
+    """Wait up to POLL_SECONDS; return whether the run has ended and is saved."""
+    # A queued run has no thread to wait for yet, and a run that has just ended may not be saved yet.
     return run.wait(POLL_SECONDS) and not run.active

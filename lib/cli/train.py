@@ -36,10 +36,10 @@ MAX_RECIPE_BYTES = 100_000
 def add_train(parser: argparse.ArgumentParser) -> None:
     titles = ", ".join(f"“{preset.title}”" for preset in RECIPES)
     parser.description = (
-        "Ctrl-C and SIGTERM stop the training within a batch, and end the command within a second: where the batch, or "
-        "whoever reads the output, takes longer, the run is as it was last saved. --resume goes on from there as if "
-        "nothing had happened. "
-        "Exit status: 0 finished, 1 failed, 2 arguments that cannot be used, 128 + the signal's number stopped."
+        "Ctrl-C and SIGTERM stop the training within a batch, and end the command within a second. If the batch, or "
+        "the program that reads the output, takes longer, the run is left as it was last saved. --resume continues it "
+        "from there as if nothing had happened. "
+        "Exit status: 0 finished, 1 failed, 2 invalid arguments, 128 + the signal's number if stopped."
     )
     parser.add_argument("network", nargs="?", help='in the notation, such as "4 4 8 M 12 12 16 M 20v 10v A"')
     parser.add_argument(
@@ -48,32 +48,33 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help=f"one of {titles}, or a JSON object, or @file.json; without this option “Quick”; a key that the object "
         "leaves out has its default, which docs/cli.md lists",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line for every step and every epoch")
+    parser.add_argument("--seed", type=int, metavar="N", help="replaces the recipe's seed")
+    parser.add_argument("--epochs", type=int, metavar="N", help="replaces the recipe's number of epochs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line for each step and epoch")
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a run that was stopped or interrupted: its identity, or its file; it keeps its network and "
-        "recipe",
+        help="continue a stopped or interrupted run, given by its id or its file, with its own network and recipe",
     )
-    parser.add_argument("--folder", type=Path, metavar="PATH", help="a folder of runs other than the app's")
-    parser.add_argument("--name", help="what the app calls the run")
+    parser.add_argument(
+        "--runs-dir", "--folder", type=Path, metavar="PATH", help="the folder that keeps the runs, instead of the app's"
+    )
+    parser.add_argument("--name", help="the name of the run in the app")
     parser.set_defaults(command=train)
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train to the end, or until a signal comes or nobody reads the output any more; SIGINT and SIGTERM are taken for
-    the rest of the process, and end it within a second.
+    """Train until the run ends, a signal comes, or the reader closes the output.
 
-    Returns 0 for a run that has finished, 1 for one that has failed or could not be saved, and for one that was stopped
-    128 + the number of the signal, that of SIGPIPE for a closed output. Raises ArchitectureError, RecipeError and
-    UsageError.
+    SIGINT and SIGTERM stay handled for the rest of the process and end it within a second.
+
+    Return 0 for a finished run, 1 for a run that has failed or could not be saved, and for a stopped run 128 + the
+    number of the signal, which is SIGPIPE for a closed output. Raises ArchitectureError, RecipeError and UsageError.
     """
     architecture = parse(options.network) if options.network is not None else None
     recipe = chosen_recipe(options, RECIPES[0].recipe)
     if architecture is None and options.resume is None:
-        raise UsageError('Name a network, such as "4 8 M 10 A", or a run to go on with (--resume).')
+        raise UsageError('Name a network, such as "4 8 M 10 A", or a run to continue (--resume).')
     signals = Signals()
     try:
         return _train(options, architecture, recipe, signals)
@@ -87,7 +88,7 @@ def _train(options: argparse.Namespace, architecture: Architecture | None, recip
     from lib.runs.training_run import RunError
     from lib.storage.checkpoints import SAVED_FOLDER, passed_over
 
-    folder: Path = (options.folder or SAVED_FOLDER).absolute()
+    folder: Path = (options.runs_dir or SAVED_FOLDER).absolute()
     identity = None
     if options.resume is not None:
         folder, identity, architecture, recipe = find_run(options, folder)
@@ -102,12 +103,12 @@ def _train(options: argparse.Namespace, architecture: Architecture | None, recip
     except RunError as error:
         raise UsageError(str(error)) from error
     finally:
-        # Nothing may be in the middle of torch's work when the interpreter ends.
+        # The interpreter must not shut down while another thread uses torch.
         manager.close()
 
 
 def chosen_recipe(options: argparse.Namespace, otherwise: Recipe) -> Recipe:
-    """What --recipe names, `otherwise` without it, with --seed and --epochs in place of its own.
+    """Return the recipe of --recipe, or `otherwise` without it, with the values of --seed and --epochs if given.
 
     Raises RecipeError and UsageError.
     """
@@ -117,7 +118,7 @@ def chosen_recipe(options: argparse.Namespace, otherwise: Recipe) -> Recipe:
 
 
 def read_recipe(text: str) -> Recipe:
-    """A preset's title in any case, with spaces or hyphens; a JSON object; or @ and the name of a file that has one.
+    """Read a recipe: a preset's title in any case, with spaces or hyphens; a JSON object; or @ and the path of a file.
 
     Raises RecipeError and UsageError.
     """
@@ -142,7 +143,7 @@ def _words(title: str) -> list[str]:
 
 
 def find_run(options: argparse.Namespace, folder: Path) -> tuple[Path, str, Architecture, Recipe]:
-    """The run that --resume means: its folder, identity, network and recipe. Raises RecipeError and UsageError."""
+    """Return folder, identity, network and recipe of the run to resume. Raises RecipeError and UsageError."""
     from lib.runs import run_store
     from lib.storage.checkpoints import SUFFIX, CheckpointError
 
@@ -152,7 +153,7 @@ def find_run(options: argparse.Namespace, folder: Path) -> tuple[Path, str, Arch
         folder, identity = path.parent, path.stem
     path = run_store.path_of(identity, folder)
     if not os.path.lexists(path):
-        raise UsageError(f"There is no run {identity} in {folder}: name it as the file there, or another --folder.")
+        raise UsageError(f"There is no run {identity} in {folder}: name it as the file there, or another --runs-dir.")
     try:
         record = run_store.load(path)
     except CheckpointError as error:
@@ -169,7 +170,7 @@ def find_run(options: argparse.Namespace, folder: Path) -> tuple[Path, str, Arch
 
 
 def check_trainable(architecture: Architecture, recipe: Recipe, folder: Path) -> None:
-    """Make the folder. Raises UsageError where the run cannot be trained, or not be kept there."""
+    """Create the folder. Raises UsageError if the run cannot be trained, or not be saved there."""
     from lib.runs import run_store
     from lib.runs.preflight import preflight_error, trained_images
     from lib.storage import checkpoints
@@ -182,7 +183,7 @@ def check_trainable(architecture: Architecture, recipe: Recipe, folder: Path) ->
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise UsageError(f"The folder {folder} cannot be written to. Name another one.")
     if folder.resolve() != SAVED_FOLDER.resolve():
-        # A manager sets aside whatever is no run in its folder: meant for the app's own, not for one that was typed.
+        # A run manager moves files that are not runs out of its folder. That must not happen in a folder of the user.
         for path, _ in regular_file.listing(folder, SUFFIX).files:
             try:
                 if "identity" in checkpoints.load(path).details:
@@ -201,7 +202,7 @@ def check_trainable(architecture: Architecture, recipe: Recipe, folder: Path) ->
 def start_or_resume(
     manager: RunManager, architecture: Architecture, recipe: Recipe, identity: str | None, name: str | None
 ) -> tuple[Run, int, int]:
-    """The run, queued or in training by now, and the steps and epochs that it had before.
+    """Start or resume a run; return it with the numbers of steps and epochs that it had before.
 
     Raises RunError and UsageError.
     """
@@ -227,7 +228,7 @@ def start_or_resume(
 
 
 def follow(run: Run, steps: int, epochs: int, signals: Signals, as_json: bool) -> int:
-    """Print what happens after so many steps and epochs, to the end of the run; returns the exit status."""
+    """Print the events of a run, from the given step and epoch to its end; return the exit status."""
     signals.stop(run)
     trouble = None
     try:
@@ -253,7 +254,7 @@ def follow(run: Run, steps: int, epochs: int, signals: Signals, as_json: bool) -
 
 
 def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
-    """The start; every step and every epoch after so many, in the order they came; the end."""
+    """Yield the start, then each step and epoch after the given numbers, in order, and the end."""
     yield {
         "event": "start",
         "run": run.identity,
@@ -278,7 +279,7 @@ def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
         "status": snapshot.status,
         "message": snapshot.message or snapshot.save_error,
         "checkpoint": str(snapshot.saved) if snapshot.saved else None,
-        # One measured before the last step is not that of the network in the checkpoint.
+        # An accuracy from before the last step is not that of the network in the checkpoint.
         "test_accuracy": last.test_accuracy if last and last.step == snapshot.step else None,
         "step": snapshot.step,
     }
@@ -305,7 +306,7 @@ def _epochs(snapshot: RunStatus) -> Iterator[Event]:
 
 
 def as_line(event: Event) -> str:
-    """One JSON object; what is not a number there, a loss after a divergence, is null."""
+    """Return the event as one JSON object; numbers that are not finite, such as a diverged loss, become null."""
     values = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()
     }
@@ -313,10 +314,10 @@ def as_line(event: Event) -> str:
 
 
 def as_sentence(event: Event, recipe: Recipe) -> str | None:
-    """The event in words; None for a step."""
+    """Return the event as a sentence; None for a step."""
     match event["event"]:
         case "start":
-            after = f"; it goes on after step {event['step']:,}" if event["step"] else ""
+            after = f"; it continues after step {event['step']:,}" if event["step"] else ""
             return (
                 f"{event['run']}: {event['network']}, {event['num_params']:,} parameters; {recipe.optimizer} at "
                 f"{recipe.learning_rate:g}, {recipe.schedule}, {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "

@@ -93,7 +93,7 @@ def area_means(maps: Tensor, side: int) -> Tensor:
 
 
 def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor) -> dict[int, tuple[int, ...]]:
-    """For each layer with a ReLU, the channels whose ReLU is zero at every position of every image.
+    """Return, for each layer with a ReLU, the channels whose ReLU is zero at every position of every image.
 
     Images are uint8 (N, 28, 28); channels count from 0. On these images no gradient reaches the weights of a dead
     channel.
@@ -144,7 +144,7 @@ def occlusion(
     near = (torch.arange(SIDE)[:, None] - torch.arange(SIDE)).abs() <= size // 2
     square = (near[:, None, :, None] & near[None, :, None, :]).reshape(SIDE * SIDE, SIDE, SIDE)
     covered = torch.where(square, 0, image)
-    # Without ink below it, the square changes nothing.
+    # A square without ink below it changes nothing.
     changed = (covered != image).flatten(1).any(1)
     require_work(architecture, 1 + int(changed.sum()), OCCLUSION_WORK)
     with torch_threads(recommended_threads(architecture)):
@@ -157,7 +157,7 @@ def occlusion(
 
 
 def theoretical_fields(architecture: Architecture) -> list[Tensor]:
-    """For each layer, the pixels that its center unit depends on, bool (28, 28), without padding.
+    """Return, for each layer, the pixels that its center unit depends on, bool (28, 28), without padding.
 
     If the number of positions is even, the center unit is the one after the middle.
     """
@@ -172,7 +172,7 @@ def theoretical_fields(architecture: Architecture) -> list[Tensor]:
 
 
 def effective_fields(network: nn.Module, architecture: Architecture, images: Tensor) -> list[Tensor]:
-    """For each layer, the influence of each pixel on its center unit, float (28, 28), 0 to 1; the maximum is 1.
+    """Return, for each layer, the influence of each pixel on its center unit, float (28, 28), 0 to 1; the maximum is 1.
 
     Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks",
     2016, section 2: dy / dx, with a gradient of 1 at the center unit y and 0 elsewhere. Here y is the sum over the

@@ -38,7 +38,7 @@ SEARCH_STEPS = 40
 CALIBRATION_AUGMENTATION = Augmentation(10, 0.04, 0.1, 10, 0.3)
 # The OOD score is also fitted to half as many unaugmented MNIST images, and to as many synthetic digits.
 IMAGES, SYNTHETIC = 5_000, 2_500
-# For networks in training: number of images, least seconds between two calibrations, number of networks kept.
+# Networks in training: number of images, minimum seconds between two calibrations, number of networks kept.
 LIVE_IMAGES, LIVE_SECONDS, MAX_LIVE = 2_000, 10.0, 8
 BATCH = 250
 # Limit in units of `lib.nn.memory.work`: about ten seconds. Larger networks get fewer images. With fewer than

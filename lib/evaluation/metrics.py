@@ -1,4 +1,4 @@
-"""Evaluation of a network on labelled images: accuracy, confusion matrix and calibration."""
+"""Evaluation of a network on labeled images: accuracy, confusion matrix and calibration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Bin:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Predictions for labelled images: `probabilities` float (N, 10), `labels` int64 (N,)."""
+    """Predictions for labeled images: `probabilities` float (N, 10), `labels` int64 (N,)."""
 
     probabilities: Tensor
     labels: Tensor

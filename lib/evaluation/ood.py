@@ -2,9 +2,9 @@
 
 Probabilities only compare ten digits with each other, so a scribble can get a probability of 100 %. K. Lee, K. Lee,
 H. Lee and J. Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
-2018, section 2.1: the features of each class are modelled as a Gaussian with a shared covariance, and the score is the
+2018, section 2.1: the features of each class are modeled as a Gaussian with a shared covariance, and the score is the
 Mahalanobis distance to the predicted class. The features here are the square roots of the means of all feature maps
-after a ReLU, of all layers at once; the means are skewed, their square roots are less so.
+after a ReLU, of all layers together; the means are skewed, their square roots are less so.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ import re
 import stat
 from pathlib import Path
 
-# Not one that somebody else has made there: it may be a link to anywhere, or a named pipe.
+# O_EXCL refuses an existing file, which might be a link to another place or a named pipe.
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY"))
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write `path`, making its folder. Raises OSError; what stood at `path` then still stands."""
+    """Write `path` and create its folder if needed. Raises OSError; the previous file is then unchanged."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)
@@ -28,7 +28,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def remove_remains(folder: Path) -> None:
-    """Remove what processes that were killed in `write` had begun to write into this folder. Raises nothing."""
+    """Remove the temporary files that killed processes have left in this folder. Raises nothing."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -44,7 +44,7 @@ def remove_remains(folder: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether another process has this number; this process's own was used before it began to write."""
+    """Whether another process has this id. A file with the id of this process is from an earlier one."""
     if pid == os.getpid() or os.name == "nt":
         return False
     try:
@@ -57,7 +57,7 @@ def _alive(pid: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk only once its folder is; Windows can't open a folder and needs no sync."""
+    """Flush a folder to disk, which makes a rename durable. Windows cannot open folders and needs no sync."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,7 @@
 """Read files of unknown origin: regular files only, up to a size limit.
 
-To open a FIFO waits for a writer, to read /dev/zero never ends, and to open a device may do something. A link to a
-regular file is one.
+Opening a FIFO waits for a writer, reading /dev/zero never ends, and opening a device may have side effects. A link to a
+regular file counts as one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# A pipe does not wait then, nor does what only looks like a regular file, as some of Linux's /proc.
+# O_NONBLOCK keeps pipes from waiting, and also files that only look regular, such as some in Linux's /proc.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 
 
 class NotRegularError(OSError):
-    """What stands there is not a file with content of its own: a folder, a named pipe, a device."""
+    """The path is not a regular file but, for example, a folder, a named pipe or a device."""
 
 
 class TooLargeError(OSError):
@@ -38,17 +38,17 @@ class TooLargeError(OSError):
 
 @contextmanager
 def opened(path: Path | str) -> Iterator[FileIO]:
-    """The file, to be read, unbuffered. Raises OSError; its `strerror` says what stands there instead of a file."""
-    # Before it is opened: that alone has an effect on some devices.
+    """Open a regular file for reading, unbuffered. Raises OSError; `strerror` says what the path is instead."""
+    # Checked before it is opened, because opening alone has an effect on some devices.
     _check(os.stat(path).st_mode, path)
     with open(os.open(path, _FLAGS), "rb", buffering=0) as file:
-        # Something else may have taken its name meanwhile.
+        # The path may have been replaced in the meantime.
         _check(os.fstat(file.fileno()).st_mode, path)
         yield file
 
 
 def read(path: Path | str, limit: int) -> bytes:
-    """The whole content, of at most `limit` bytes. Raises OSError."""
+    """Return the whole content, at most `limit` bytes. Raises OSError, such as TooLargeError."""
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -57,7 +57,7 @@ def read(path: Path | str, limit: int) -> bytes:
 
 
 def _all(file: FileIO, path: Path | str, size: int, limit: int) -> bytes:
-    """Up to the end, which need not be where the file's size says: it may grow, and some files have no size."""
+    """Read to the end, which may differ from the size: a file may grow, and some files report no size."""
     parts, room = [], limit + 1
     wanted = size + 1
     while room:
@@ -76,8 +76,8 @@ def _all(file: FileIO, path: Path | str, size: int, limit: int) -> bytes:
 
 @dataclass(frozen=True)
 class Listing:
-    """The regular files of a folder, links to them included, with the time of their last change in ns; and a sentence
-    for each entry that is passed over.
+    """The regular files of a folder, including links to them, with their modification time in ns, and a sentence for
+    each entry that is skipped.
     """
 
     files: tuple[tuple[Path, int], ...]
@@ -85,7 +85,7 @@ class Listing:
 
 
 def listing(folder: Path, suffix: str) -> Listing:
-    """What a folder has under names with that suffix, by name. Nothing is opened; nothing is raised."""
+    """List the entries of a folder with this suffix, sorted by name. Opens no file and raises nothing."""
     try:
         names = sorted(name for name in os.listdir(folder) if name.endswith(suffix))
     except FileNotFoundError:
@@ -97,7 +97,7 @@ def listing(folder: Path, suffix: str) -> Listing:
         path = folder / name
         problem = None
         if visible(name) != name:
-            # It might be taken for another one, and not every such name can be a part of an address.
+            # It could be mistaken for another file, and not every such name can be part of a URL.
             problem = "its name has a character that cannot be seen"
         else:
             try:
@@ -105,7 +105,7 @@ def listing(folder: Path, suffix: str) -> Listing:
                 _check(found.st_mode, path)
                 files.append((path, found.st_mtime_ns))
             except OSError as error:
-                # One that has gone since the folder was read is not missed; a link that leads nowhere is.
+                # A file that was deleted after the folder was read is ignored; a broken link is reported.
                 if os.path.lexists(path):
                     nowhere = isinstance(error, FileNotFoundError)
                     problem = "it is a link to nothing" if nowhere else str(error.strerror)

@@ -40,12 +40,12 @@ class Prediction:
 
     @property
     def entropy(self) -> float:
-        """In bits: 0 if one digit has all the probability, log2 10 = 3.32 if all digits have the same."""
+        """The entropy in bits: 0 if one digit has all the probability, log2 10 = 3.32 if all digits have the same."""
         return max(0.0, -sum(p * math.log2(p) for p in self.probabilities if p > 0))
 
     @property
     def is_ood(self) -> bool:
-        """Out of distribution: not like any digit, whatever the probabilities."""
+        """Out of distribution: not like any digit, even if a probability is high."""
         return self.ood_percentile is not None and self.ood_percentile > OOD_THRESHOLD
 
     @property

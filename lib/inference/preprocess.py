@@ -20,7 +20,7 @@ from lib.nn.network import torch_threads
 BOX = 20
 SIZE = 28
 INK_THRESHOLD = 0.1
-# In pixels of the 20×20 box. By `stroke_width`, a tenth of MNIST's strokes are thinner and a tenth are thicker.
+# Stroke widths in pixels of the 20×20 box: the 10 % and 90 % quantiles of `stroke_width` over MNIST.
 MIN_STROKE, MAX_STROKE = 1.95, 3.6
 # Strokes are measured and changed at a higher resolution, in a box of 20 * OVERSAMPLING pixels.
 OVERSAMPLING = 6

@@ -75,7 +75,7 @@ def scan(folder: Path) -> Iterator[RunRecord | str]:
             if not os.path.lexists(path) or isinstance(error.__cause__, regular_file.NotRegularError):
                 # It was deleted or replaced since the folder was listed.
                 continue
-            yield str(error) if _may_pass(error) else _set_aside(path, str(error))
+            yield str(error) if _may_pass(error) else _quarantine(path, str(error))
             continue
         if record.status in ACTIVE and is_locked(record.identity, folder):
             continue
@@ -92,9 +92,9 @@ def _may_pass(error: CheckpointError) -> bool:
     return isinstance(cause, OSError | MemoryError) and not mine
 
 
-def _set_aside(path: Path, reason: str) -> str:
+def _quarantine(path: Path, reason: str) -> str:
     try:
-        target = checkpoints.set_aside(path, path.parent / "set-aside")
+        target = checkpoints.quarantine(path, path.parent / "set-aside")
     except OSError as error:
         return f"{reason} It could not be set aside ({error.strerror})."
     return f"{reason} It was set aside as {target.parent.name}/{target.name}, unchanged."

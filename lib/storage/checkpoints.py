@@ -1,8 +1,8 @@
 """Checkpoints as safetensors files: weights, architecture, recipe, and the state of a training.
 
-- Written whole or not at all.
-- Read without executing anything; whatever is wrong with a file is a `CheckpointError` in one sentence.
-- A file carries the sha256 of all it holds: what a disk or a person has changed is found.
+- Files are written atomically.
+- Reading executes nothing. Any problem with a file is a `CheckpointError` with a message of one sentence.
+- A file contains the sha256 of its content, so that later changes are detected.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from lib.text.untrusted_text import cleaned_name, visible
 FOLDER = ROOT / "checkpoints"
 SAVED_FOLDER = FOLDER / "saved"
 SUFFIX = ".safetensors"
-# Trained for drawings: it has learnt that not every mark is a digit.
+# Trained for drawings, including images that are not digits.
 DEFAULT = "drawings-39706"
-# The first format had no digest and no more than the weights.
+# The first format had only weights, and no digest.
 FORMAT, FIRST_FORMAT = "receptive-2", "receptive-1"
 EXTRA = "extra/"
 _NAMES = "names of the tensors"
-# The longest network's header, with the curves' epochs, has a fifth of that.
+# The header of the longest network, with the epochs of its curves, takes a fifth of MAX_HEADER_BYTES.
 MAX_BYTES, MAX_HEADER_BYTES = 256 * 2**20, 2**20
 MAX_TITLE, MAX_DATE = 60, 40
-# Of a title in a file, before it is cleaned and cut.
+# The longest title in a file; it is cleaned and cut to MAX_TITLE.
 MAX_STORED_TITLE = 200
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or written. The message names it and says what to do."""
+    """A checkpoint that cannot be read or written. The message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a checkpoint says of itself. `test_accuracy` is a fraction, measured at the end of epoch `epochs_done`.
+    """The description of a checkpoint. `test_accuracy` is a fraction, measured at the end of epoch `epochs_done`.
 
-    A title that was read is one that `untrusted_text.name` accepts, of at most MAX_TITLE characters.
-    Without weights it is a run that has learnt nothing yet.
+    A title from a file is valid for `untrusted_text.name`, with at most MAX_TITLE characters.
+    A checkpoint without weights is a run that has not been trained yet.
     """
 
     title: str
@@ -71,8 +71,8 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """`weights` are the network's state, or none where it has learnt nothing; `extra` and `details`, which must be
-    JSON, are the writer's own.
+    """A summary with its data: `weights` are the network's state, empty if it has not been trained yet; `extra` and
+    `details`, which must be JSON, belong to the code that writes the file.
     """
 
     summary: Summary
@@ -82,7 +82,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write `path` atomically, making its folder. Raises CheckpointError; what stood at `path` then still stands."""
+    """Write `path` atomically and create its folder. Raises CheckpointError; the previous file is then unchanged."""
     summary = checkpoint.summary
     metadata = {
         "format": FORMAT,
@@ -110,7 +110,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read and check a checkpoint: known format, its digest, the architecture's own tensors, finite.
+    """Read a checkpoint and check its format, its digest, and the names, shapes and values of its weights.
 
     Raises CheckpointError.
     """
@@ -140,7 +140,7 @@ def load(path: Path) -> Checkpoint:
     extra = {name.removeprefix(EXTRA): tensor for name, tensor in tensors.items() if name.startswith(EXTRA)}
     if not weights:
         return Checkpoint(summary, weights, extra, details)
-    # Without memory: a file may name a network that is larger than the machine.
+    # The meta device allocates no memory: a file may name a network that does not fit this machine.
     with torch.device("meta"):
         expected = build(summary.architecture).state_dict()
     if {k: (v.shape, v.dtype) for k, v in weights.items()} != {k: (v.shape, v.dtype) for k, v in expected.items()}:
@@ -151,10 +151,10 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_summary(path: Path) -> Summary:
-    """The summary alone; no more of the file is read, so its digest is not checked. Raises CheckpointError."""
+    """Read only the summary. The digest is not checked. Raises CheckpointError."""
     try:
         with regular_file.opened(path) as file:
-            # Of a regular file `read` gives all that was asked for, or all there is.
+            # For a regular file, `read` returns all requested bytes, or all that there are.
             content = file.read(8 + MAX_HEADER_BYTES) or b""
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -162,26 +162,24 @@ def load_summary(path: Path) -> Summary:
 
 
 def shipped() -> list[Path]:
-    """The checkpoints that are shipped: first the one that reads where none is chosen, then the others by name."""
+    """Return the shipped checkpoints: the default first, then the others by name."""
     found = [path for path, _ in regular_file.listing(FOLDER, SUFFIX).files]
     return sorted(found, key=lambda path: (path.stem != DEFAULT, path.name))
 
 
 def paths() -> list[Path]:
-    """The shipped checkpoints, then the saved ones, newest first. A file may have gone by the time it is opened."""
+    """Return the shipped checkpoints, then the saved ones, newest first. A file may be deleted before it is opened."""
     saved = sorted(regular_file.listing(SAVED_FOLDER, SUFFIX).files, key=lambda found: (-found[1], found[0].name))
     return shipped() + [path for path, _ in saved]
 
 
 def passed_over(*folders: Path) -> list[str]:
-    """A sentence for each entry of the folders that has a checkpoint's name and is no file: a link to nothing, a named
-    pipe, a folder.
-    """
+    """Return a sentence for each entry with the suffix of a checkpoint that is not a regular file."""
     return [sentence for folder in folders for sentence in regular_file.listing(folder, SUFFIX).passed_over]
 
 
-def set_aside(path: Path, folder: Path) -> Path:
-    """Move a file that cannot be read out of the way, unread and unchanged; returns where it is. Raises OSError."""
+def quarantine(path: Path, folder: Path) -> Path:
+    """Move a file, unread and unchanged, to another folder, under a free name; return its path. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     number, target = 1, folder / path.name
     while os.path.lexists(target):
@@ -191,9 +189,7 @@ def set_aside(path: Path, folder: Path) -> Path:
 
 
 def network(checkpoint: Checkpoint) -> Network:
-    """The trained network in eval mode, with the checkpoint's own weights. Raises CheckpointError for a checkpoint of a
-    run that has learnt nothing.
-    """
+    """Return the network in eval mode; it shares the checkpoint's weights. Raises CheckpointError if there are none."""
     if not checkpoint.weights:
         raise CheckpointError(f"The run {checkpoint.summary.title} has no weights: it ended before it had learnt.")
     return assembled(checkpoint.summary.architecture, checkpoint.weights)
@@ -204,7 +200,7 @@ def _unreadable(path: Path, error: OSError) -> CheckpointError:
 
 
 def header(content: bytes) -> dict[str, Any]:
-    """The header of a safetensors file: 8 bytes of length, little endian, then JSON. Raises ValueError."""
+    """Parse the header of a safetensors file: 8 bytes of length, little endian, then JSON. Raises ValueError."""
     try:
         (length,) = struct.unpack("<Q", content[:8])
         if length > MAX_HEADER_BYTES:
@@ -226,10 +222,7 @@ def _header(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def text(value: object, limit: int) -> str:
-    """The value, where it is a text of at most `limit` characters; one that cannot be seen is shown by its code.
-
-    Raises ValueError.
-    """
+    """Return a text of at most `limit` characters, with codes for invisible characters. Raises ValueError."""
     if not isinstance(value, str) or len(value) > limit:
         raise ValueError(f"not a text of at most {limit} characters")
     return visible(value)
@@ -242,7 +235,7 @@ def _title(value: object, otherwise: str) -> str:
 
 
 def date(value: object) -> str:
-    """The value, where it is a time in UTC as `isoformat` writes it, so that texts sort as times. Raises ValueError."""
+    """Return a time in UTC as `isoformat` writes it, so that texts sort like times. Raises ValueError."""
     found = text(value, MAX_DATE)
     time = datetime.fromisoformat(found)
     if time.utcoffset() != timedelta(0) or found not in (time.isoformat(), time.isoformat(timespec="microseconds")):
@@ -251,7 +244,7 @@ def date(value: object) -> str:
 
 
 def _accuracy(value: object) -> float | None:
-    """None for an empty text: it was not measured. Raises ValueError."""
+    """Parse an accuracy; an empty text means that none was measured. Raises ValueError."""
     if value == "":
         return None
     accuracy = float(text(value, 30))
@@ -285,12 +278,12 @@ def _summary(path: Path, header: Mapping[str, Any]) -> Summary:
 
 
 def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over all metadata but itself, and every tensor with its name, type and shape."""
+    """Return the sha256 of all metadata except itself, and of every tensor with its name, type and shape."""
     stated = {key: value for key, value in metadata.items() if key not in ("sha256", _NAMES)}
     digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # As one dimension: hashlib takes its memory as it is then, without a copy.
+        # hashlib reads a one-dimensional array without a copy.
         digest.update(tensor.numpy().reshape(-1).data)
     return digest.hexdigest()

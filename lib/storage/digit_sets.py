@@ -1,4 +1,4 @@
-"""Sets of labelled digits that users collect, one file for each set in `data/own`.
+"""Sets of labeled digits that users collect, one file for each set in `data/own`.
 
 A file is safetensors, so that reading it executes nothing, and is written whole or not at all. It carries the sha256 of
 what it holds. Its name is the set's.
@@ -31,22 +31,22 @@ FOLDER = dataset.FOLDER / "own"
 FORMAT = "receptive-digits-1"
 SIZE = INPUT_SHAPE[1]
 MAX_DIGITS, MAX_SETS, MAX_NAME = 2_000, 50, 40
-# The digits of a full set, and a header.
+# The size of a full set, with room for the header.
 MAX_BYTES = MAX_DIGITS * (SIZE * SIZE + 1) + 100_000
-# What a file that holds no set makes its reader raise.
+# The exceptions that reading a damaged file may raise.
 _DAMAGES = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, AttributeError)
-# Two tabs add to one set.
+# Several tabs may change the same set.
 _lock = threading.RLock()
 _cleaned: set[Path] = set()
 
 
 class DigitSetError(ValueError):
-    """What cannot be done with a set, in one sentence with the remedy."""
+    """An operation that failed. The message is one sentence with the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class DigitSet:
-    """Images uint8 (N, 28, 28), 0 to 255; labels uint8 (N,), 0 to 9; in the order they came. N may be 0."""
+    """Images, uint8 (N, 28, 28), and labels, uint8 (N,), 0 to 9, in the order of addition. N may be 0."""
 
     name: str
     images: Tensor
@@ -57,20 +57,18 @@ class DigitSet:
 
 
 def names() -> list[str]:
-    """All sets by name."""
+    """Return the names of all sets, sorted."""
     _clean()
     return sorted(_listed()[0], key=str.casefold)
 
 
 def passed_over() -> list[str]:
-    """A sentence for each entry of the folder that has a suffix of a set and is none: a link to nothing, a named pipe,
-    a file of another name than a set has.
-    """
+    """Return a sentence for each entry of the folder with the suffix of a set that is not a set."""
     return _listed()[1]
 
 
 def create(name: str) -> str:
-    """A new empty set; returns its name with its spaces put in order. Raises DigitSetError."""
+    """Create an empty set; return its name with normalized spaces. Raises DigitSetError."""
     try:
         name = untrusted_text.name(name, MAX_NAME)
     except NameRefusedError as error:
@@ -87,7 +85,7 @@ def create(name: str) -> str:
 
 
 def load(name: str) -> DigitSet:
-    """Raises DigitSetError; a file that is damaged is moved to the folder "set-aside" then, unchanged."""
+    """Read a set. Raises DigitSetError; a damaged file is moved, unchanged, to the folder "set-aside"."""
     path = _path(name)
     try:
         return _read(path)
@@ -95,7 +93,7 @@ def load(name: str) -> DigitSet:
         raise
     except _DAMAGES:
         pass
-    # Once more, while nobody of this process may put a sound set in its place.
+    # Read again under the lock: another thread may have replaced the file by a sound one.
     with _lock:
         try:
             return _read(path)
@@ -104,14 +102,14 @@ def load(name: str) -> DigitSet:
         except _DAMAGES as error:
             sentence = f"The set “{name}” is damaged and cannot be read."
             try:
-                target = checkpoints.set_aside(path, FOLDER / "set-aside")
+                target = checkpoints.quarantine(path, FOLDER / "set-aside")
             except OSError:
                 raise DigitSetError(f"{sentence} Move {path} away.") from error
             raise DigitSetError(f"{sentence} Its file was set aside as {target}, unchanged.") from error
 
 
 def add(name: str, images: Tensor, labels: Tensor) -> DigitSet:
-    """The set with uint8 images (N, 28, 28) and labels (N,) at its end. Raises DigitSetError; then none is added."""
+    """Append uint8 images (N, 28, 28) and labels (N,); return the new set. Raises DigitSetError if none was added."""
     if images.shape[1:] != (SIZE, SIZE) or images.dtype != torch.uint8 or labels.shape != images.shape[:1]:
         raise ValueError("images must be uint8 (N, 28, 28), labels (N,)")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= 9:
@@ -128,7 +126,7 @@ def add(name: str, images: Tensor, labels: Tensor) -> DigitSet:
 
 
 def remove_last(name: str) -> DigitSet:
-    """The set without the digit that came last. Raises DigitSetError."""
+    """Remove the digit that was added last; return the new set. Raises DigitSetError."""
     with _lock:
         before = load(name)
         after = DigitSet(name, before.images[:-1], before.labels[:-1])
@@ -137,20 +135,20 @@ def remove_last(name: str) -> DigitSet:
 
 
 def delete(name: str) -> Path:
-    """Move the set's file away; returns where `undelete` finds it. Raises DigitSetError."""
+    """Move the set to the folder "deleted"; return its path for `undelete`. Raises DigitSetError."""
     with _lock:
         try:
-            return checkpoints.set_aside(_path(name), FOLDER / "deleted")
+            return checkpoints.quarantine(_path(name), FOLDER / "deleted")
         except OSError as error:
             raise DigitSetError(f"The set “{name}” could not be deleted ({error.strerror}).") from error
 
 
 def undelete(name: str, moved: Path) -> None:
-    """Bring back what `delete` moved. Raises DigitSetError."""
+    """Restore a set that `delete` has moved. Raises DigitSetError."""
     with _lock:
         path = _path(name)
         if _is_taken(name):
-            raise DigitSetError(f"There is another set “{name}” by now: delete that first, then undo again.")
+            raise DigitSetError(f"There is now another set “{name}”: delete that first, then undo again.")
         try:
             moved.rename(path)
         except OSError as error:
@@ -158,17 +156,17 @@ def undelete(name: str, moved: Path) -> None:
 
 
 def _path(name: str) -> Path:
-    """Raises DigitSetError for a name that is none: it might lead out of the folder."""
+    """Return the path of a set. Raises DigitSetError for an invalid name, which might lead out of the folder."""
     if not re.fullmatch(r"[^\W_][\w -]*", name) or len(name) > MAX_NAME or name != name.strip():
         raise DigitSetError(
             f"A set's name has 1 to {MAX_NAME} letters, digits, spaces, hyphens and underscores, a letter or a digit "
-            "first: choose such a one."
+            "first: choose another one."
         )
     return FOLDER / f"{name}{SUFFIX}"
 
 
 def _listed() -> tuple[list[str], list[str]]:
-    """The names of the sets, and what is said of the folder's other entries with their suffix."""
+    """The names of the sets, and a sentence for each other entry with their suffix."""
     found = regular_file.listing(FOLDER, SUFFIX)
     sets, sentences = [], list(found.passed_over)
     for path, _ in found.files:
@@ -181,7 +179,7 @@ def _listed() -> tuple[list[str], list[str]]:
 
 
 def _is_taken(name: str) -> bool:
-    """Whether a set, or anything else, has that name, but for its case: that is one file on some systems."""
+    """Whether the name exists in any case: on some systems, names that differ only in case are one file."""
     try:
         there = os.listdir(FOLDER)
     except OSError:
@@ -190,7 +188,7 @@ def _is_taken(name: str) -> bool:
 
 
 def _clean() -> None:
-    """Remove, once a process, what another one had begun to write when it was killed."""
+    """Remove, once per process, the temporary files of killed processes."""
     if FOLDER not in _cleaned:
         with _lock:
             _cleaned.add(FOLDER)
@@ -198,7 +196,7 @@ def _clean() -> None:
 
 
 def _read(path: Path) -> DigitSet:
-    """Raises DigitSetError where the file cannot be read, and one of _DAMAGES for what it holds."""
+    """Read a set. Raises DigitSetError if the file cannot be read, one of _DAMAGES if its content is invalid."""
     try:
         content = regular_file.read(path, MAX_BYTES)
     except regular_file.TooLargeError as error:

@@ -1,8 +1,8 @@
 """Show text from outside, such as addresses and file names, exactly as it was typed.
 
-- `visible`: for a terminal. `isolated`: for a place on the screen that shows text as it is. `escaped`: for one that
-  reads Markdown, as most of Streamlit's do. `html_escaped`: for a label that Plotly draws. `csv_text`: for a table.
-- `name` is what a run or a set may be called; `cleaned_name` makes such a name of one that a file holds.
+- `visible` is for terminals, `isolated` for plain text on a page, `escaped` for Markdown (most Streamlit elements),
+  `html_escaped` for Plotly labels, and `csv_text` for tables.
+- `name` validates the name of a run or a set; `cleaned_name` turns a name from a file into a valid one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-# Characters without a picture of their own: controls, Unicode's "default ignorable" ones, the blank letters of Hangul,
-# the blank Braille pattern, lone surrogates. Selectors and joiners count among them only where they have no effect.
+# Characters without a glyph: controls, Unicode's "default ignorable" ones, the blank letters of Hangul,
+# the blank Braille pattern, lone surrogates. Selectors and joiners count as hidden only if they have no effect.
 _SELECTORS, _JOINERS = "\ufe00-\ufe0f", "\u200c\u200d"
 _CONTROLS = (
     "\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
@@ -30,22 +30,21 @@ _HIDDEN = re.compile(
     rf"|(?<!{_SEEN})(?<!{_SEEN}[{_SELECTORS}])[{_JOINERS}]|[{_JOINERS}](?!{_SEEN})"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Words of the scripts that are written from right to left, with what stands between two of them.
+# Words in right-to-left scripts, with the characters between them.
 _LEFTWARD = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
 _LEFTWARD_WORDS = re.compile(rf"[{_LEFTWARD}](?:[\W\d_]*[{_LEFTWARD}])*")
 _ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
 
-# Streamlit changes these after Markdown is parsed, where no backslash protects them: links of GitHub's Markdown,
-# shortcodes of icons and emoji, and signs that it makes one character of. Code alone is left as it is.
+# Streamlit rewrites these after Markdown is parsed, when backslashes no longer protect them: bare links, shortcodes of
+# icons and emoji, and signs that it combines into one character. Only code is left unchanged.
 _REWRITTEN = re.compile(r"://|www\.|@|:[\w+-]+:|^(?:<->|->|<-|--|>=|<=|~=)$", re.IGNORECASE)
-# The text after it might complete these.
+# These may become one of the above together with the text that follows.
 _REWRITTEN_AT_END = re.compile(r"www$|:[\w+-]+$", re.IGNORECASE)
-# Code does not protect these: Streamlit makes an icon of the first, and the second ends the label of a definition where
-# the text stands in a link.
+# Code does not protect these: Streamlit replaces the first by an icon, and the second ends the label of a link.
 _READ_IN_CODE = re.compile(r"(:material/|\])")
 
-# What a spreadsheet takes for the beginning of a formula, in any width (OWASP, "CSV Injection"), at the beginning of a
-# cell or of what another separator, or a line's end, would make one.
+# The start of a formula in a spreadsheet, in any width (OWASP, "CSV Injection"): at the beginning of a cell, or after
+# another separator or a line break, which may begin a cell too.
 _FORMULA = re.compile(
     rf"(^|[,;\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029])"
     rf"(?=[\s\"'{_CONTROLS}{_SELECTORS}{_JOINERS}]*[=+\-@＝＋－＠﹦﹢﹣﹫⁼⁺₌₊﬩])"
@@ -53,23 +52,23 @@ _FORMULA = re.compile(
 
 
 class NameRefusedError(ValueError):
-    """A name that cannot be given, in one sentence with the remedy."""
+    """A name that is not allowed. The message is one sentence with the remedy."""
 
 
 def visible(text: str) -> str:
-    """The text with the code of each character that cannot be seen in its place, such as [U+202E]."""
+    """Replace each invisible character by its code, such as [U+202E]."""
     return _HIDDEN.sub(lambda found: _code_of(found[0]), text)
 
 
 def isolated(text: str) -> str:
-    """As `visible`; words written from right to left leave the order of what stands beside them as it is."""
+    """Like `visible`, with right-to-left words isolated, so that they do not reorder the text around them."""
     return _LEFTWARD_WORDS.sub(lambda found: f"{_ISOLATE}{found[0]}{_END_ISOLATE}", visible(text))
 
 
 def escaped(text: str) -> str:
-    """Markdown that Streamlit shows as `isolated(text)`, character by character.
+    """Return Markdown that Streamlit shows as `isolated(text)`, character by character.
 
-    Whole sentences may be given, and the result may stand within Markdown, but not within code.
+    The text may be a whole sentence. The result can be used within Markdown, but not within code.
     """
     parts = re.split(r"(\s+)", isolated(text))
     for place in range(0, len(parts), 2):
@@ -87,14 +86,14 @@ def escaped(text: str) -> str:
 
 
 def html_escaped(text: str) -> str:
-    """For a label of a chart: Plotly reads tags, links among them, and entities."""
+    """Escape a label of a chart: Plotly interprets tags, including links, and entities."""
     return html.escape(isolated(text), quote=False)
 
 
 def name(text: str, longest: int) -> str:
-    """What somebody typed as a name of at most `longest` characters: composed (NFC), its white space single spaces.
+    """Normalize a typed name of at most `longest` characters: composed (NFC), with single spaces as white space.
 
-    May be empty. Raises NameRefusedError where something in it cannot be seen, or nothing can.
+    The name may be empty. Raises NameRefusedError if it has invisible characters, no visible ones, or is too long.
     """
     text = _spaced(text)
     hidden = _HIDDEN.search(text)
@@ -110,21 +109,21 @@ def name(text: str, longest: int) -> str:
 
 
 def cleaned_name(text: str, longest: int, otherwise: str) -> str:
-    """A name that `name` accepts, of one that a file holds; `otherwise` where nothing of it is left."""
+    """Turn a name from a file into one that `name` accepts; return `otherwise` if nothing is left of it."""
     text = _spaced(_HIDDEN.sub("", _spaced(text)))[:longest].rstrip(f" {_JOINERS}")
     return name(text, longest) if _shows(text) else otherwise
 
 
 def spreadsheet_cell(text: str) -> str:
-    """The text with an apostrophe wherever a spreadsheet that splits at a comma, semicolon or tab would find a formula.
+    """Put an apostrophe before each formula that a spreadsheet with comma, semicolon or tab as separator would find.
 
-    What no encoding has, a lone surrogate, is shown by its code.
+    Lone surrogates, which cannot be encoded, are replaced by their code.
     """
     return _FORMULA.sub(r"\1'", _SURROGATE.sub(lambda found: _code_of(found[0]), text))
 
 
 def csv_text(rows: Iterable[Sequence[str | int | float | Decimal]]) -> str:
-    """Lines of CSV with commas: numbers as they are, every text in quotes and none of them a formula."""
+    """Return rows as comma-separated CSV: numbers unchanged, all text quoted, and no text a formula."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerows([spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
@@ -133,12 +132,12 @@ def csv_text(rows: Iterable[Sequence[str | int | float | Decimal]]) -> str:
 
 def _code_of(character: str) -> str:
     number = ord(character)
-    # Python's stand-in for a byte that the system's encoding does not have.
+    # Python's placeholder for a byte that the system's encoding cannot decode.
     return f"[byte {number - 0xDC00:02X}]" if 0xDC80 <= number <= 0xDCFF else f"[U+{number:04X}]"
 
 
 def _code(run: str) -> str:
-    """A code span of the text, which has no white space; none of no text."""
+    """Return text without white space as a Markdown code span; empty text stays empty."""
     if not run:
         return ""
     fence = "`" * (1 + max(map(len, re.findall("`+", run)), default=0))
@@ -147,7 +146,7 @@ def _code(run: str) -> str:
 
 
 def _escaped_signs(text: str) -> str:
-    # A colon as a character reference: Streamlit looks for icons before it reads backslashes.
+    # The colon becomes a character reference, because Streamlit looks for icons before it handles backslashes.
     return re.sub(r"([\\*_\[\]<>$~|#&])", r"\\\1", text).replace("`", "&#96;").replace(":", "&#58;")
 
 

@@ -22,7 +22,7 @@ from lib.ui.page import DRAW
 from lib.ui.photo_panel import LabeledImages
 
 MAX_ERRORS = 40
-# Of a gallery: images in a row, and the side of an image in pixels of the screen.
+# Images in a row of a gallery, and the side of an image in screen pixels.
 COLUMNS, IMAGE_PIXELS = 8, 2 * SIZE
 
 

@@ -14,14 +14,14 @@ from lib.nn.memory import OUT_OF_MEMORY, TooLargeError, is_out_of_memory
 from lib.text.untrusted_text import escaped
 
 P = ParamSpec("P")
-_FROM_CALLBACK = "told by a callback"
+_FROM_CALLBACK = "error of a callback"
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Within, an error of memory ends the block and stands on the page as a sentence; every other error goes on."""
+    """Catch errors of size and memory in the block and show them as a sentence; other errors propagate."""
     try:
         yield
     except Exception as error:
@@ -29,15 +29,15 @@ def in_words() -> Iterator[None]:
 
 
 def run(page: Callable[[], None]) -> None:
-    """Run a page so; what a callback before it had to say comes first."""
-    if told := st.session_state.pop(_FROM_CALLBACK, None):
-        st.error(escaped(told), icon=":material/memory:")
+    """Run a page in `in_words`, and first show the error of a callback, if there was one."""
+    if message := st.session_state.pop(_FROM_CALLBACK, None):
+        st.error(escaped(message), icon=":material/memory:")
     with in_words():
         page()
 
 
 def fragment(function: Callable[P, None], run_every: float | None = None) -> Callable[P, None]:
-    """`st.fragment` of a function that is guarded: a fragment that ticks runs without its page."""
+    """Like `st.fragment`, with the function guarded: a fragment with `run_every` runs without its page."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -48,7 +48,7 @@ def fragment(function: Callable[P, None], run_every: float | None = None) -> Cal
 
 
 def callback(function: Callable[P, None]) -> Callable[P, None]:
-    """A widget's callback that is guarded: it runs before the page, which says then what was wrong."""
+    """Guard a widget's callback. It runs before the page, which then shows the error."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -61,7 +61,7 @@ def callback(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def _sentence(error: Exception) -> str:
-    """Raises the error itself where it is of another kind."""
+    """Return the message for an error of size or memory. Raises any other error again."""
     if isinstance(error, TooLargeError):
         return str(error)
     if is_out_of_memory(error):

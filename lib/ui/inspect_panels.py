@@ -30,14 +30,14 @@ from lib.inference.predict import Prediction
 from lib.text.formatting import percent, shape_text
 from lib.ui import rendering
 
-# In training, fewer images decide whether a channel is dead.
+# While a network is in training, fewer images decide whether a channel is dead.
 TRAINING_IMAGES = 100
 # A sentence names at most this many channels.
 MAX_NAMED = 24
 
 
 class View(StrEnum):
-    """What is shown of the network."""
+    """The views of the page."""
 
     FEATURE_MAPS = "Feature maps"
     FILTERS = "Filters"

@@ -105,7 +105,7 @@ def stated_fields_table(analysis: NetworkAnalysis) -> None:
 
 
 def _badges(row: LayerAnalysis) -> str:
-    """What marks a row; the captions of the table explain it."""
+    """Return the badges of a row; the captions of the table explain them."""
     badges = [WIDE_BADGE] if row.receptive_field > IMAGE_PIXELS else []
     badges += [f":violet-badge[{row.unused_note}]"] if row.unused_note else []
     return "".join(f" {badge}" for badge in badges)

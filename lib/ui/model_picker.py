@@ -39,7 +39,7 @@ TOO_LARGE = replace(UNCALIBRATED, problem="Too large to be calibrated during tra
 
 
 class Source(StrEnum):
-    """Where an image comes from."""
+    """The source of an image."""
 
     DRAWING = "Your drawing"
     TEST_IMAGE = "A test image"
@@ -112,7 +112,7 @@ def load_model(name: str) -> LoadedModel:
         raise checkpoints.CheckpointError(f"The checkpoint {name} is no longer there. Choose another network.")
     summary = checkpoint_summary(path, modified)
     calibration = UNCALIBRATED
-    # Without MNIST the network still predicts; the page says that it is not calibrated.
+    # The network predicts without MNIST too; the page then says that it is not calibrated.
     with suppress(dataset.DatasetError):
         calibration = checkpoint_calibration(path, modified)
     return LoadedModel(name, summary.architecture, checkpoint_network(path, modified), (name, modified), calibration)

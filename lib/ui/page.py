@@ -44,7 +44,7 @@ DRAW = Page("draw", "Draw", "Draw a digit")
 INSPECT = Page("inspect", "Inspect", "Inspect a network")
 ERRORS = Page("errors", "Errors", "Errors on the test images")
 PHOTOS = Page("photos", "Photos", "Photos and digit sets")
-# In the order of the menu; the first one is at the root URL.
+# The pages in the order of the menu; the first one has the root URL.
 PAGES = (DESIGN, TRAIN, DRAW, INSPECT, ERRORS, PHOTOS)
 
 

@@ -25,7 +25,7 @@ from lib.ui.model_picker import NO_WEIGHTS
 
 MAX_WARNINGS, MAX_NAMED = 5, 20
 MAX_NAME_LENGTH = 80
-# Of the table, in pixels of the screen; more rows are scrolled to.
+# Sizes of the table in screen pixels; longer tables scroll.
 IMAGE_PIXELS = 2 * SIZE
 ROW_PIXELS, HEADER_PIXELS, VISIBLE_ROWS = IMAGE_PIXELS + 8, 37, 8
 

@@ -11,7 +11,7 @@ from lib.text.formatting import percent
 from lib.ui import rendering
 from lib.ui.model_picker import load_model
 
-# Of a 28×28 image on the screen.
+# The side of a 28×28 image in screen pixels.
 IMAGE_PIXELS = 6 * SIZE
 
 

@@ -54,7 +54,7 @@ def probability_history_panel(name: str, image: Tensor | None) -> None:
 
 
 def _predictions_by_step(run: Run, image: Tensor) -> dict[int, Prediction]:
-    """What the copies of the run's weights predict; the session keeps what was computed."""
+    """The predictions of the copies of the run's weights, cached in the session."""
     key = (run.identity, image.numpy().tobytes())
     if st.session_state.get(_OF) != key:
         st.session_state[_OF], st.session_state[_PREDICTIONS] = key, {}

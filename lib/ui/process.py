@@ -8,9 +8,8 @@ from functools import cache
 
 from streamlit import net_util
 
-# M_ARENA_MAX has this number in glibc's malloc.h. By default each thread gets an arena of its own, up to 8 for each
-# core, and an arena keeps what is freed in it: thirty tabs with a run each then held 100 MB more than the thirty before
-# them.
+# M_ARENA_MAX has this number in glibc's malloc.h. By default each thread gets its own arena, up to 8 for each core, and
+# an arena keeps what is freed in it: thirty tabs with a run each then held 100 MB more than the thirty before them.
 M_ARENA_MAX, MAX_ARENAS = -8, 2
 
 
@@ -31,6 +30,6 @@ def forbid_address_lookup() -> None:
     """Let Streamlit refuse a page of another site without asking for this machine's external address.
 
     To compare the origin of such a page with that address, it would ask checkip.amazonaws.com at every attempt, and
-    block the server for up to two seconds. No option turns that off. Without an address the page is refused at once.
+    block the server for up to two seconds. No option turns that off. Without an address there is no wait.
     """
     net_util.get_external_ip = lambda: None

@@ -107,7 +107,7 @@ def confirmation_dialog(request: ActionRequest) -> None:
     """Say who owns the run, and perform the action if it is confirmed."""
     run, label = request.run, CONFIRMATIONS[request.action]
     st.markdown(
-        f"{escaped(run.name)} was started {origin_text(run)} on {started_text(run)}. Somebody else may be working with "
+        f"{escaped(run.name)} was started {origin_text(run)} on {started_text(run)}. Someone else may be working with "
         "it."
     )
     with st.container(horizontal=True):

@@ -25,8 +25,8 @@ from lib.ui.url_state import hidden
 from lib.ui.warm_up import machine_profile
 from lib.ui.widgets import live_figure
 
-# A click is answered at once, a change from elsewhere at the next tick. More ticks would cost the training more, and
-# most of that is the drawing of the curves.
+# A click is answered immediately, a change from elsewhere at the next tick. More ticks would slow the training,
+# mostly by drawing the curves.
 TICK_SECONDS, CURVES_SECONDS = 1.0, 4.0
 LR_MULTIPLIERS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 

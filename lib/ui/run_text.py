@@ -1,4 +1,4 @@
-"""What the Train page says about a run."""
+"""Sentences and numbers of the Train page about a run."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from lib.design.presets import PRESETS
 from lib.design.recipe import FIELDS as RECIPE_FIELDS
 from lib.design.recipe import RECIPES, Recipe, recipe_from_values
 
-# A network of as many layers as are allowed, each with every suffix, fits.
+# Fits a network of MAX_LAYERS layers, each with every suffix.
 MAX_LENGTH = 1200
-# What a teacher may hide, on any page, by `hide` in the address: name -> what it is.
+# The parts that `hide` in the URL may hide, on any page: name -> label.
 HIDEABLE_SECTIONS = {
     "presets": "The presets",
     "network": "The network in one line",
@@ -37,16 +37,16 @@ HIDEABLE_SECTIONS = {
     "teacher": "For the teacher",
 }
 TEST_IMAGES = 10_000
-# The layer whose field is drawn, where nobody has chosen one.
+# No layer is chosen: the page chooses the layer whose receptive field is drawn.
 AUTO_LAYER = -1
 _FOLLOWED = "address"
 
 
 @dataclass(frozen=True)
 class Field:
-    """A value by the key of its widget. `read` turns the address's text into it and raises ValueError for junk.
+    """A value under the key of its widget. `read` parses the text in the URL and raises ValueError if it is invalid.
 
-    `expected` is a sentence for whoever typed the junk.
+    `expected` is a sentence for the user that says what is valid.
     """
 
     key: str
@@ -57,7 +57,7 @@ class Field:
 
 @dataclass(frozen=True)
 class _Followed:
-    """The last run: its page, what it wrote to the address, and the values behind that."""
+    """The state of the last script run: its page, the URL parameters that it wrote, and their values."""
 
     page: str
     shown: dict[str, str]
@@ -103,7 +103,7 @@ def _image(text: str) -> int:
 def _number(kind: type) -> Callable[[str], object]:
     def read(text: str) -> object:
         number = kind(text)
-        # A browser's numbers are exact up to 2 ** 53; a number field refuses what is larger.
+        # Numbers in a browser are exact up to 2 ** 53; a number input refuses larger ones.
         if not abs(number) < 2**53:
             raise ValueError(text)
         return number
@@ -136,12 +136,12 @@ URL_FIELDS = (
 
 
 def sync_url_state(page: str) -> list[str]:
-    """Once a run, before the page: bring session and address in step. `page` is the page's name.
+    """Bring session and URL in step, once per script run, before the page. `page` is the name of the page.
 
-    Returns a sentence for each value of the address that could not be read; its default is used.
+    Return a sentence for each value in the URL that is invalid; its default is used.
 
-    The address wins in a session's first run, and when another one came while the page stayed, as by the browser's
-    Back; else the session wins: a change of page empties the address.
+    The URL wins in the first run of a session, and when it has changed while the page stayed the same, for example by
+    the browser's Back button. Otherwise the session wins, because a change of page empties the URL.
     """
     given = st.query_params.to_dict()
     refused: list[str] = []
@@ -151,12 +151,12 @@ def sync_url_state(page: str) -> list[str]:
     elif last.page == page:
         values = {field.key: st.session_state.get(field.key, last.values[field.key]) for field in URL_FIELDS}
     else:
-        # The widgets went with their page, and the session may hold values under their keys that are older.
+        # The widgets were removed with their page, and the session may hold older values under their keys.
         values = last.values
     st.session_state.update(values)
     shown = {field.key: _text(values[field.key]) for field in URL_FIELDS if values[field.key] != field.default}
     if last is not None and (page, values) == (last.page, last.values):
-        # Nothing new to write; an address that Back has emptied stays empty, or Back would never get past it.
+        # There is nothing new to write. A URL that Back has emptied stays empty, or Back would never get past it.
         shown = given
     if shown != given:
         st.query_params.from_dict(shown)
@@ -165,7 +165,7 @@ def sync_url_state(page: str) -> list[str]:
 
 
 def hidden(part: str) -> bool:
-    """Whether the address hides a part of the page, one of HIDEABLE_SECTIONS."""
+    """Whether the URL hides a part of the page, one of HIDEABLE_SECTIONS."""
     if part not in HIDEABLE_SECTIONS:
         raise KeyError(part)
     return part in st.session_state.hide

@@ -19,7 +19,7 @@ _profile: MachineProfile | None = None
 
 @st.cache_resource(show_spinner=False)
 def warm_up() -> None:
-    """Start a thread that imports torch, so that Train and Draw open at once, and then measures the machine."""
+    """Start a thread that imports torch, so that Train and Draw open without a wait, and then measures the machine."""
     # Not a daemon, as Streamlit's own thread is: a process that ends while torch is at work aborts.
     threading.Thread(target=_import_and_measure, name="warm-up", daemon=False).start()
 
@@ -38,7 +38,7 @@ def _import_and_measure() -> None:
         with _measurement:
             _measure()
     except Exception:
-        # Imports fail while the process ends, and nobody needs the result then.
+        # Imports fail while the process ends, when the result is not needed any more.
         if threading.main_thread().is_alive():
             raise
 

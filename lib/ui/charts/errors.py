@@ -18,7 +18,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], chosen: tuple[int, int]) -
     """Return the figure of a confusion matrix, with the count in each cell and a frame around the chosen one.
 
     `counts` is (10, 10): a row for each true digit, a column for each predicted one; `chosen` is (row, column). The
-    diagonal has its own color: on the scale of its counts, some 1,000 each, the errors could not be told from 0.
+    diagonal has its own color: on the scale of its counts, some 1,000 each, the errors would look like 0.
     """
     digits = [str(digit) for digit in range(len(counts))]
     wrong = [[None if row == column else n for column, n in enumerate(line)] for row, line in enumerate(counts)]

@@ -26,7 +26,7 @@ ACCURACY_FLOOR = 0.9
 
 @dataclass(frozen=True, eq=False)
 class RunCurves:
-    """What is drawn of one run: its steps and its epochs; `name` labels the curves of a reference run."""
+    """The curves of one run: its steps and its epochs; `name` labels the curves of a reference run."""
 
     steps: Curves
     epochs: Sequence[EpochMetrics]
