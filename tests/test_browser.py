@@ -245,7 +245,7 @@ def test_the_shipped_network_is_taken_away_as_onnx(page: Page, url: str, tmp_pat
     assert (digits == mnist.test_labels[:200].numpy()).mean() >= 0.98
 
 
-# Streamlit's own: the area to drop files on has no role and yet a name; a reader is told of the button inside it.
+# Streamlit's drop area has a name but no role; screen readers read the button inside it.
 EXCUSED = ("presentation-role-conflict", "stFileUploaderDropzone")
 
 

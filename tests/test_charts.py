@@ -134,7 +134,7 @@ def test_a_confusion_matrix_has_its_errors_beside_its_diagonal_and_frames_one_ce
     assert [wrong.z[i][i] for i in range(10)] == [None] * 10
     assert [right.z[i][i] for i in range(10)] == [100, 100, 100, 103, *[100] * 6]
     assert wrong.z[7][3] == 7
-    # Nine 9s read as 3 are the darkest, whatever the diagonal holds.
+    # Nine 9s read as 3 are the darkest; the diagonal does not matter.
     assert (wrong.zmin, wrong.zmax) == (0, 9)
     (frame,) = figure.layout.shapes
     assert (frame.x0, frame.x1, frame.y0, frame.y1) == (2.5, 3.5, 6.5, 7.5)

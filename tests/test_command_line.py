@@ -158,7 +158,7 @@ def without_times(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, RunRecord]:
-    """A training of three epochs that nobody has interrupted."""
+    """A training of three epochs without interruption."""
     folder = tmp_path_factory.mktemp("runs")
     training = Training(*SMALL, "--seed", "7", "--epochs", "3", "--runs-dir", str(folder), "--name", "Mine  alone")
     assert training.end() == 0, training.errors

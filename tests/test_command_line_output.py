@@ -47,7 +47,7 @@ def redirected(redirection: str, *arguments: str) -> tuple[int, str, str]:
 
 
 def piped(*arguments: str) -> tuple[int, str]:
-    """Exit status and error stream of a command whose output is a pipe that nobody reads."""
+    """Exit status and error stream of a command whose output is a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -131,7 +131,7 @@ def test_no_control_character_reaches_the_terminal(tmp_path: Path, capsys: pytes
     folder.mkdir()
     (folder / f"{CONTROLS}{SUFFIX}").write_text("no run")
     recipe = json.dumps({CONTROLS: 1})
-    told = [
+    cases = [
         ["describe", f"4 {CONTROLS}"],
         ["train", "2 10 A", "--recipe", CONTROLS],
         ["train", "2 10 A", "--recipe", recipe],
@@ -141,7 +141,7 @@ def test_no_control_character_reaches_the_terminal(tmp_path: Path, capsys: pytes
         ["train", "--resume", "run-1", "--runs-dir", str(folder)],
         ["predict", str(folder / "none.png"), "--checkpoint", CONTROLS],
     ]
-    for arguments in told:
+    for arguments in cases:
         assert main(arguments) in (1, 2)
         printed = "".join(capsys.readouterr())
         assert printed.replace("\n", "").isprintable()

@@ -287,7 +287,7 @@ def show_figure(tab: Page, figure: dict[str, Any], keep: bool = False, **changes
 
 
 def drawn(tab: Page, count: int = 1) -> list[dict[str, Any]]:
-    """The figures that were drawn, once there are so many."""
+    """The figures that were drawn, as soon as there are `count`."""
     tab.wait_for_function(f"() => window.drawn.length >= {count}")
     found: list[dict[str, Any]] = tab.evaluate("() => window.drawn")
     return found

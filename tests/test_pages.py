@@ -758,7 +758,7 @@ def test_a_run_that_waits_says_how_long_and_does_not_read_digits_yet() -> None:
     until(lambda: running.snapshot().step >= 10)
     press(at, "Start training")
     waiting = next(run for run in run_manager().runs() if run is not running)
-    # The run before it tells its own time; the machine's need not be known.
+    # The previous run gives the time; the machine's own speed is not needed.
     assert re.search(r"Waiting for 1 run to end, about [\d.]+ (s|min)\.", at.get("progress")[0].proto.text)
     options = visit("draw").selectbox(key="reader").options
     assert options[0].startswith(running.identity)
@@ -1057,7 +1057,7 @@ def test_a_set_is_filled_with_photos_and_a_drawing_and_a_network_is_tested_on_it
     at.session_state["drawn"] = mnist.test_images[0]
     at.run()
     assert next(button for button in at.button if button.label == "Add the drawing").disabled
-    # The label of whoever draws counts, and not what it looks like.
+    # The label given by the user counts, not the prediction.
     at.pills(key="drawn_label").set_value(3).run()
     press(at, "Add the drawing")
     digits = digit_sets.load("My class")

@@ -1,4 +1,4 @@
-"""Several processes on one folder of runs: each run has one writer, whatever happens to them."""
+"""Several processes on one folder of runs: each run has one writer, also when processes are killed."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def paused_runs() -> tuple[Path, ...]:
 class Folder(RuleBasedStateMachine):
     """Two processes on one folder do anything to its runs, in any order, and are killed at any moment.
 
-    No step that was saved is lost, no run is trained unlisted or twice, no slot is held by nobody, and what is refused
-    is refused for a reason.
+    No step that was saved is lost, no run is trained unlisted or twice, no dead process holds a slot, and every refusal
+    has a reason.
     """
 
     def __init__(self) -> None:

@@ -60,7 +60,7 @@ TEXT = "4 M 8 M 10 A"
 
 
 def trained(data: Dataset, identity: str, recipe: Recipe, steps: int) -> RunRecord:
-    """A run as it would stand after so many batches."""
+    """A run after `steps` steps."""
     history, training = History(), Trainer(parse(TEXT), recipe, data)
     while training.step < steps:
         event = next(training)
@@ -166,7 +166,7 @@ class Executed:
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor], dict[str, Tensor]], None]) -> None:
-    """As whoever knows the format would write it, digest and all: details, weights and the rest may be changed."""
+    """Rewrite a file in its own format, with a valid digest, after a change of details, weights or other tensors."""
     checkpoint = checkpoints.load(path)
     details, weights, extra = (dict(part) for part in (checkpoint.details, checkpoint.weights, checkpoint.extra))
     change(details, weights, extra)
@@ -501,7 +501,7 @@ def test_what_killed_processes_had_begun_to_write_is_removed(record: RunRecord, 
     # In a container, a restarted server has the number that the killed one had.
     for pid in ("4194303", str(os.getpid()), "not-a-number"):
         (tmp_path / f".{path.name}.{pid}").write_bytes(b"half a file")
-    (tmp_path / ".hidden").write_text("somebody's own")
+    (tmp_path / ".hidden").write_text("another file")
     remove_unfinished(tmp_path)
     assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {path.name, ".hidden"}
 

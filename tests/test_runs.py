@@ -39,7 +39,7 @@ COLUMNS = ("train_loss", "train_accuracy", "learning_rate")
 
 
 def reaches(run: Run, step: int) -> None:
-    """Wait until it has made so many steps, or has ended."""
+    """Wait until the run has made `steps` steps, or has ended."""
     until(lambda: run.snapshot().step >= step or not run.active)
 
 
@@ -49,14 +49,14 @@ def inactive(run: Run) -> None:
 
 
 def unloaded(manager: RunManager, run: Run) -> None:
-    """Let so many runs end after it that it is forgotten."""
+    """Let enough other runs end for the run to be unloaded."""
     for _ in range(MAX_LOADED_RUNS):
         ended(manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=500)))
     until(lambda: run.weights is None)
 
 
 def ended(run: Run) -> RunStatus:
-    """Wait until nobody trains it."""
+    """Wait until the run is not in training."""
     until(lambda: not run.active)
     assert run.wait(30)
     return run.snapshot()

@@ -43,7 +43,7 @@ sys.exit(main())
 
 @dataclass(frozen=True)
 class Wait:
-    """A command that waits, and a function that tells whether it does."""
+    """A command that waits, and a function that returns whether it does."""
 
     command: list[str]
     waits: Callable[[subprocess.Popen[bytes], Path], bool]
@@ -105,7 +105,7 @@ def interrupted(wait: Wait, folder: Path, number: signal.Signals) -> tuple[float
         assert process.poll() is None, process.stderr and process.stderr.read()
         sent = time.monotonic()
         process.send_signal(number)
-        # Nobody reads its output meanwhile.
+        # Its output is not read meanwhile.
         status = process.wait(timeout=PATIENCE)
         taken = time.monotonic() - sent
         assert process.stderr

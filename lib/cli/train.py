@@ -348,6 +348,6 @@ def _end_sentence(event: Event, recipe: Recipe) -> str:
         case "stopped" if path:
             return f"Stopped at step {event['step']:,}. {kept}\nGo on: python -m lib train --resume {shlex.quote(path)}"
         case "failed" if path:
-            # What made the loss no number is in the weights: they were not kept.
+            # A diverged run keeps no weights: they are the reason of the divergence.
             return f"Failed at step {event['step']:,}. Its curves up to there: {path}"
     return f"{event['status'].capitalize()} at step {event['step']:,}. {kept}"

@@ -47,7 +47,7 @@ class LayerAnalysis:
 
     @property
     def unused_note(self) -> str | None:
-        """How many output positions the logits depend on, or None if it is all of them."""
+        """Return how many output positions the logits depend on, or None if it is all of them."""
         side = self.output_shape[1]
         return f"{self.used**2} of {side**2} positions used" if self.used < side else None
 

@@ -15,9 +15,9 @@ CLASSES = 10
 INPUT_SHAPE = (1, 28, 28)
 MAX_CHANNELS = 2048
 MAX_LAYERS = 64
-# Of kernel sizes, strides, dilations and paddings.
+# Limit of kernel sizes, strides, dilations and paddings.
 MAX_KERNEL = 28
-# In percent.
+# Percent.
 MAX_DROPOUT = 90
 
 Shape: TypeAlias = tuple[int, int, int]

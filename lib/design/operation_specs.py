@@ -65,7 +65,7 @@ class OnnxNode:
 
 @dataclass(frozen=True)
 class OperationSpec:
-    """What one kind of operation is.
+    """The description of one kind of operation.
 
     - `module`: arguments of the torch.nn class of the same name.
     - `onnx`: the operator that does the same in a trained network.

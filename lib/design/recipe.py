@@ -211,8 +211,8 @@ class Recipe:
             1,
             label="Patience, epochs",
             schedules=("step", "plateau"),
-            help="“step” lowers the learning rate every so many epochs, “plateau” when the validation loss has not "
-            "improved for more epochs than this.",
+            help="“step” lowers the learning rate each time after this number of epochs, “plateau” when the "
+            "validation loss has not improved for more epochs than this.",
         ),
     )
     validation: Validation = field(
@@ -284,14 +284,14 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
-    """The recipe of values by key. Raises RecipeError for values that are not allowed."""
+    """Return the recipe with the given values by key. Raises RecipeError for values that are not allowed."""
     augmentation = Augmentation(**{spec.name: values[spec.key] for spec in _AUGMENTATION_FIELDS})
     own = {spec.name: values[spec.key] for spec in FIELDS if not spec.in_augmentation}
     return Recipe(**own, augmentation=augmentation)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, losses: Sequence[float] = ()) -> float:
-    """What the schedule asks for in `step`, counted from 0; `losses` are those of the epochs measured before it."""
+    """Return the learning rate of `step`, from 0; `losses` are the validation losses of the epochs before it."""
     peak = recipe.learning_rate
     match recipe.schedule:
         case "constant":
@@ -302,7 +302,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, losses: Seque
             return peak * recipe.gamma ** _plateaus(losses, recipe.patience)
         case "one-cycle":
             steps = steps_per_epoch * recipe.epochs
-            # One step more than there are, as if the schedule were also asked after the last batch.
+            # torch's OneCycleLR counts one step more, because it is advanced after the last batch too.
             turn = PCT_START * (steps + 1) - 1
             if step <= turn:
                 return _cosine(peak / DIV_FACTOR, peak, step / turn)
@@ -314,7 +314,7 @@ def _cosine(start: float, end: float, part: float) -> float:
 
 
 def _plateaus(losses: Sequence[float], patience: int) -> int:
-    """How often the loss has stood still, as torch's ReduceLROnPlateau counts."""
+    """Return the number of plateaus of the loss, as torch's ReduceLROnPlateau counts them."""
     best, waited, plateaus = math.inf, 0, 0
     for loss in losses:
         if loss < best * (1 - PLATEAU_THRESHOLD):
@@ -328,7 +328,7 @@ def _plateaus(losses: Sequence[float], patience: int) -> int:
 
 @dataclass(frozen=True)
 class RecipePreset:
-    """A way to train; with a `network`, in the notation, where it is told of that one alone."""
+    """A named recipe; if `network` (notation) is given, the preset is meant for that network only."""
 
     title: str
     recipe: Recipe
@@ -399,12 +399,12 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 
 
 def to_json(recipe: Recipe) -> str:
-    """A JSON object with one key for each field; `from_json` reads it."""
+    """Return the recipe as a JSON object with one key for each field; `from_json` is the inverse."""
     return json.dumps(json_values(recipe), sort_keys=True)
 
 
 def json_values(recipe: Recipe) -> dict[str, Any]:
-    """What `to_json` writes, as a dict."""
+    """Return the recipe as a dict with the keys of its JSON form."""
     values = {spec.json_key: spec.get(recipe) for spec in FIELDS if not spec.in_augmentation}
     return {**values, "augmentation": asdict(recipe.augmentation)}
 

@@ -419,7 +419,7 @@ def _norm_input_grad(g, x, y, count, g_scale, x_scale, constant):
 
 @_compiled
 def _relu_norm_input_grad(g, x, y, count, g_scale, x_scale, constant):
-    """As `_norm_input_grad`, and 0 where x, the output of a ReLU, is 0."""
+    """Like `_norm_input_grad`, and 0 where x, the output of a ReLU, is 0."""
     for i in range(count):
         value = g_scale * g[i] + x_scale * x[i] + constant
         y[i] = value if x[i] > 0 else np.float32(0)

@@ -24,7 +24,7 @@ from lib.text.formatting import gigabytes
 BATCH = 250
 # Bytes that one forward pass, or one analysis on the Inspect page, may take.
 BUDGET = 512 * 2**20
-# To write and read an activation takes about as long as this many multiply-accumulates.
+# Writing and reading an activation takes about as long as this many multiply-accumulates.
 MACS_PER_ACTIVATION = 50
 # Limit of `work` for one image: some seconds on one core.
 MAX_WORK = 10**11
@@ -90,7 +90,7 @@ def require_inference_fits(architecture: Architecture, im2col: bool = False) -> 
 
 @lru_cache(maxsize=256)
 def gradient_batch_size(architecture: Architecture, im2col: bool = False, most: int = BATCH) -> int:
-    """As `batch_size`, for gradients with respect to the images. Raises TooLargeError if one image does not fit."""
+    """Like `batch_size`, for gradients with respect to the images. Raises TooLargeError if one image does not fit."""
     require_inference_fits(architecture, im2col)
     needed = backward_bytes(architecture, 1, im2col)
     if needed > BUDGET:

@@ -158,7 +158,7 @@ class RunManager:
         """Interrupt the training, save it at its last step, and start no other run: the process ends."""
         with self._lock:
             self._closed = True
-        # With `_admission` no run is just being added.
+        # `_admission` waits for a run that is just being added.
         with self._admission, self._lock:
             runs = list(self._runs.values())
         for run in runs:

@@ -194,7 +194,7 @@ def _check_state(record: RunRecord, state: TrainingState, per_epoch: int) -> Non
     expected = _optimizer_shapes(record) if state.step else {}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in state.optimizer.items()} != expected:
         raise ImpossibleValueError("its optimizer's state is not that of its network")
-    # Of the epoch that has no measurement yet.
+    # The steps and images of the epoch that is not complete.
     steps = state.step - len(state.losses) * per_epoch
     images = min(steps * record.recipe.batch_size, history.MAX_IMAGES)
     if (

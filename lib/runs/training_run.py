@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 
 
 class RunError(RuntimeError):
-    """What cannot be done with a run or with the queue, as a sentence with a remedy."""
+    """An action on a run or on the queue that is not possible; the message is a sentence with a remedy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class WeightsCopy:
 
 @dataclass(frozen=True)
 class StopAt:
-    """Where a run pauses: after this step, at the end of this epoch, or, with neither, at the end of the recipe."""
+    """The point at which a run pauses: after this step, at the end of this epoch, or, with neither, at the end of the recipe."""
 
     step: int | None = None
     epoch: int | None = None
@@ -128,7 +128,7 @@ class Run:
         # The record is replaced, not changed, except for its history, which grows during training.
         self._record = record
         self._in_file: frozenset[str] = frozenset()
-        # Whether there is a state to resume from, or nothing was trained yet.
+        # Whether training can start: there is a state to resume from, or nothing was trained yet.
         self._has_start: bool
         self._weights: WeightsCopy | None
         self._weight_history: tuple[WeightsCopy, ...]

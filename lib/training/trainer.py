@@ -309,7 +309,7 @@ class Trainer(Iterator[Event]):
         self.network.eval()
         loss_sum, correct, seen = 0.0, 0, 0
         for batch, batch_labels in _batches(self.network, images, labels):
-            # Not around the yield: inference_mode belongs to the thread, and the caller must not run in it.
+            # inference_mode belongs to the thread: it must end before the yield, or the caller would run in it.
             with torch.inference_mode():
                 logits = self.network(normalize(batch))
                 loss_sum += F.cross_entropy(logits, batch_labels, reduction="sum").item()

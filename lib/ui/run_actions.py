@@ -19,7 +19,7 @@ from lib.ui.run_text import origin_text, started_text
 
 Action: TypeAlias = Literal["pause", "stop", "resume", "step", "epoch", "learning rate", "rename", "delete"]
 
-# What the dialog calls an action on a run of another owner.
+# Names of the actions in the dialog about a run of another owner.
 CONFIRMATIONS: dict[Action, str] = {
     "pause": "Pause anyway",
     "stop": "Stop anyway",

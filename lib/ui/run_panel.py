@@ -106,7 +106,7 @@ def _curves_panel(run: Run, reference: Run | None) -> None:
 
 
 def _outcome(run: Run, status: RunStatus) -> None:
-    """How a run that is not active has ended or where it is paused."""
+    """Say how a run that is not active has ended, or where it is paused."""
     match status.status:
         case "failed":
             st.error(escaped(f"{status.message} The curves up to that point are kept below."), icon=":material/error:")
