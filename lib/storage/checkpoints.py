@@ -191,7 +191,7 @@ def quarantine(path: Path, folder: Path) -> Path:
 def network(checkpoint: Checkpoint) -> Network:
     """Return the network in eval mode; it shares the checkpoint's weights. Raises CheckpointError if there are none."""
     if not checkpoint.weights:
-        raise CheckpointError(f"The run {checkpoint.summary.title} has no weights: it ended before it had learnt.")
+        raise CheckpointError(f"The run {checkpoint.summary.title} has no weights: it ended before its first batch.")
     return assembled(checkpoint.summary.architecture, checkpoint.weights)
 
 
