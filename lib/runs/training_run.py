@@ -102,7 +102,7 @@ class WeightsCopy:
 
 @dataclass(frozen=True)
 class StopAt:
-    """The point at which a run pauses: after a step, at the end of an epoch or, with neither, at the end of the recipe."""
+    """The point at which a run pauses: after a step, at the end of an epoch or at the end of the recipe."""
 
     step: int | None = None
     epoch: int | None = None
