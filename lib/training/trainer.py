@@ -202,7 +202,7 @@ class Trainer(Iterator[Event]):
     def _run(self) -> Generator[Event, None, None]:
         while self.epochs_done < self.recipe.epochs:
             yield from self._train_epoch(self.epochs_done + 1)
-            yield from self._measure_epoch(self.epochs_done + 1)
+            yield from self._evaluate_epoch(self.epochs_done + 1)
 
     def _train_epoch(self, epoch: int) -> Generator[Event, None, None]:
         recipe, images, labels = self.recipe, self._data.train_images, self._data.train_labels
@@ -280,13 +280,13 @@ class Trainer(Iterator[Event]):
                 buffer.copy_(old)
             raise
 
-    def _measure_epoch(self, epoch: int) -> Generator[Event, None, None]:
-        """Evaluate the validation set, and after the last epoch the test set if that is another one."""
+    def _evaluate_epoch(self, epoch: int) -> Generator[Event, None, None]:
+        """Evaluate the validation set, and after the last epoch the test set if it is a different one."""
         data, count = self._data, len(self._data.train_images)
-        loss, accuracy = yield from self._measure(data.validation_images, data.validation_labels, epoch)
+        loss, accuracy = yield from self._evaluate(data.validation_images, data.validation_labels, epoch)
         test_accuracy = accuracy if self.recipe.validation == "test" else None
         if test_accuracy is None and epoch == self.recipe.epochs:
-            _, test_accuracy = yield from self._measure(data.test_images, data.test_labels, epoch)
+            _, test_accuracy = yield from self._evaluate(data.test_images, data.test_labels, epoch)
         totals, self._sums = self._sums, RunningTotals()
         self._losses.append(loss)
         yield EpochMetrics(
@@ -302,7 +302,7 @@ class Trainer(Iterator[Event]):
             count / totals.seconds,
         )
 
-    def _measure(
+    def _evaluate(
         self, images: Tensor, labels: Tensor, epoch: int
     ) -> Generator[EvaluationProgress, None, tuple[float, float]]:
         """Evaluate images, uint8 (N, 28, 28): yields progress, returns the mean loss and the accuracy, 0 to 1."""
