@@ -52,7 +52,7 @@ def recipe_presets(recipe: Recipe | None, text: str) -> None:
     preset = next((p for p in RECIPES if p.recipe == recipe and p.network in (None, text)), None)
     st.session_state.recipe = preset.title if preset else None
     preset_pills("Start from", [preset.title for preset in RECIPES], key="recipe", on_change=load_preset)
-    st.caption(preset.story if preset else "A custom recipe.")
+    st.caption(preset.description if preset else "A custom recipe.")
 
 
 def fork_notice(text: str, recipe: Recipe | None) -> None:

@@ -96,7 +96,7 @@ def test_design_train_and_draw_from_end_to_end(page: Page, url: str) -> None:
     go(page, TRAIN)
     expect(net(page)).to_have_value("4 4 10 M 12 12 16 M 20v 10v A")
     page.get_by_text("One epoch", exact=True).click()
-    expect(page.get_by_text("the shortest honest training")).to_be_visible()
+    expect(page.get_by_text("the shortest complete training")).to_be_visible()
     start(page)
     expect(page.locator(".live-figure .main-svg").first).to_be_visible(timeout=60_000)
     before = page.get_by_text(re.compile(rf"step {step(page):,} of"))

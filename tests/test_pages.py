@@ -153,7 +153,7 @@ def test_every_preset_loads_with_its_story(preset: object) -> None:
     at.pills(key="preset").set_value(preset.title).run()  # type: ignore[attr-defined]
     assert not at.exception
     assert at.text_input(key="net").value == preset.text  # type: ignore[attr-defined]
-    assert preset.story in words(at)  # type: ignore[attr-defined]
+    assert preset.description in words(at)  # type: ignore[attr-defined]
 
 
 def test_wide_fields_are_marked_and_the_assignments_comments_corrected() -> None:

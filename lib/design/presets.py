@@ -11,7 +11,7 @@ class Preset:
 
     title: str
     text: str
-    story: str
+    description: str
 
 
 PRESETS = (
@@ -23,18 +23,18 @@ PRESETS = (
     Preset(
         "The answer, as its table reads",
         "4 4 8 M 12 12 16v M 20 10v A3s2",
-        "The same 9,274 parameters, but convolution 6 is unpadded instead of convolution 7, and the last pool reads "
+        "The same 9,274 parameters, but convolution 6 is unpadded instead of convolution 7, and the last pool uses "
         "only 9 of the 16 positions below it.",
     ),
     Preset(
         "The starting network",
         "32n 64n M 128n 256n M 512vn 1024vn 10v",
-        "6,379,786 parameters: where the course began. Most of them sit in one layer.",
+        "6,379,786 parameters: the network that the course starts from. Most of them are in one layer.",
     ),
     Preset(
         "A quarter of the budget",
         "4 4 8 M 8 8 8 M 8v 10v A",
-        "3,646 parameters: depth kept, width cut.",
+        "3,646 parameters: the same depth with fewer channels.",
     ),
     Preset(
         "A fully connected head",

@@ -332,7 +332,7 @@ class RecipePreset:
 
     title: str
     recipe: Recipe
-    story: str
+    description: str
     network: str | None = None
 
 
@@ -341,18 +341,18 @@ RECIPES = (
     RecipePreset(
         "Quick",
         Recipe("AdamW", 0.015, "one-cycle", 5, 64, 0.01, Augmentation(5, 0.04, 0.04), unaugmented_epochs=1),
-        "AdamW, one-cycle, 5 epochs, every image moved a little but in the last: good while the class watches.",
+        "AdamW, one-cycle, 5 epochs, augmentation in all but the last: fast enough to watch in class.",
     ),
-    RecipePreset("One epoch", Recipe(epochs=1), "One pass over the 60,000 images: the shortest honest training."),
+    RecipePreset("One epoch", Recipe(epochs=1), "One pass over the 60,000 images: the shortest complete training."),
     RecipePreset(
         "Thorough",
         Recipe("AdamW", 0.02, "one-cycle", 19, 128, 0.01, Augmentation(10, 0.07, 0.1)),
-        "AdamW, one-cycle, 19 epochs, every image turned, shifted and zoomed a little.",
+        "AdamW, one-cycle, 19 epochs, every image rotated, shifted and scaled slightly.",
     ),
     RecipePreset(
         "Thorough, small network",
         Recipe("AdamW", 0.02, "one-cycle", 19, 128, 0.01, Augmentation(7, 0.04, 0.05)),
-        "As Thorough, with milder augmentation: a small network has no room to learn what it will not meet.",
+        "Like Thorough, with weaker augmentation: a small network cannot also learn distortions that do not occur.",
     ),
     RecipePreset(
         "For drawings",
@@ -367,33 +367,33 @@ RECIPES = (
             outlier_ratio=0.4,
             synthetic_ratio=0.8,
         ),
-        "Strokes of any thickness and slant, digits in other hands, letters and scribbles to be unsure of. All that "
-        "takes more parameters than the exercise allows.",
+        "Strokes of any width and slant, synthetic digits, and letters and scribbles as outliers. This takes more "
+        "parameters than the exercise allows.",
         "8 16 M 32 32 M 64v 10v A",
     ),
     RecipePreset(
         "The assignment",
         _ASSIGNMENT,
-        "Adam at 0.001, a tenth of that once the loss stands still, 19 epochs: the course exercise's own recipe.",
+        "Adam at 0.001, a tenth of that when the loss no longer improves, 19 epochs: the recipe of the exercise.",
         "4 4 8 M 12 12 16 M 20v 10v A",
     ),
     RecipePreset(
         "No scheduler",
         replace(_ASSIGNMENT, schedule="constant"),
-        "The assignment's recipe with its learning rate left at 0.001 throughout: what the schedule is worth.",
+        "The assignment's recipe with a constant learning rate of 0.001, to show what the schedule contributes.",
         "4 4 8 M 12 12 16 M 20v 10v A",
     ),
     RecipePreset(
         "No batch norm",
         _ASSIGNMENT,
-        "The assignment's recipe and its network without batch norm: what the norm is worth.",
+        "The assignment's recipe and its network without batch norm, to show what the norm contributes.",
         "4n 4n 8n M 12n 12n 16n M 20vn 10v A",
     ),
 )
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """The changes from one recipe to another, such as "learning rate 0.02 → 0.1"."""
+    """Return the changes from one recipe to another, such as "learning rate 0.02 → 0.1"."""
     changed = [(spec.noun, spec.get(old), spec.get(new)) for spec in FIELDS if spec.get(old) != spec.get(new)]
     return [f"{noun} {number_text(before)} → {number_text(after)}" for noun, before, after in changed]
 

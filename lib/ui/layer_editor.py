@@ -15,11 +15,11 @@ MAX_UNDO = 50
 
 
 def network_presets(preset: Preset | None, *, guessing: bool) -> None:
-    """Show the presets, with `preset` selected and its story below."""
+    """Show the presets, with `preset` selected and its description below."""
     st.session_state.preset = preset.title if preset else None
     preset_pills("Start from", [preset.title for preset in PRESETS], key="preset", on_change=_load_preset)
     if not guessing:
-        st.caption(preset.story if preset else "A custom network.")
+        st.caption(preset.description if preset else "A custom network.")
 
 
 def undo_button() -> None:
