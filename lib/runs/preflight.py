@@ -21,6 +21,7 @@ from lib.nn.memory import batch_size, forward_bytes, workspace
 from lib.nn.network import uses_im2col
 from lib.storage.checkpoints import MAX_BYTES
 from lib.text.formatting import gigabytes
+from lib.training.optimizers import OPTIMIZER_SPECS
 from lib.training.time_estimate import TRAIN_IMAGES
 from lib.training.trainer import held_out
 
@@ -83,7 +84,7 @@ def training_memory(architecture: Architecture, recipe: Recipe) -> dict[str, int
     more), the calibration that runs beside the training, and a constant.
     """
     weights = 4 * analyze(architecture).num_params
-    kept = (2 if recipe.optimizer == "SGD" else 3) * weights
+    kept = (1 + len(OPTIMIZER_SPECS[recipe.optimizer].moments)) * weights
     synthetic = round(recipe.synthetic_ratio * recipe.batch_size)
     outliers = round(recipe.outlier_ratio * recipe.batch_size)
     images, eval_images = recipe.batch_size + synthetic + outliers, batch_size(architecture)
@@ -145,9 +146,10 @@ def _module_bytes(architecture: Architecture, images: int) -> int:
 
 
 def _checkpoint_bytes(analysis: NetworkAnalysis, recipe: Recipe, images: int) -> int:
-    """Return the size of a run's file: weights, two moments, three curves, and a reserve for metadata."""
+    """Return the size of a run's file: weights, moments, three curves, and a reserve for metadata."""
     steps = recipe.epochs * math.ceil(images / recipe.batch_size)
-    return 4 * 3 * analysis.num_params + 8 * 3 * steps + 100_000
+    moments = len(OPTIMIZER_SPECS[recipe.optimizer].moments)
+    return 4 * (1 + moments) * analysis.num_params + 8 * 3 * steps + 100_000
 
 
 def _free_bytes(folder: Path) -> int | None:

@@ -19,6 +19,7 @@ from lib.storage.checkpoints import Checkpoint
 from lib.text.untrusted_text import visible
 from lib.training import history
 from lib.training.history import History, ImpossibleValueError
+from lib.training.optimizers import OPTIMIZER_SPECS
 from lib.training.trainer import RunningTotals, TrainingState
 
 Status: TypeAlias = Literal[
@@ -226,14 +227,13 @@ def is_finite(state: TrainingState) -> bool:
 
 def _optimizer_shapes(record: RunRecord) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Return the shape and type of each tensor that the recipe's optimizer keeps, named as in `TrainingState`."""
-    moments = ("momentum_buffer",) if record.recipe.optimizer == "SGD" else ("exp_avg", "exp_avg_sq")
+    spec = OPTIMIZER_SPECS[record.recipe.optimizer]
     shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
     with torch.device("meta"):
         parameters = list(build(record.architecture).parameters())
     for number, parameter in enumerate(parameters):
-        shapes |= {f"{number}.{name}": (parameter.shape, parameter.dtype) for name in moments}
-        if "exp_avg" in moments:
-            shapes[f"{number}.step"] = (torch.Size(), torch.float32)
+        shapes |= {f"{number}.{name}": (parameter.shape, parameter.dtype) for name in spec.moments}
+        shapes |= {f"{number}.{name}": (torch.Size(), torch.float32) for name in spec.scalars}
     return shapes
 
 

@@ -31,8 +31,8 @@ from lib.design.layers import Architecture
 from lib.design.recipe import Recipe, learning_rate
 from lib.nn.fast_path import fast_path
 from lib.nn.network import Dropout, Network, build, eval_batch_size
+from lib.training.optimizers import OPTIMIZER_SPECS
 
-MOMENTUM = 0.9
 HELD_OUT = 5_000
 # Weight of the outlier loss (Hendrycks et al. 2019, section 3).
 OUTLIER_WEIGHT = 0.5
@@ -150,7 +150,7 @@ class Trainer(Iterator[Event]):
         self._losses: list[float] = []
         self._sums = RunningTotals()
         self.network.to(device).to(memory_format=torch.channels_last)
-        self._optimizer = _optimizer(self.network, recipe)
+        self._optimizer = OPTIMIZER_SPECS[recipe.optimizer].build(self.network.parameters(), recipe)
         if state:
             self._restore(state)
         self._forward = _training_pass(self.network, architecture, device)
@@ -408,14 +408,3 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _batches(network: Network, images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     count = eval_batch_size(network.architecture)
     return zip(torch.split(images, count), torch.split(labels, count), strict=True)
-
-
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters, rate, decay = network.parameters(), recipe.learning_rate, recipe.weight_decay
-    match recipe.optimizer:
-        case "SGD":
-            return torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=decay, nesterov=True, fused=True)
-        case "Adam":
-            return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
-        case "AdamW":
-            return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
