@@ -139,7 +139,7 @@ def resume_or_start(page: Page, server: Server, records: dict[str, RunRecord]) -
     if interrupted:
         visit(page, f"{server.url}/train?run={interrupted.identity}")
         step = f"{interrupted.history.steps:,}"
-        expect(page.get_by_text(f"It was saved at step {step}:")).to_be_visible()
+        expect(page.get_by_text(f"It was saved at step {step}.")).to_be_visible()
         page.get_by_role("button", name="Resume").click()
         expect(page.get_by_role("button", name="Pause")).to_be_visible()
         return interrupted.identity

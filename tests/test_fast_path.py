@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -39,6 +39,10 @@ def plain_networks(draw: st.DrawFn) -> Architecture:
         return parse("4 M 10 A")
 
 
+# Mean of a channel in standard deviations, beyond which its norm loses too many digits to compare single precision.
+MAX_CONDITION = 20
+
+
 def stock(network: nn.Sequential) -> nn.Sequential:
     """The same weights in torch's own modules."""
     modules = [
@@ -52,7 +56,6 @@ def stock(network: nn.Sequential) -> nn.Sequential:
 
 @settings(max_examples=60)
 @given(plain_networks(), st.integers(2, 40), st.integers(0, 1000))
-@example(parse("1 1 1n 1 10 A"), 2, 39)
 def test_outputs_gradients_and_running_statistics_are_those_of_torch(
     architecture: Architecture, images: int, seed: int
 ) -> None:
@@ -65,14 +68,25 @@ def test_outputs_gradients_and_running_statistics_are_those_of_torch(
     assert error <= 3e-2 + 10 * torch_error
 
 
+def condition(network: nn.Sequential, x: Tensor) -> float:
+    """Return the largest mean of a channel before a norm, in standard deviations of the channel."""
+    ratios, network = [0.0], copy.deepcopy(network)
+    with torch.no_grad():
+        for module in network:
+            if isinstance(module, nn.BatchNorm2d):
+                ratios.append(float((x.mean((0, 2, 3)).abs() / (x.var((0, 2, 3)) + module.eps).sqrt()).max()))
+            x = module(x)
+    return max(ratios)
+
+
 def gradient_errors(
     network: nn.Sequential, images: int, generator: torch.Generator, batches: int = 1
 ) -> tuple[float, float]:
     """Train on some batches; return the largest relative error of a parameter's gradient in the last one.
 
     First that of the fast path, then that of torch's modules in single precision, both against torch in double
-    precision: a norm of almost constant values makes rounding errors large. If the mean of a map is a hundred times its
-    standard deviation, the fast path's outputs have relative errors of up to 3e-4.
+    precision: a norm of almost constant values makes rounding errors large. Draws with a mean of more than
+    MAX_CONDITION standard deviations are not used.
 
     In one draw out of five, rounding changes the sign of a ReLU's input or the argmax of a max-pool where two values
     are almost equal, and the gradient differs on any machine, also with torch alone. A defect shows in every draw and
@@ -89,14 +103,15 @@ def gradient_errors(
         x = torch.randn(images, 1, 28, 28, generator=generator)
         for some in (network, single, reference):
             some.zero_grad()
+        assume(condition(reference, x.double()) <= MAX_CONDITION)
         logits, rounded, expected = forward(x), single(x), reference(x.double())
         weights = torch.randn(expected.shape, generator=generator)
         # The loss is smooth in the logits, so that rounding changes it little.
         for answer in (logits, rounded, expected):
             (answer * weights).sum().backward()
-        assert excess(logits, rounded, expected) <= 1e-3
+        assert excess(logits, rounded, expected) <= 1e-4
     for name, buffer in network.named_buffers():
-        assert excess(buffer, single.state_dict()[name], reference.state_dict()[name]) <= 1e-3, name
+        assert excess(buffer, single.state_dict()[name], reference.state_dict()[name]) <= 1e-4, name
     ours, theirs = (
         max(
             relative_error(parameter.grad, exact.grad)

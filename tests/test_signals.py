@@ -131,7 +131,9 @@ def test_a_signal_ends_a_training_within_a_second_during_any_wait(what: str, tmp
             assert b"was stopped and saved, but its output was not read to the end." in errors
         if what in ("a batch", "the images"):
             assert [record.history.steps for record in records] == [0]
-            assert b"had not stopped in time and was ended: it is as it was last saved." in errors
+            ended = b"had not stopped in time and was ended: it is as it was last saved." in errors
+            # If a convolution happens to end in time, the training stops between two modules, as usual.
+            assert ended or (what == "a batch" and [record.status for record in records] == ["stopped"])
         # A busy machine may take longer, but not three times in a row.
         if taken < 1:
             return
