@@ -130,7 +130,7 @@ def test_no_run_has_more_steps_than_its_recipe_has_images_for(record: RunRecord,
     """Batches of 100, of 60,000 images at most."""
     begun = replace(record, history=History(), state=None)
     assert load(save(replace(begun, steps_total=3 * 600), tmp_path)).steps_total == 1800
-    with pytest.raises(CheckpointError, match="its recipe has other steps"):
+    with pytest.raises(CheckpointError, match="its number of steps does not match its recipe"):
         load(save(replace(begun, steps_total=3 * 601), tmp_path))
 
 

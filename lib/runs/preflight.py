@@ -96,8 +96,8 @@ def training_memory(architecture: Architecture, recipe: Recipe) -> dict[str, int
     other = max(batch, evaluation)
     calibrates = affordable(architecture, LIVE_IMAGES) == LIVE_IMAGES
     return {
-        # Four copies of network and moments: the kept state, two copies while it is written, gradients. Two of the
-        # weights: those published last and before.
+        # Gradients; network and moments four times: in training, in the kept state, and two copies while that is
+        # written; and the weights published last and before.
         "its weights, with gradients, moments and copies": weights + 4 * kept + 2 * weights,
         "the outputs of a batch and their gradients": step,
         # The fast path keeps its workspace between steps; torch's modules free it.

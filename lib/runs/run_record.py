@@ -177,24 +177,24 @@ def _check(record: RunRecord) -> None:
     per_epoch, rest = divmod(record.steps_total, recipe.epochs)
     most = math.ceil(history.MAX_IMAGES / recipe.batch_size)
     if rest or per_epoch > most or past.steps > record.steps_total or len(past.epochs) > recipe.epochs:
-        raise ImpossibleValueError("its recipe has other steps")
+        raise ImpossibleValueError("its number of steps does not match its recipe")
     for number, epoch in enumerate(past.epochs, 1):
         # Held-out images leave the test images for the end of the final epoch.
         tested = recipe.validation == "test" or number == recipe.epochs
         if epoch.step != number * per_epoch or (epoch.test_accuracy is not None) != tested:
-            raise ImpossibleValueError(f"its recipe has another epoch {number}")
+            raise ImpossibleValueError(f"epoch {number} does not match its recipe")
     if state:
         _check_state(record, state, per_epoch)
     finished = state is not None and len(past.epochs) == recipe.epochs
     if (record.status == "finished" and not finished) or (record.status == "failed" and record.message is None):
-        raise ImpossibleValueError(f"no {record.status} run is like that")
+        raise ImpossibleValueError(f"its content contradicts its status, {record.status}")
 
 
 def _check_state(record: RunRecord, state: TrainingState, per_epoch: int) -> None:
     past, sums = record.history, state.sums
     expected = _optimizer_shapes(record) if state.step else {}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in state.optimizer.items()} != expected:
-        raise ImpossibleValueError("its optimizer's state is not that of its network")
+        raise ImpossibleValueError("the state of its optimizer does not match its network")
     # The steps and images of the epoch that is not complete.
     steps = state.step - len(state.losses) * per_epoch
     images = min(steps * record.recipe.batch_size, history.MAX_IMAGES)
@@ -207,13 +207,13 @@ def _check_state(record: RunRecord, state: TrainingState, per_epoch: int) -> Non
         or not 0 <= sums.seconds <= history.MAX_SECONDS
         or sums.loss < history.MIN_LOSS * max(images, 1)
     ):
-        raise ImpossibleValueError("no epoch has such sums")
+        raise ImpossibleValueError("the totals of its last epoch are not possible")
     if not state.network or not is_finite(state):
-        raise ImpossibleValueError("no training goes on from its state")
+        raise ImpossibleValueError("its training state is missing or not finite")
     # Losses are compared as text because NaN is not equal to itself.
     losses = tuple(epoch.validation_loss for epoch in past.epochs)
     if (state.step, repr(state.losses)) != (past.steps, repr(losses)):
-        raise ImpossibleValueError("its curves are not those of its weights")
+        raise ImpossibleValueError("its curves and its weights are of different steps")
 
 
 def is_finite(state: TrainingState) -> bool:

@@ -142,8 +142,8 @@ def remove_unfinished(folder: Path) -> None:
 class RunFile:
     """The file of one run, and this process's right to write it.
 
-    In this process the thread that holds `writing` may call the methods, and among processes the one that holds `lock`.
-    `saved` is the path, None before the first save. `error` says why the last attempt to read or write failed.
+    Hold `writing`, and among processes `lock`, to change the file. `load` may be called without them. `saved` is the
+    path, None before the first save. `error` says why the last attempt to read or write failed.
     """
 
     def __init__(self, identity: str, folder: Path) -> None:

@@ -481,13 +481,14 @@ class Run:
                     published = now
                 if isinstance(event, EpochMetrics) or (step_done and now >= self._save_due):
                     self._keep_state(trainer.state())
-                    self._save_when_due()
+                    self._save_in_training()
                 if self._must_leave() or _reached(stop_at, event):
                     break
             trainer.close()
         finally:
-            self._keep_state(trainer.state())
-        if not is_finite(trainer.state()):
+            state = trainer.state()
+            self._keep_state(state)
+        if not is_finite(state):
             raise DivergenceError(
                 f"The weights were no longer numbers after step {trainer.step}. The learning rate is too high for "
                 "this network: try a tenth of it."
@@ -538,7 +539,7 @@ class Run:
             with self._lock:
                 self._record = replace(self._record, state=state)
 
-    def _save_when_due(self) -> None:
+    def _save_in_training(self) -> None:
         started = time.monotonic()
         self.save()
         ended = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -86,16 +86,12 @@ def errors_panel(evaluation: Evaluation) -> None:
 
 def class_panel(evaluation: Evaluation) -> None:
     """Show the accuracy of each digit, as a chart and a table."""
-    chart_place, table_place = st.columns([3, 2], gap="large")
-    with chart_place:
-        live_figure(
-            class_accuracy(evaluation.by_class),
-            key="classes",
-            height=400,
-            tools=False,
-            alt="Accuracy of each digit with its interval; the same numbers are in the table",
-        )
-    table_place.table([_class_row(digit, of) for digit, of in enumerate(evaluation.by_class)], hide_index=True)
+    _chart_and_table(
+        "classes",
+        class_accuracy(evaluation.by_class),
+        [_class_row(digit, of) for digit, of in enumerate(evaluation.by_class)],
+        "Accuracy of each digit with its interval",
+    )
     st.caption(
         "There are only about a thousand images of each digit: if two intervals overlap widely, the digits may not "
         "differ. CI: confidence interval (Wilson 1927)."
@@ -105,20 +101,24 @@ def class_panel(evaluation: Evaluation) -> None:
 def calibration_panel(evaluation: Evaluation) -> None:
     """Show how well confidence and accuracy agree, as a sentence, a reliability diagram and a table."""
     st.markdown(_calibration_text(evaluation))
-    chart_place, table_place = st.columns([3, 2], gap="large")
-    with chart_place:
-        live_figure(
-            reliability(evaluation.calibration),
-            key="calibration",
-            height=400,
-            tools=False,
-            alt="Accuracy over confidence in ten bins; the same numbers are in the table",
-        )
-    table_place.table([_bin_row(of) for of in evaluation.calibration], hide_index=True)
+    _chart_and_table(
+        "calibration",
+        reliability(evaluation.calibration),
+        [_bin_row(of) for of in evaluation.calibration],
+        "Accuracy over confidence in ten bins",
+    )
     st.caption(
         "Below the dashed line the network is overconfident, above it underconfident. Bins with few images have wide "
         "intervals. (Guo et al. 2017)"
     )
+
+
+def _chart_and_table(key: str, figure: str, rows: Sequence[Mapping[str, object]], alt: str) -> None:
+    """Show a figure, with its alternative text, beside the table of its numbers."""
+    chart_place, table_place = st.columns([3, 2], gap="large")
+    with chart_place:
+        live_figure(figure, key=key, height=400, tools=False, alt=f"{alt}; the same numbers are in the table")
+    table_place.table(rows, hide_index=True)
 
 
 def _choose_cell(column: str, row: str) -> None:
