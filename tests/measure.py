@@ -21,6 +21,28 @@ def count_params(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def called_modules(network: nn.Module, x: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """The modules without children in the order in which a forward pass calls them, with their outputs."""
+    found: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: found.append((module, output)))
+        for module in network.modules()
+        if not list(module.children())
+    ]
+    network(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def load_in_order(network: nn.Module, source: nn.Module) -> None:
+    """Copy the tensors of one network into another that has the same ones in the same order under other names."""
+    state = source.state_dict()
+    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+    values = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
+    network.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
+
+
 def accuracy_on(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the accuracy, 0 to 1, on uint8 images (N, 28, 28). Leaves the network in eval mode."""
     network.eval()

@@ -19,7 +19,8 @@ from lib.design.notation import notation, parse
 from lib.design.presets import PRESETS
 from lib.nn.fast_path import fast_path
 from lib.nn.kernels import LANES, zeros
-from lib.nn.network import BatchNorm2d, build
+from lib.nn.modules import BatchNorm2d
+from lib.nn.network import build
 from tests.architectures import architectures
 
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from lib.design.notation import parse
 from lib.design.presets import PRESETS
-from lib.nn.network import BatchNorm2d, Dropout, build
+from lib.nn.modules import BatchNorm2d, Dropout
+from lib.nn.network import build
 from tests.measure import count_params
 
 ARCHITECTURE = parse(PRESETS[0].text)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from hypothesis import given, settings
 
+from lib.design.analysis import analyze, per_layer
 from lib.design.layers import Architecture
 from lib.design.notation import parse
 from lib.design.operations import operations
@@ -21,9 +22,10 @@ LARGEST = "16p28 " * 62 + "10 A"
 @settings(max_examples=100, deadline=None)
 @given(architectures())
 def test_the_text_has_a_one_where_the_set_has_a_member(architecture: Architecture) -> None:
-    steps = list(operations(architecture))
+    steps = operations(architecture)
     sets = dict(zip((step.layer for step in steps), used_positions(steps), strict=True))
-    for layer, view in enumerate(views(architecture)[1:]):
+    layers = [row.layer for row in per_layer(analyze(architecture), architecture).rows]
+    for layer, view in zip(layers, views(architecture)[1:], strict=True):
         if view.shape[1] <= MAX_DRAWN_SIDE:
             assert len(view.used) == len(view.input_masks) == view.shape[1]
             assert [i for i, bit in enumerate(view.used) if bit == "1"] == set_bits(sets[layer])

@@ -33,7 +33,7 @@ def test_every_suffix_is_parsed() -> None:
     assert parse("16k5s2vn 8d2p1b D25 M3s2 A3s1 M 32f 10f").layers == (
         Convolution(16, kernel_size=5, stride=2, padding=0, norm="none"),
         Convolution(8, dilation=2, padding=1, norm="before"),
-        Dropout(25),
+        Dropout(0.25),
         MaxPool(3, 2),
         AveragePool(3, 1),
         MaxPool(),
@@ -48,7 +48,7 @@ def test_every_suffix_is_parsed() -> None:
     [("4", 28), ("4k5", 28), ("4k1", 28), ("4k4", 27), ("4k2", 27), ("4v", 26), ("4k4v", 25), ("4s2", 14)],
 )
 def test_an_odd_kernel_keeps_the_size_and_an_even_one_loses_a_pixel(layer: str, size: int) -> None:
-    first = next(operations(parse(f"{layer} 10 A")))
+    first = operations(parse(f"{layer} 10 A"))[0]
     assert first.output_shape == (4, size, size)
 
 
@@ -73,14 +73,14 @@ def test_presets_are_in_the_canonical_form(preset: object) -> None:
         ("4vp1 10 A", "v and p exclude"),
         ("4nb 10 A", "n and b exclude"),
         ("4k15d3v 10 A", "needs 43×43 pixels"),
-        ("D99 10 A", "from 1 to 90"),
+        ("D99 10 A", "from 0 to 90"),
         ("As2 10 A", "M3s2"),
         ("M M M M M 10 A", "Layer 5"),
         ("4 M", "4 × 14 × 14"),
         ("16 A", "16 × 1 × 1"),
         ("A", "1 × 1 × 1"),
         ("8f 10 A", "fully connected"),
-        ("4 " * 100, "100 layers"),
+        ("4 " * 300, "300 layers"),
         ("__import__('os')", "Token 1"),
         ("٤ 10 A", "Token 1"),
     ],

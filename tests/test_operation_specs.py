@@ -15,42 +15,63 @@ from lib.design.analysis import analyze, per_layer
 from lib.design.fast_path_eligibility import has_fast_path
 from lib.design.layers import (
     CLASSES,
+    Activation,
     Architecture,
     AveragePool,
+    Branch,
     Convolution,
     Dropout,
+    Flatten,
+    Fork,
     FullyConnected,
     GlobalAveragePool,
+    GlobalMaxPool,
+    Join,
     Layer,
     MaxPool,
+    Normalization,
 )
 from lib.design.notation import notation, parse
 from lib.design.operation_specs import SPECS, Square, formula, num_params, value
 from lib.design.operations import OperationKind, operations
 from lib.export.onnx_file import onnx_bytes
 from lib.export.pytorch_source import pytorch_source
+from lib.nn import modules
 from lib.nn.fast_path import fast_path
 from lib.nn.network import build
 from tests.architectures import FIELDS, architectures
-from tests.measure import count_params
+from tests.measure import count_params, load_in_order
 from tests.test_onnx_file import logits
 
 # For each field of each layer a usual and another value.
 VALUES: dict[type[Layer], dict[str, tuple[Any, Any]]] = {
     Convolution: {
         "channels": (4, 6),
-        "kernel_size": (3, 5),
+        "kernel_size": (3, (5, 3)),
         "stride": (1, 2),
         "dilation": (1, 2),
         "padding": (None, 0),
         "norm": ("after", "before"),
+        "activation": (Activation(), Activation("gelu")),
+        "normalization": (Normalization(), Normalization("gn", 2)),
+        "bias": (True, False),
+        "groups": (1, 2),
     },
-    MaxPool: {"kernel_size": (2, 3), "stride": (2, 1)},
-    AveragePool: {"kernel_size": (2, 3), "stride": (2, 1)},
+    MaxPool: {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 1), "ceil_mode": (False, True)},
+    AveragePool: {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 1), "ceil_mode": (False, True)},
     GlobalAveragePool: {},
-    FullyConnected: {"features": (12, 13)},
-    Dropout: {"percent": (10, 20)},
+    GlobalMaxPool: {},
+    Flatten: {},
+    FullyConnected: {"features": (12, 13), "activation": (Activation(), None), "bias": (True, False)},
+    Dropout: {"p": (0.1, 0.2), "whole_channels": (False, True)},
+    Activation: {"name": ("leaky", "elu"), "parameter": (0.1, 0.2)},
+    Normalization: {"name": ("gn", "gbn"), "groups": (2, 4)},
+    Fork: {"join": ("add", "cat")},
+    Branch: {},
+    Join: {},
 }
+# What comes before a layer; the dropout keeps an activation from becoming part of the convolution.
+BEFORE: tuple[Layer, ...] = (Convolution(4), Dropout(0.1))
 
 
 @pytest.mark.parametrize("known", [VALUES, FIELDS], ids=["these tests", "the property tests"])
@@ -68,39 +89,51 @@ def test_no_field_of_a_layer_is_ignored(layer: type[Layer], field: str) -> None:
     head: tuple[Layer, ...] = (Convolution(CLASSES), GlobalAveragePool())
     if layer is FullyConnected:
         head = (FullyConnected(CLASSES),)
-    before, after = (Architecture((some, *head)) for some in (usual, changed))
+    if layer is Fork:
+        head = (Convolution(4, 5), Join(), *head)
+    before, after = (Architecture((*BEFORE, some, *head)) for some in (usual, changed))
+    place = len(BEFORE)
 
     assert parse(notation(after)) == after
     assert notation(before) != notation(after)
-    described = [(design.layers[0].description, per_layer(analyze(design), design).rows) for design in (before, after)]
+    described = [
+        (design.layers[place].description, per_layer(analyze(design), design).rows) for design in (before, after)
+    ]
     assert described[0] != described[1]
-    assert list(map(repr, build(before))) != list(map(repr, build(after)))
+    assert list(map(arguments, build(before))) != list(map(arguments, build(after)))
 
     network = build(after, seed=1)
     x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     expected = network.eval()(x).detach()
     scope: dict[str, Any] = {}
     exec(pytorch_source(after), scope)
-    scope["network"].load_state_dict(network.state_dict())
+    load_in_order(scope["network"], network)
     torch.testing.assert_close(scope["network"].eval()(x), expected)
     # The ONNX file normalizes the pixels itself.
     pixels = (x * 0.3081 + 0.1307).numpy()
     np.testing.assert_allclose(logits(onnx_bytes(after, network.state_dict()), pixels), expected, rtol=1e-3, atol=1e-4)
-    if layer is not Dropout:
+    without_dropout = Architecture(tuple(some for some in after.layers if not isinstance(some, Dropout)))
+    if layer not in (Dropout, Activation, Normalization):
+        after, network = without_dropout, build(without_dropout)
         computed = fast_path(network.train())
         assert has_fast_path(after) == (computed is not None)
         if computed is not None:
             torch.testing.assert_close(computed(x), network(x), rtol=1e-3, atol=1e-4)
 
 
+def arguments(module: nn.Module) -> tuple[object, ...]:
+    # The text of an average pool does not have all of its arguments.
+    return type(module), repr(module), getattr(module, "ceil_mode", None)
+
+
 def test_the_fast_path_declines_a_field_that_it_does_not_know() -> None:
     @dataclass(frozen=True)
-    class Grouped(Convolution):
-        groups: int = 1
+    class Transposed(Convolution):
+        transposed: bool = False
 
     head = (Convolution(CLASSES), GlobalAveragePool())
     assert has_fast_path(Architecture((Convolution(8), *head)))
-    assert not has_fast_path(Architecture((Grouped(8, groups=2), *head)))
+    assert not has_fast_path(Architecture((Transposed(8, transposed=True), *head)))
 
 
 def test_there_is_one_row_for_each_kind_of_operation() -> None:
@@ -111,9 +144,9 @@ def test_there_is_one_row_for_each_kind_of_operation() -> None:
 def test_rows_agree_with_torchs_modules(architecture: Architecture) -> None:
     for operation, module in zip(operations(architecture), build(architecture), strict=True):
         spec = SPECS[operation.kind]
-        assert isinstance(module, getattr(nn, operation.kind))
+        assert isinstance(module, getattr(nn, operation.kind, None) or getattr(modules, operation.kind))
         assert num_params(operation) == count_params(module)
-        assert [name for name in module.state_dict() if name != "num_batches_tracked"] == list(spec.tensors)
+        assert [name for name in module.state_dict() if name != "num_batches_tracked"] == list(spec.tensors(operation))
         assert not (spec.is_view and spec.params(operation))
         assert not spec.is_global or operation.output_shape[1:] == (1, 1)
 

@@ -22,5 +22,9 @@ def _is_covered(layer: Layer) -> bool:
     if isinstance(layer, Convolution):
         # Compared as a whole, so that every field that the kernels do not know must have its default.
         known = Convolution(channels=layer.channels, padding=layer.padding, norm=layer.norm)
-        return layer == known and layer.padding_pixels <= MAX_PADDING and layer.norm != "before"
-    return isinstance(layer, MaxPool | AveragePool | GlobalAveragePool)
+        return layer == known and max(layer.padding_pixels) <= MAX_PADDING and layer.norm != "before"
+    if isinstance(layer, MaxPool | AveragePool):
+        return layer == type(layer)(layer.kernel_size, layer.stride) and all(
+            isinstance(side, int) for side in (layer.kernel_size, layer.stride)
+        )
+    return isinstance(layer, GlobalAveragePool)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data.dataset import normalize
-from lib.design.analysis import analyze
-from lib.design.layers import INPUT_SHAPE, Architecture
+from lib.design.analysis import analyze, layers_with_rows
+from lib.design.layers import ACTIVATIONS, INPUT_SHAPE, Architecture
 from lib.design.operations import Operation, operations
 from lib.design.receptive_field import input_masks, set_bits
 from lib.evaluation.metrics import probabilities
@@ -31,7 +31,7 @@ from lib.nn.memory import (
     require_work,
     work,
 )
-from lib.nn.network import eval_batch_size, torch_threads, uses_im2col
+from lib.nn.network import Network, eval_batch_size, torch_threads, uses_im2col
 from lib.training.trainer import recommended_threads
 
 SIDE = INPUT_SHAPE[1]
@@ -43,6 +43,8 @@ PAGE_MACS = 2 * 10**10
 OCCLUSION_WORK = 4 * 10**11
 # Luo et al., section 3: pixels with at least 1 - 95.45 % of the strongest gradient belong to the field.
 FIELD_THRESHOLD = 1 - 0.9545
+# Modules whose output may be 0 with a gradient of 0.
+CAN_BE_DEAD = frozenset(spec.module for spec in ACTIVATIONS.values() if spec.can_be_dead)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,8 @@ class LayerMaps:
     """The output of a layer for one image: `maps` float (C, H, W), after its ReLU and norm.
 
     `silent` has the indices of the channels whose ReLU is zero at every position; it is empty for a layer without ReLU.
-    `lowest`, `highest` and `side` are those of the original maps; `maps` may have been made smaller.
+    `lowest`, `highest` and `side`, the larger of height and width, are those of the original maps; `maps` may have been
+    made smaller.
     """
 
     layer: int
@@ -62,7 +65,7 @@ class LayerMaps:
 
 
 def activations(
-    network: nn.Module, architecture: Architecture, image: Tensor, max_side: Callable[[int], int] | None = None
+    network: Network, architecture: Architecture, image: Tensor, max_side: Callable[[int], int] | None = None
 ) -> list[LayerMaps]:
     """The output of every layer for one uint8 (28, 28) image.
 
@@ -75,11 +78,11 @@ def activations(
     with torch_threads(recommended_threads(architecture)), torch.inference_mode():
         silent: tuple[int, ...] = ()
         for step, output, ends in _outputs(network, architecture, normalize(image[None])):
-            if step.kind == "ReLU":
+            if step.kind in CAN_BE_DEAD:
                 silent = _zero_channels(output)
             if ends:
                 maps = _as_maps(output)[0]
-                low, high, side = float(maps.min()), float(maps.max()), maps.shape[-1]
+                low, high, side = float(maps.min()), float(maps.max()), max(maps.shape[-2:])
                 if max_side is not None:
                     maps = area_means(maps, max_side(len(maps)))
                 found.append(LayerMaps(step.layer, maps, silent, low, high, side))
@@ -88,11 +91,13 @@ def activations(
 
 
 def area_means(maps: Tensor, side: int) -> Tensor:
-    """Reduce square maps, float (C, H, W), to at most `side` pixels a side; each value is the mean of an area."""
-    return maps if maps.shape[-1] <= side else F.interpolate(maps[None], size=(side, side), mode="area")[0]
+    """Reduce maps, float (C, H, W), to at most `side` pixels a side; each value is the mean of an area."""
+    height, width = maps.shape[-2:]
+    size = (min(height, side), min(width, side))
+    return maps if size == (height, width) else F.interpolate(maps[None], size=size, mode="area")[0]
 
 
-def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor) -> dict[int, tuple[int, ...]]:
+def dead_channels(network: Network, architecture: Architecture, images: Tensor) -> dict[int, tuple[int, ...]]:
     """Return, for each layer with a ReLU, the channels whose ReLU is zero at every position of every image.
 
     Images are uint8 (N, 28, 28); channels count from 0. On these images no gradient reaches the weights of a dead
@@ -103,13 +108,13 @@ def dead_channels(network: nn.Module, architecture: Architecture, images: Tensor
     with torch_threads(recommended_threads(architecture)), torch.inference_mode():
         for batch in torch.split(images, eval_batch_size(architecture)):
             for step, output, _ in _outputs(network, architecture, normalize(batch)):
-                if step.kind == "ReLU":
+                if step.kind in CAN_BE_DEAD:
                     off = set(_zero_channels(output))
                     dead[step.layer] = dead.get(step.layer, off) & off
     return {layer: tuple(sorted(channels)) for layer, channels in dead.items()}
 
 
-def filters(network: nn.Module, architecture: Architecture) -> dict[int, Tensor]:
+def filters(network: Network, architecture: Architecture) -> dict[int, Tensor]:
     """The weights (out, in, height, width) of each convolution, by layer index."""
     return {
         step.layer: module.weight.detach()
@@ -118,7 +123,7 @@ def filters(network: nn.Module, architecture: Architecture) -> dict[int, Tensor]
     }
 
 
-def saliency(network: nn.Module, architecture: Architecture, image: Tensor) -> Tensor:
+def saliency(network: Network, architecture: Architecture, image: Tensor) -> Tensor:
     """|d logit / d pixel| of the predicted digit, float (28, 28), for a uint8 (28, 28) image.
 
     Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks", 2013, section 3. The unit is logits per
@@ -133,7 +138,7 @@ def saliency(network: nn.Module, architecture: Architecture, image: Tensor) -> T
 
 
 def occlusion(
-    network: nn.Module, architecture: Architecture, image: Tensor, size: int = PATCH, temperature: float = 1.0
+    network: Network, architecture: Architecture, image: Tensor, size: int = PATCH, temperature: float = 1.0
 ) -> Tensor:
     """Drop of the probability of the predicted digit when a black square covers each pixel, float (28, 28), -1 to 1.
 
@@ -161,17 +166,22 @@ def theoretical_fields(architecture: Architecture) -> list[Tensor]:
 
     If the number of positions is even, the center unit is the one after the middle.
     """
-    steps = list(operations(architecture))
+    steps = operations(architecture)
     fields = []
-    for _, group in groupby(zip(steps, input_masks(steps), strict=True), key=lambda pair: pair[0].layer):
-        _, sets = list(group)[-1]
-        line = torch.zeros(SIDE, dtype=torch.bool)
-        line[set_bits(sets[len(sets) // 2])] = True
-        fields.append(line[:, None] & line)
+    masks = zip(steps, input_masks(steps, 0), input_masks(steps, 1), strict=True)
+    rows = layers_with_rows(architecture)
+    for layer, group in groupby(masks, key=lambda step: step[0].layer):
+        if layer not in rows:
+            continue
+        _, *axes = list(group)[-1]
+        lines = torch.zeros(2, SIDE, dtype=torch.bool)
+        for line, sets in zip(lines, axes, strict=True):
+            line[set_bits(sets[len(sets) // 2])] = True
+        fields.append(lines[0][:, None] & lines[1])
     return fields
 
 
-def effective_fields(network: nn.Module, architecture: Architecture, images: Tensor) -> list[Tensor]:
+def effective_fields(network: Network, architecture: Architecture, images: Tensor) -> list[Tensor]:
     """Return, for each layer, the influence of each pixel on its center unit, float (28, 28), 0 to 1; the maximum is 1.
 
     Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks",
@@ -179,8 +189,9 @@ def effective_fields(network: nn.Module, architecture: Architecture, images: Ten
     channels of a layer, and the absolute gradients are averaged over the uint8 (N, 28, 28) images. All 0 if no pixel
     has an influence.
     """
-    require_work(architecture, len(images) * len(architecture.layers))
-    sums = [torch.zeros(SIDE, SIDE) for _ in architecture.layers]
+    layers = len(layers_with_rows(architecture))
+    require_work(architecture, len(images) * layers)
+    sums = [torch.zeros(SIDE, SIDE) for _ in range(layers)]
     with torch_threads(recommended_threads(architecture)):
         for batch in torch.split(images, gradient_batch_size(architecture, uses_im2col())):
             x = normalize(batch).requires_grad_()
@@ -207,12 +218,13 @@ def affordable(architecture: Architecture, images: int, passes: int = 1) -> int:
     return min(images, cheap, max(1, MAX_WORK // (passes * work(architecture))))
 
 
-def _outputs(network: nn.Module, architecture: Architecture, x: Tensor) -> Iterator[tuple[Operation, Tensor, bool]]:
-    """The output of each module for x (N, 1, 28, 28), and whether it is the last module of its layer."""
-    steps = list(operations(architecture))
-    for place, (step, module) in enumerate(zip(steps, network.children(), strict=True)):
-        x = module(x)
-        yield step, x, place + 1 == len(steps) or steps[place + 1].layer != step.layer
+def _outputs(network: Network, architecture: Architecture, x: Tensor) -> Iterator[tuple[Operation, Tensor, bool]]:
+    """The output of each module for x (N, 1, 28, 28), and whether it is the last module of a layer with a row."""
+    steps = operations(architecture)
+    rows = layers_with_rows(architecture)
+    for place, (step, output) in enumerate(zip(steps, network.outputs(x), strict=True)):
+        is_last = place + 1 == len(steps) or steps[place + 1].layer != step.layer
+        yield step, output, is_last and step.layer in rows
 
 
 def _as_maps(output: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Input: "pixels" (N, 1, 28, 28), float32 from 0 to 1, white digits on black; the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +17,14 @@ from lib.data.dataset import MEAN, STD
 from lib.design.layers import CLASSES, INPUT_SHAPE, Architecture
 from lib.design.notation import notation
 from lib.design.operation_specs import SPECS, OnnxNode
-from lib.design.operations import operations
+from lib.design.operations import IMAGE, operations
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# This opset has all operators that are used here; runtimes have supported it since 2022.
-OPSET = 17
-IR_VERSION = 8
+# The format of files with an operator set up to the number. A file gets the oldest one that its network can do with, so
+# that old runtimes can read it.
+IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 
 
 def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> bytes:
@@ -37,15 +37,17 @@ def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> byt
         helper.make_node("Sub", ["pixels", "mean"], ["centered"]),
         helper.make_node("Div", ["centered", "std"], ["normalized"]),
     ]
-    current = "normalized"
-    steps = list(operations(architecture))
+    steps = operations(architecture)
+    outputs = {IMAGE: "normalized"}
     for index, step in enumerate(steps):
-        output = "logits" if index == len(steps) - 1 else f"{index}.{step.kind}"
-        spec = SPECS[step.kind]
-        names = [f"{index}.{name}" for name in spec.tensors]
-        constants |= {name: weights[name].cpu().numpy() for name in names}
-        nodes.append(_node(spec.onnx(step), [current, *names], output))
-        current = output
+        outputs[index] = "logits" if index == len(steps) - 1 else f"{index}.{step.kind}"
+        names = {name: f"{index}.{name}" for name in SPECS[step.kind].tensors(step)}
+        constants |= {name: weights[name].cpu().numpy() for name in names.values()}
+        fixed = SPECS[step.kind].constants(step)
+        constants |= {f"{index}.{name}": _constant(value) for name, value in fixed.items()}
+        names |= {name: f"{index}.{name}" for name in fixed}
+        nodes += _nodes(SPECS[step.kind].onnx(step), [outputs[source] for source in step.inputs], names, outputs[index])
+    opset = max(SPECS[step.kind].opset for step in steps)
     graph = helper.make_graph(
         nodes,
         "receptive",
@@ -54,7 +56,7 @@ def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> byt
         doc_string=f"{notation(architecture)}: pixels from 0 to 1, white digits on black, to logits of ten digits.",
     )
     model = helper.make_model(
-        graph, producer_name="Receptive", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        graph, producer_name="Receptive", opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSIONS[opset]
     )
     # Appended to the model one by one, because make_graph and make_model would copy them all.
     for name, value in constants.items():
@@ -65,6 +67,22 @@ def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> byt
     return content
 
 
-def _node(node: OnnxNode, inputs: list[str], output: str) -> NodeProto:
-    attributes: dict[str, Any] = dict(node.attributes)
-    return helper.make_node(node.operator, inputs, [output], name=output, **attributes)
+def _constant(value: float | list[float] | list[int]) -> np.ndarray:
+    array = np.asarray(value)
+    return array if array.dtype == np.int64 else array.astype(np.float32)
+
+
+def _nodes(chain: Sequence[OnnxNode], inputs: list[str], names: Mapping[str, str], output: str) -> list[NodeProto]:
+    """The nodes of one operation; `names` are those of its tensors in the file."""
+    found: list[NodeProto] = []
+    known = {"x": inputs[0], **names}
+    for index, node in enumerate(chain):
+        if node.inputs is None:
+            taken = [known[""]] if index else [*inputs, *names.values()]
+        else:
+            taken = [known[name] for name in node.inputs]
+        result = output if index == len(chain) - 1 else f"{output}.{index}"
+        attributes: dict[str, Any] = dict(node.attributes)
+        found.append(helper.make_node(node.operator, taken, [result], name=result, **attributes))
+        known[""] = result
+    return found

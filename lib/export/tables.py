@@ -30,6 +30,25 @@ class Column:
     is_number: bool = True
 
 
+def _axes_column(name: str, title: str) -> Column:
+    """A column of `AxisAnalysis`: a number, or a pair (height, width) if the two axes differ."""
+
+    def value(row: LayerAnalysis) -> float | tuple[float, float]:
+        vertical = getattr(row, name)
+        horizontal = getattr(row.horizontal, name) if row.horizontal else vertical
+        return vertical if vertical == horizontal else (vertical, horizontal)
+
+    def text(number: float | tuple[float, float]) -> str:
+        return " × ".join(f"{side:.10g}" for side in (number if isinstance(number, tuple) else (number,)))
+
+    def plain(number: float | tuple[float, float]) -> str | int | Decimal:
+        if isinstance(number, tuple):
+            return "x".join(f"{side:g}" for side in number)
+        return number if isinstance(number, int) else Decimal(f"{number:g}")
+
+    return Column(name, title, value, text, plain)
+
+
 COLUMNS = (
     Column("layer", "Layer", lambda row: row.label, str, str, is_number=False),
     Column(
@@ -46,9 +65,9 @@ COLUMNS = (
     ),
     Column("macs", "MACs", lambda row: row.macs, "{:,}".format, int, lambda net: net.macs),
     Column("activations", "Activations", lambda row: row.activations, "{:,}".format, int, lambda net: net.activations),
-    Column("receptive_field", "Receptive field", lambda row: row.receptive_field, "{:.0f}".format, int),
-    Column("jump", "Jump", lambda row: row.jump, "{:.0f}".format, int),
-    Column("center", "Center", lambda row: row.center, "{:g}".format, lambda center: Decimal(f"{center:g}")),
+    _axes_column("receptive_field", "Receptive field"),
+    _axes_column("jump", "Jump"),
+    _axes_column("center", "Center"),
 )
 
 

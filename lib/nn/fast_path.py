@@ -20,7 +20,8 @@ from lib.design.fast_path_eligibility import MAX_PADDING
 from lib.design.layers import INPUT_SHAPE
 from lib.nn import kernels
 from lib.nn.kernels import AVERAGE_POOL, CONVOLUTION, LANES, MAX_POOL, STAGE
-from lib.nn.network import BatchNorm2d, Network, update_running_statistics
+from lib.nn.modules import BatchNorm2d, update_running_statistics
+from lib.nn.network import Network
 
 # A batch of 128 images has eight blocks: more threads than this find too few of them.
 MAX_THREADS = 4
@@ -91,6 +92,8 @@ class _FastPath:
         if isinstance(network, Network):
             plain = Network()
             plain.architecture = network.architecture
+            # The kernels know no branches.
+            plain.branches = None
         _require_like(network, plain)
         self._training = network.training
         modules = list(network)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from lib.design.analysis import analyze
-from lib.design.layers import Architecture
+from lib.design.layers import INPUT_SHAPE, Architecture
 from lib.design.operation_specs import SPECS
-from lib.design.operations import Operation, operations
+from lib.design.operations import IMAGE, Operation, operations
 from lib.text.formatting import gigabytes
 
 # The usual batch size in eval mode. All shipped networks stay within BUDGET with it.
@@ -60,12 +60,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def forward_bytes(architecture: Architecture, images: int, im2col: bool = False) -> int:
     """Peak bytes of a forward pass in eval mode, in float32, for a batch of this many images."""
-    return max(_step_bytes(step, images, im2col) for step in _steps(architecture))
+    return max(
+        _step_bytes(step, images, im2col) + 4 * images * kept
+        for step, kept in zip(operations(architecture), _kept_values(architecture), strict=True)
+    )
 
 
 def backward_bytes(architecture: Architecture, images: int, im2col: bool = False) -> int:
     """Peak bytes of a gradient with respect to a batch of images: all outputs, and a backward pass."""
-    kept = sum(math.prod(step.output_shape) * (4 + SPECS[step.kind].index_bytes) for step in _steps(architecture))
+    kept = sum(math.prod(step.output_shape) * (4 + SPECS[step.kind].index_bytes) for step in operations(architecture))
     return images * kept + 2 * forward_bytes(architecture, images, im2col)
 
 
@@ -114,11 +117,11 @@ def require_work(architecture: Architecture, passes: int, limit: int = MAX_WORK)
 def _inference_problem(architecture: Architecture, im2col: bool) -> str | None:
     needed, macs = forward_bytes(architecture, 1, im2col), work(architecture)
     if needed > BUDGET:
-        step = max(_steps(architecture), key=lambda step: math.prod(step.output_shape))
-        channels, side, _ = step.output_shape
+        step = max(operations(architecture), key=lambda step: math.prod(step.output_shape))
+        channels, height, width = step.output_shape
         return (
             f"This network is too large for predictions: the output of layer {step.layer + 1} has {channels:,} × "
-            f"{side:,} × {side:,} values, one image takes {gigabytes(needed)} of memory, and the limit here is "
+            f"{height:,} × {width:,} values, one image takes {gigabytes(needed)} of memory, and the limit here is "
             f"{gigabytes(BUDGET)}. {_REMEDY}"
         )
     if macs > MAX_WORK:
@@ -130,8 +133,17 @@ def _inference_problem(architecture: Architecture, im2col: bool) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _steps(architecture: Architecture) -> Sequence[Operation]:
-    return tuple(operations(architecture))
+def _kept_values(architecture: Architecture) -> Sequence[int]:
+    """For each module, the values of one image that only later modules take: outputs of other branches."""
+    steps = operations(architecture)
+    sizes = {IMAGE: math.prod(INPUT_SHAPE)} | {index: math.prod(step.output_shape) for index, step in enumerate(steps)}
+    last_use = {source: index for index, step in enumerate(steps) for source in step.inputs}
+    return [
+        sum(sizes[source] for source, last in last_use.items() if source < index < last and source not in step.inputs)
+        # A join takes more than one input, and only the first is counted with the module.
+        + sum(sizes[source] for source in step.inputs[1:])
+        for index, step in enumerate(steps)
+    ]
 
 
 def _fitting(needed: Callable[[int], int], most: int) -> int:
@@ -151,15 +163,16 @@ def _step_bytes(step: Operation, images: int, im2col: bool) -> int:
 
 def workspace(step: Operation, images: int, im2col: bool) -> int:
     """Values that a convolution holds in addition to its input and output."""
-    (inputs, before, _), (outputs, after, _) = step.input_shape, step.output_shape
+    inputs, outputs = step.input_shape[0], step.output_shape[0]
+    before, after, taps = math.prod(step.input_shape[1:]), math.prod(step.output_shape[1:]), math.prod(step.kernel_size)
     # A dilated convolution copies the windows of one image at a time.
-    columns = (images if step.dilation == 1 else 1) * step.kernel_size**2 * inputs * after**2
+    columns = (images if step.dilation == 1 else 1) * taps * inputs * after
     if im2col:
         return columns
-    blocked = images * (_padded(inputs) * before**2 + _padded(outputs) * after**2)
-    blocked += 2 * _padded(inputs) * _padded(outputs) * step.kernel_size**2
-    native = (images == 1 and step.kernel_size <= 3 and inputs * before**2 <= NATIVE_VALUES) or (
-        images < NATIVE_IMAGES and step.kernel_size == 1
+    blocked = images * (_padded(inputs) * before + _padded(outputs) * after)
+    blocked += 2 * _padded(inputs) * _padded(outputs) * taps
+    native = (images == 1 and max(step.kernel_size) <= 3 and inputs * before <= NATIVE_VALUES) or (
+        images < NATIVE_IMAGES and taps == 1
     )
     return max(blocked, columns) if native else blocked
 

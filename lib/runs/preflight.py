@@ -33,6 +33,8 @@ AUGMENTED, GENERATED, DRAWN = 13, 12, 125
 OVERHEAD = 80 * 10**6
 # For kernels larger than this, oneDNN unfolds its input (im2col).
 MAX_DIRECT_KERNEL = 5
+# Norms over a batch: they need more than one value of each channel.
+BATCH_NORMS = ("BatchNorm2d", "BatchNorm1d", "GhostBatchNorm2d")
 
 
 def trained_images(recipe: Recipe) -> int:
@@ -67,9 +69,7 @@ def preflight_error(architecture: Architecture, recipe: Recipe, folder: Path, im
             "runs are kept. Free some disk space, or delete runs."
         )
     smallest = min(recipe.batch_size, images % recipe.batch_size or recipe.batch_size)
-    if smallest == 1 and any(
-        o.kind == "BatchNorm2d" and o.output_shape[1:] == (1, 1) for o in operations(architecture)
-    ):
+    if smallest == 1 and any(o.kind in BATCH_NORMS and o.output_shape[1:] == (1, 1) for o in operations(architecture)):
         return (
             f"With a batch size of {recipe.batch_size:,} the last batch has a single image, and the batch norm of a "
             "layer of one pixel cannot normalize a single value. Choose another batch size, or remove that norm."
@@ -129,14 +129,15 @@ def _module_bytes(architecture: Architecture, images: int) -> int:
         match step.kind:
             case "Conv2d":
                 # Both gradients, copies in another memory layout, and for a large kernel one unfolded image.
-                unfolded = step.kernel_size**2 * step.input_shape[0] * step.output_shape[1] ** 2
-                copied = workspace(step, images, uses_im2col()) + unfolded * (step.kernel_size > MAX_DIRECT_KERNEL)
+                unfolded = math.prod(step.kernel_size) * step.input_shape[0] * math.prod(step.output_shape[1:])
+                is_large = max(step.kernel_size) > MAX_DIRECT_KERNEL
+                copied = workspace(step, images, uses_im2col()) + unfolded * is_large
                 backward = max(backward, images * (inputs + outputs) + copied)
-            case "BatchNorm2d":
+            case "BatchNorm2d" | "GhostBatchNorm2d" | "InstanceNorm2d":
                 # The normalized input and the output.
                 kept += 2 * images * outputs
                 backward = max(backward, 2 * images * outputs)
-            case "MaxPool2d":
+            case "MaxPool2d" | "AdaptiveMaxPool2d":
                 kept += 3 * images * outputs
             case "Flatten":
                 pass

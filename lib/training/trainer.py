@@ -30,7 +30,8 @@ from lib.design.fast_path_eligibility import FAST_PATH_MACS, has_fast_path
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe, learning_rate
 from lib.nn.fast_path import fast_path
-from lib.nn.network import Dropout, Network, build, eval_batch_size
+from lib.nn.modules import Dropout, Dropout2d
+from lib.nn.network import Network, build, eval_batch_size
 from lib.training.optimizers import OPTIMIZER_SPECS
 
 HELD_OUT = 5_000
@@ -215,7 +216,7 @@ class Trainer(Iterator[Event]):
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             for module in self.network:
-                if isinstance(module, Dropout):
+                if isinstance(module, Dropout | Dropout2d):
                     module.generator.manual_seed(_derive_seed(recipe.seed, "dropout", self.step))
             batch = batch.to(self._device)
             y = labels[batch]

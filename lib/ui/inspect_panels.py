@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import streamlit as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.data import dataset
 from lib.design.analysis import LayerAnalysis, analyze, per_layer
@@ -27,6 +27,7 @@ from lib.evaluation.attribution import (
 )
 from lib.inference.loaded_model import LoadedModel
 from lib.inference.predict import Prediction
+from lib.nn.network import Network
 from lib.text.formatting import percent, shape_text
 from lib.ui import rendering
 
@@ -45,7 +46,7 @@ class View(StrEnum):
     RECEPTIVE_FIELDS = "Receptive fields"
 
 
-def feature_maps_panel(network: nn.Module, model: LoadedModel, image: Tensor) -> None:
+def feature_maps_panel(network: Network, model: LoadedModel, image: Tensor) -> None:
     """Show the output of every layer for a uint8 (28, 28) image, with dead and silent channels."""
     architecture = model.architecture
     images = affordable(architecture, TRAINING_IMAGES if model.in_training else REFERENCE_IMAGES)
@@ -80,7 +81,7 @@ def feature_maps_panel(network: nn.Module, model: LoadedModel, image: Tensor) ->
         )
 
 
-def filters_panel(network: nn.Module, model: LoadedModel) -> None:
+def filters_panel(network: Network, model: LoadedModel) -> None:
     """Show the weights of every convolution."""
     st.caption(
         "Each row is an output channel and each column an input channel; the filters of a layer with one input channel "
@@ -107,7 +108,7 @@ def filters_panel(network: nn.Module, model: LoadedModel) -> None:
         st.caption("A fully connected layer has a weight for every input value, and no filters.")
 
 
-def attribution_panel(network: nn.Module, model: LoadedModel, image: Tensor, prediction: Prediction) -> None:
+def attribution_panel(network: Network, model: LoadedModel, image: Tensor, prediction: Prediction) -> None:
     """Show which pixels of a uint8 (28, 28) image decide its prediction, by saliency and by occlusion."""
     digit, confidence = prediction.digit, prediction.confidence
     gradient = saliency(network, model.architecture, image)
@@ -133,7 +134,7 @@ def attribution_panel(network: nn.Module, model: LoadedModel, image: Tensor, pre
             )
 
 
-def receptive_fields_panel(network: nn.Module, model: LoadedModel) -> None:
+def receptive_fields_panel(network: Network, model: LoadedModel) -> None:
     """Show the theoretical and the effective receptive field of every layer."""
     architecture = model.architecture
     st.caption(
@@ -156,13 +157,13 @@ def receptive_fields_panel(network: nn.Module, model: LoadedModel) -> None:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _dead_channels(
-    version: tuple[str, int], images: int, _network: nn.Module, _architecture: Architecture
+    version: tuple[str, int], images: int, _network: Network, _architecture: Architecture
 ) -> dict[int, tuple[int, ...]]:
     return dead_channels(_network, _architecture, dataset.load().test_images[:images])
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _effective_fields(version: tuple[str, int], _network: nn.Module, _architecture: Architecture) -> list[Tensor]:
+def _effective_fields(version: tuple[str, int], _network: Network, _architecture: Architecture) -> list[Tensor]:
     return effective_fields(_network, _architecture, dataset.load().test_images[: _field_images(_architecture)])
 
 

@@ -39,11 +39,17 @@ def layer_table(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool) -
     )
     if guessing:
         return
-    if analysis.receptive_field > IMAGE_PIXELS:
+    if analysis.rows[-1].largest_field > IMAGE_PIXELS:
         st.caption(
             f"{WIDE_BADGE} The receptive field is wider than the image's {IMAGE_PIXELS} pixels. The layer cannot see "
             "larger patterns than the layers before it; it only adds depth. Richter et al. (2021) call such layers "
             "unproductive."
+        )
+    if analysis.normalizes_over_positions:
+        st.caption(
+            "A group, layer or instance norm takes its mean over all positions of an image. Strictly, every value "
+            "after it depends on the whole image; the receptive field counts only the windows of convolutions and "
+            "pools, as is usual."
         )
     if any(row.unused_note for row in analysis.rows):
         st.caption(
@@ -106,6 +112,6 @@ def stated_fields_table(analysis: NetworkAnalysis) -> None:
 
 def _badges(row: LayerAnalysis) -> str:
     """Return the badges of a row; the captions of the table explain them."""
-    badges = [WIDE_BADGE] if row.receptive_field > IMAGE_PIXELS else []
+    badges = [WIDE_BADGE] if row.largest_field > IMAGE_PIXELS else []
     badges += [f":violet-badge[{row.unused_note}]"] if row.unused_note else []
     return "".join(f" {badge}" for badge in badges)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
 from typing import Literal, TypeAlias
 
-from lib.design.analysis import analyze, per_layer
+from lib.design.analysis import analyze, layers_with_rows, per_layer
 from lib.design.formulas import layer_formulas
 from lib.design.layers import INPUT_SHAPE, Architecture, Convolution, Dropout, FullyConnected, Layer, Shape
 from lib.design.operations import operations
@@ -45,8 +44,9 @@ class LayerView:
 @lru_cache(maxsize=8)
 def views(architecture: Architecture) -> tuple[LayerView, ...]:
     """The image, then one view for each layer. Raises ArchitectureError as `operations`."""
-    steps = list(operations(architecture))
-    last_step = [list(group)[-1] for _, group in groupby(range(len(steps)), key=lambda index: steps[index].layer)]
+    steps = operations(architecture)
+    with_rows = layers_with_rows(architecture)
+    last_step = {step.layer: index for index, step in enumerate(steps) if step.layer in with_rows}.values()
     masks, used = input_masks(steps), used_positions(steps)
     side = INPUT_SHAPE[1]
     image = LayerView(
