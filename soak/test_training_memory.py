@@ -29,6 +29,9 @@ ALL = Augmentation(10, 0.07, 0.1, 10, 0.3)
         ("32b 32b M3s2 32n D20 10 A", Recipe("SGD", 0.01, batch_size=256)),
         ("2048 10 A", Recipe(batch_size=32)),
         ("8p28 16k28 M 10 A", Recipe(batch_size=64)),
+        ("32 add( 32b 32x N ) R add( 32b 32x N ) R M 64 10v A", Recipe(batch_size=256)),
+        ("norm=gn4 act=gelu dropout=10c | 32 32 M 64 cat( 32k1 / 32 / ) 10v A", Recipe(batch_size=256)),
+        ("32.gbn4 32.ln M 32.in 32.ln2d.silu 64g32 G F N 10f", Recipe(batch_size=256)),
     ],
 )
 def test_the_estimate_is_close_to_the_peak(network: str, recipe: Recipe) -> None:

@@ -9,10 +9,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.models.convnext import LayerNorm2d as ConvNextLayerNorm2d
 
 from lib.design.notation import parse
 from lib.design.presets import PRESETS
-from lib.nn.modules import BatchNorm2d, Dropout
+from lib.nn.modules import BatchNorm2d, Dropout, Dropout2d, GhostBatchNorm2d, LayerNorm2d
 from lib.nn.network import build
 from tests.measure import count_params
 
@@ -123,3 +124,66 @@ def test_dropout_does_not_depend_on_the_global_generator() -> None:
     torch.rand(100)
     torch.testing.assert_close(build(parse(text), seed=2)(x), first)
     assert not torch.equal(build(parse(text), seed=3)(x), first)
+
+
+def test_dropout_of_whole_channels_is_that_of_torch() -> None:
+    x = torch.ones(500, 8, 5, 5, requires_grad=True)
+    network = build(parse("8k1 D30c 10 A"), seed=1)
+    dropout = next(module for module in network if isinstance(module, Dropout2d))
+    y = dropout(x)
+    # Each map is zero as a whole, or scaled as a whole.
+    maps = y.flatten(2)
+    assert torch.equal(maps.amin(2), maps.amax(2))
+    values, counts = y.unique(return_counts=True)
+    torch.testing.assert_close(values, torch.tensor([0, 1 / 0.7]))
+    assert float(counts[0] / counts.sum()) == pytest.approx(0.3, abs=0.03)
+    y.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, y.detach())
+    assert dropout.eval()(x) is x
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**31))
+def test_ghost_batch_norm_is_a_batch_norm_of_each_part(images: int, splits: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    module = GhostBatchNorm2d(3, splits).double()
+    module.weight.data.normal_(1, 0.5)
+    module.bias.data.normal_()
+    x = torch.randn(images, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    y = module(x)
+    parts = [nn.BatchNorm2d(3).double() for _ in torch.chunk(x, splits)]
+    for part in parts:
+        part.weight.data.copy_(module.weight.data)
+        part.bias.data.copy_(module.bias.data)
+    expected = torch.cat([part(chunk) for part, chunk in zip(parts, torch.chunk(x, splits), strict=True)])
+    if images > 1:
+        torch.testing.assert_close(y, expected)
+        for name in ("running_mean", "running_var"):
+            mean = torch.stack([part.get_buffer(name) for part in parts]).mean(0)
+            torch.testing.assert_close(module.get_buffer(name), mean)
+    running = nn.BatchNorm2d(3).double()
+    running.load_state_dict(module.state_dict())
+    torch.testing.assert_close(module.eval()(x), running.eval()(x))
+
+
+def test_layer_norm_over_channels_is_that_of_torchvision() -> None:
+    ours, theirs = LayerNorm2d(5), ConvNextLayerNorm2d(5)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 5, 7, 6)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_branches_are_added_and_concatenated() -> None:
+    network = build(parse("4 add( 4n 4x / 4k1x ) R cat( / 3k5x ) cat( 2x / 5k1x / ) 10x A"), seed=5).eval()
+    modules = list(network)
+    x = torch.rand(3, 1, 28, 28)
+    conv, relu, norm, conv2, relu2, conv3, conv4, _, relu3, conv5, _, conv6, conv7, _, conv8, pool, _ = modules
+    x0 = norm(relu(conv(x)))
+    x1 = relu3(conv3(relu2(conv2(x0))) + conv4(x0))
+    x2 = torch.cat([x1, conv5(x1)], 1)
+    x3 = torch.cat([conv6(x2), conv7(x2), x2], 1)
+    expected = pool(conv8(x3)).flatten(1)
+    torch.testing.assert_close(network(x), expected)
+    outputs = list(network.outputs(x))
+    assert len(outputs) == len(modules)
+    torch.testing.assert_close(outputs[-1], expected)

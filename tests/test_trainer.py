@@ -160,11 +160,18 @@ RESUMED = [
         Recipe(epochs=3, batch_size=64, augmentation=Augmentation(stroke=0.5), outlier_ratio=0.25, synthetic_ratio=0.1),
     ),
     ("8 D20 M 16b M 10 A", Recipe("Adam", 0.01, "step", 3, 64, 0.0, patience=1, validation="held-out")),
+    ("bias=off norm=gn2 act=gelu dropout=5c | 8 add( 8 8x ln ) R M 8g8x 12 10w R A", Recipe(epochs=3, batch_size=64)),
+    (
+        "8.gbn4 M cat( 8.in / 8k3x1.ln2d / ) 8xu prelu F N D30 16f.tanh 10f N",
+        Recipe("SGD", 0.05, epochs=3, batch_size=60),
+    ),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("text", "recipe"), RESUMED, ids=["fused", "plateau", "outliers", "dropout"])
+@pytest.mark.parametrize(
+    ("text", "recipe"), RESUMED, ids=["fused", "plateau", "outliers", "dropout", "residual", "concatenation"]
+)
 @pytest.mark.parametrize("leave_at", [1, 7, 15, 16, 17, EPOCH_AND_MORE])
 def test_a_resumed_training_is_bit_equal_to_an_uninterrupted_one(
     small: Dataset, text: str, recipe: Recipe, leave_at: int

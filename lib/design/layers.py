@@ -18,7 +18,10 @@ CLASSES = 10
 # (channels, height, width) of an image.
 INPUT_SHAPE = (1, 28, 28)
 MAX_CHANNELS = 2048
-MAX_LAYERS = 256
+# A ResNet-50 has 127 layers in the notation.
+MAX_LAYERS = 160
+# Branches within branches.
+MAX_NESTED = 8
 # Limit of kernel sizes, strides, dilations and paddings.
 MAX_KERNEL = 28
 # Percent.

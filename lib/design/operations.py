@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from lib.design.layers import (
     CLASSES,
     INPUT_SHAPE,
+    MAX_NESTED,
     Activation,
     Architecture,
     ArchitectureError,
@@ -188,6 +189,8 @@ def advance(state: State, layer: Layer, *, is_logits: bool) -> State | None:
     values, forks = state.values, state.forks
     match layer:
         case Fork(join=join):
+            if len(forks) == MAX_NESTED:
+                return None
             start = replace(values, is_unchanged=True)
             return State(start, (*forks, OpenFork(join, start)))
         case Branch():
@@ -390,8 +393,10 @@ def _misfit(layer: Layer, index: int, state: State, *, is_logits: bool) -> Archi
     """Say why a layer cannot follow, and what to do."""
     values, name = state.values, f"Layer {index + 1} ({layer.token})"
     channels, height, width = values.shape
+    if isinstance(layer, Fork):
+        return ArchitectureError(f"{name} is within more than {MAX_NESTED} other branches. Remove some of them.")
     if isinstance(layer, Branch | Join):
-        return ArchitectureError(_misfit_of_branches(layer, name, state))
+        return ArchitectureError(_misfit_of_branches(layer, f"The {layer.token} at layer {index + 1}", state))
     if values.flat and isinstance(layer, Normalization | Dropout) and not isinstance(layer, Convolution):
         if isinstance(layer, Normalization) and layer.name == "gn":
             return ArchitectureError(_misfit_of_groups(name, channels, layer.groups or 1))
