@@ -143,7 +143,7 @@ def architectures(draw: st.DrawFn, dense: bool = True) -> Architecture:
         norm = draw(st.sampled_from([Normalization(), Normalization("ln")]))
         heads += [[FullyConnected(CLASSES)], [hidden, FullyConnected(CLASSES)]]
         heads += [[Flatten(), norm, Dropout(0.25), hidden, FullyConnected(CLASSES)]]
-        heads += [[hidden, norm, Activation("tanh"), Dropout(0.5), FullyConnected(CLASSES, bias=bias), norm]]
+        heads += [[hidden, norm, Activation("tanh"), draw(_dropouts), FullyConnected(CLASSES, bias=bias), norm]]
     head = draw(st.sampled_from(heads))
     # A part that does not fit is left out.
     body: list[Layer] = []

@@ -172,7 +172,6 @@ def test_presets_are_in_the_canonical_form(preset: object) -> None:
         ("6.gn4 10 A", "6 channels cannot be divided into 4 groups"),
         ("8f gn3 10f", "8 channels cannot be divided into 3 groups"),
         ("8 A in 10 A", "more than one position"),
-        ("8f D5c 10f", "D10, a dropout of single values"),
         ("8f in 10f", "N, a batch norm"),
         ("M2s2p2 10 A", "at most half its size"),
         ("8ux 8uw 10 A", "u and w exclude"),

@@ -368,7 +368,7 @@ class Dropout:
     """Zeroes each value with probability `p` in training, 0 to MAX_DROPOUT / 100; does nothing in evaluation.
 
     `whole_channels` says that all values of a channel are zeroed together (Tompson et al., "Efficient Object
-    Localization Using Convolutional Networks", 2015).
+    Localization Using Convolutional Networks", 2015). Without an image each value is a channel.
     """
 
     p: float

@@ -234,8 +234,6 @@ def _after(values: Values, layer: Layer, *, is_logits: bool) -> Values | None:
             return replace(values, shape=(features, 1, 1), flat=True)
         case Normalization():
             return values if _can_normalize(layer, values) else None
-        case Dropout(whole_channels=True):
-            return None if values.flat else values
         case Dropout() | Activation():
             return values
     raise AssertionError(layer)
@@ -397,12 +395,12 @@ def _misfit(layer: Layer, index: int, state: State, *, is_logits: bool) -> Archi
         return ArchitectureError(f"{name} is within more than {MAX_NESTED} other branches. Remove some of them.")
     if isinstance(layer, Branch | Join):
         return ArchitectureError(_misfit_of_branches(layer, f"The {layer.token} at layer {index + 1}", state))
-    if values.flat and isinstance(layer, Normalization | Dropout) and not isinstance(layer, Convolution):
-        if isinstance(layer, Normalization) and layer.name == "gn":
+    if values.flat and isinstance(layer, Normalization):
+        if layer.name == "gn":
             return ArchitectureError(_misfit_of_groups(name, channels, layer.groups or 1))
         return ArchitectureError(
             f"{name} needs an image, but the fully connected layers before it leave none. Move it before them, or "
-            f"choose {'D10, a dropout of single values' if isinstance(layer, Dropout) else 'N, a batch norm'}."
+            "choose N, a batch norm."
         )
     if values.flat:
         return ArchitectureError(

@@ -94,7 +94,9 @@ class Dropout2d(nn.Dropout2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return input
-        return _dropped(input, torch.Size((*input.shape[:2], 1, 1)), self.p, self.generator)
+        # (N, C, 1, 1), or (N, C) without an image.
+        shape = torch.Size((*input.shape[:2], *[1] * (input.dim() - 2)))
+        return _dropped(input, shape, self.p, self.generator)
 
 
 class Add(nn.Module):
