@@ -1,0 +1,1 @@
+"""Read networks from PyTorch source, notebooks and ONNX files, without running anything."""
