@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 # What an argument of a module may be after it has been read: sizes as ints or pairs (height, width).
-Argument: TypeAlias = int | float | bool | str | None | tuple[int, ...]
+Argument: TypeAlias = int | float | bool | str | tuple[int, ...] | None
 
 # Index of the image among the inputs of a node.
 IMAGE = -1
