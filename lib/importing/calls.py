@@ -28,6 +28,7 @@ from lib.importing.values import (
     Tensor,
     Unknown,
     Value,
+    Weights,
     holds_tensor,
 )
 
@@ -38,8 +39,8 @@ _ITSELF = frozenset({
 })  # fmt: skip
 _MODULE_METHODS = _ITSELF | {
     "append", "extend", "insert", "add_module", "register_module", "pop", "keys", "values", "items", "children",
-    "update", "modules", "named_children", "named_modules", "forward", "register_buffer", "register_parameter", "__init__",
-    "__call__", "__len__", "get_submodule",
+    "update", "modules", "named_children", "named_modules", "forward", "register_buffer", "register_parameter",
+    "__init__", "__call__", "__len__", "get_submodule",
 }  # fmt: skip
 _WRAPPERS = frozenset({"DataParallel", "DistributedDataParallel", "compile", "script"})
 _GHOSTS = frozenset({"GhostBatchNorm", "GhostBatchNorm2d"})
@@ -60,7 +61,7 @@ class Calls(Evaluator):
         self.forwarding = 0
         self.built: list[Leaf] = []
         self.used: set[Class] = set()
-        self.instantiated: list[tuple[Class, tuple[Value, ...], dict[str, Value]]] = []
+        self.instantiated: list[tuple[Instance, tuple[Value, ...], dict[str, Value]]] = []
 
     @abstractmethod
     def call_function(self, function: Function, given: Sequence[Value], named: Mapping[str, Value]) -> Value:
@@ -100,19 +101,25 @@ class Calls(Evaluator):
     # Modules
 
     def call_module(
-        self, module: Leaf | Instance, given: Sequence[Value], named: Mapping[str, Value], line: int
+        self,
+        module: Leaf | Instance,
+        given: Sequence[Value],
+        named: Mapping[str, Value],
+        line: int,
+        commented: bool = True,
     ) -> Value:
-        """Call a module: its forward method, or the layer itself."""
+        """Call a module: its forward method, or the layer itself; `commented` if the line's comment is about it."""
+        comment = self.source.comment_at(line) if commented else ""
         values = [*given, *named.values()]
         if not any(map(holds_tensor, values)):
             return next((value for value in values if isinstance(value, Unknown)), Unknown("this layer's input", line))
         if isinstance(module, Leaf):
-            return self.tracer.apply(module, self._one_tensor(values, line), line)
+            return self.tracer.apply(module, self._one_tensor(values, line), line, comment)
         forward = module.cls.find("forward") if module.cls else MISSING
         if module.leaf is not None and (forward is MISSING or self._is_ghost(module)):
             if forward is not MISSING:
                 self._make_ghost(module)
-            return self.tracer.apply(module.leaf, self._one_tensor(values, line), line)
+            return self.tracer.apply(module.leaf, self._one_tensor(values, line), line, comment)
         if isinstance(forward, Function):
             self.forwarding += 1
             result = self.call_function(forward, [module, *given], named)
@@ -125,7 +132,7 @@ class Calls(Evaluator):
                     raise self.tracer.unknown(child, line)
                 if not isinstance(child, Leaf | Instance):
                     raise self.problem(f"part {name} of this nn.Sequential is no layer. Put layers into it.", line)
-                result = self.call_module(child, [result], {}, line)
+                result = self.call_module(child, [result], {}, line, commented=False)
             return result
         name = self.tracer.name_of(module) or module.base
         raise self.problem(f"{name} has no forward method. Call the layers in it.", line)
@@ -152,11 +159,11 @@ class Calls(Evaluator):
     def instantiate(self, cls: Class, given: Sequence[Value], named: Mapping[str, Value], node: ast.expr) -> Value:
         """An object of a class of the source."""
         base = self.base_of(cls)
+        instance = Instance(cls, base, line=node.lineno)
         if self.building or self.forwarding:
             self.used.add(cls)
         elif not self.reading:
-            self.instantiated.append((cls, tuple(given), dict(named)))
-        instance = Instance(cls, base, line=node.lineno)
+            self.instantiated.append((instance, tuple(given), dict(named)))
         constructor = cls.find("__init__")
         if isinstance(constructor, Function):
             self.building += 1
@@ -501,7 +508,9 @@ class Calls(Evaluator):
                 Method(value, name) if name in TENSOR_FUNCTIONS or name == "unsqueeze" else Unknown(f"x.{name}", line)
             )
         if isinstance(value, Leaf):
-            if name in value.arguments and name != "bias":
+            if name in ("weight", "bias"):
+                return None if name == "bias" and value.arguments.get("bias") is False else Weights(value)
+            if name in value.arguments:
                 return value.arguments[name]
             if name == "training":
                 return TRAINING
@@ -560,7 +569,7 @@ class Calls(Evaluator):
         elif isinstance(owner, Leaf):
             if name == "bias" and value is None and "bias" in owner.arguments:
                 owner.arguments["bias"] = False
-            elif name == "weight" and isinstance(value, Unknown) and value.what == "the layer's weight":
+            elif name == "weight" and isinstance(value, Weights) and value.leaf is not owner:
                 raise self.problem(
                     "two layers share their weights, which the notation cannot say. Give each its own.", line
                 )

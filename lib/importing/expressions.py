@@ -29,9 +29,9 @@ _LARGEST = 10**18
 
 BUILTINS = frozenset({
     "range", "enumerate", "zip", "len", "list", "tuple", "int", "float", "str", "max", "min", "isinstance",
-    "issubclass", "bool", "dict", "set", "sum", "abs", "round", "reversed", "sorted", "print", "getattr", "setattr", "hasattr",
-    "super", "type", "map", "filter", "any", "all", "callable", "iter", "next", "id", "repr", "divmod", "pow", "slice", "object",
-    "property", "staticmethod", "classmethod", "vars", "frozenset",
+    "issubclass", "bool", "dict", "set", "sum", "abs", "round", "reversed", "sorted", "print", "getattr", "setattr",
+    "hasattr", "super", "type", "map", "filter", "any", "all", "callable", "iter", "next", "id", "repr", "divmod",
+    "pow", "slice", "object", "property", "staticmethod", "classmethod", "vars", "frozenset",
     "Exception", "ValueError", "TypeError", "NotImplementedError", "RuntimeError", "AssertionError", "KeyError",
 })  # fmt: skip
 

@@ -383,7 +383,8 @@ def _is_harmless(statement: ast.stmt) -> bool:
         case ast.Pass() | ast.Raise() | ast.Assert() | ast.Import() | ast.ImportFrom():
             return True
         case ast.Expr(value=ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name))):
-            return name in _HARMLESS_CALLS
+            # The initialization of weights ends with an underscore by convention.
+            return name in _HARMLESS_CALLS or name.endswith("_")
         case ast.Expr(value=ast.Constant()):
             return True
     return False

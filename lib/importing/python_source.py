@@ -50,6 +50,8 @@ class _Found:
     line: int
     graph: ModuleGraph
     weights: int = 0
+    # The object that the file itself makes of the class.
+    made: Instance | None = None
 
 
 class _Reader:
@@ -63,6 +65,7 @@ class _Reader:
         self.found: list[_Found] = []
         self.classes: list[Class] = []
         self.containers: list[tuple[str, Instance]] = []
+        self.made: list[Instance] = []
 
     def networks(self) -> tuple[ModuleGraph, ...]:
         body, error = statements(self.source)
@@ -141,11 +144,13 @@ class _Reader:
 
     def _read_instantiated(self) -> None:
         instantiated, self.interpreter.instantiated = self.interpreter.instantiated, []
-        for cls, given, named in instantiated:
-            if self._is_network(cls) and (given or named):
+        for instance, given, named in instantiated:
+            cls = instance.cls
+            self.made.append(instance)
+            if cls is not None and self._is_network(cls) and (given or named):
                 name = f"{cls.name}({_arguments_text(given, named)})"
                 if all(found.name != name or found.cls is not cls for found in self.found):
-                    self._read(name, cls, given, named)
+                    self._read(name, cls, given, named, instance)
 
     def _call_makers(self) -> None:
         """Call the functions of the file that need no arguments: one may return a network."""
@@ -166,14 +171,21 @@ class _Reader:
 
     # Networks
 
-    def _read(self, name: str, cls: Class, given: Sequence[Value], named: dict[str, Value]) -> None:
+    def _read(
+        self,
+        name: str,
+        cls: Class,
+        given: Sequence[Value],
+        named: dict[str, Value],
+        made: Instance | None = None,
+    ) -> None:
         if len(self.found) >= MAX_NETWORKS:
             return
 
         def build() -> Value:
             return self.interpreter.instantiate(cls, given, named, ast.Name(cls.name, lineno=cls.node.lineno))
 
-        found = _Found(name, build, cls, cls.node.lineno, ModuleGraph(name, ()))
+        found = _Found(name, build, cls, cls.node.lineno, ModuleGraph(name, ()), made=made)
         self.found.append(found)
         self._trace(found)
 
@@ -304,10 +316,15 @@ class _Reader:
     def _shown(self) -> list[_Found]:
         """The networks of the file, without the blocks that they are made of unless there is nothing else."""
         used = self.interpreter.used
+        wholes = [*self.made, *(container for _, container in self.containers)]
+        inner = {id(part) for whole in wholes for part in _parts(whole)}
+        bases = {ancestor for cls in self.classes for ancestor in cls.ancestors()[1:] if isinstance(ancestor, Class)}
         networks = [
             found
             for found in self.found
             if found.weights
+            and (found.made is None or id(found.made) not in inner)
+            and (found.graph.problem is None or found.cls not in bases)
             and (found.cls not in used or (found.graph.problem is None and _classifies(found.graph)))
             and (found.graph.problem is None or not _several_inputs(found))
         ]
@@ -379,6 +396,8 @@ def _value_text(value: Value, depth: int = 0) -> str:
         return value.path.replace("torch.nn.", "nn.")
     if isinstance(value, Class | Function):
         return value.name
+    if isinstance(value, Instance) and value.cls is not None:
+        return f"{value.cls.name}(…)"
     if isinstance(value, list | tuple) and depth < 2:
         text = ", ".join(_value_text(part, depth + 1) for part in value[:20])
         return f"[{text}]" if isinstance(value, list) else f"({text})"

@@ -208,6 +208,8 @@ def _argument(kind: str, name: str, value: object) -> Argument:
 
 def _count(kind: str, name: str, value: object) -> int:
     least = 0 if name == "padding" else 1
+    if isinstance(value, bool) and name == "padding":
+        return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ArgumentsError(f"nn.{kind}: {name} is not a whole number that the source tells. Write it as a number.")
     if not least <= value <= _LARGEST:

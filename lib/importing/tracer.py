@@ -100,8 +100,11 @@ class Tracer:
         self.shapes.append(shape)
         return Tensor(len(self.nodes) - 1, shape)
 
-    def apply(self, leaf: Leaf, tensor: Tensor, line: int | None) -> Tensor:
-        """Call a module on a tensor. Raises ImportSourceError."""
+    def apply(self, leaf: Leaf, tensor: Tensor, line: int | None, comment: str = "") -> Tensor:
+        """Call a module on a tensor; the comment is used if there is none where it is built.
+
+        Raises ImportSourceError.
+        """
         name = self.name_of(leaf) or f"nn.{leaf.kind}"
         if not leaf.supported:
             raise self.problem(f"{name} is an nn.{leaf.kind}, which the notation cannot say. Replace it.", leaf.line)
@@ -122,8 +125,7 @@ class Tracer:
             leaf.arguments[first] = tensor.shape[0]
             leaf.open = False
         arguments = dict(leaf.arguments)
-        comment = leaf.comment or self.source.comment_at(line)
-        return self._place(leaf.kind, arguments, tensor, leaf.line, comment)
+        return self._place(leaf.kind, arguments, tensor, leaf.line, leaf.comment or comment)
 
     def _place(
         self, kind: str, arguments: dict[str, Value], tensor: Tensor, line: int | None, comment: str = ""
@@ -413,8 +415,9 @@ class Tracer:
 
     def concatenation(self, tensors: Value, axis: Value, line: int | None) -> Tensor:
         """torch.cat(tensors, axis)."""
-        parts = [*tensors] if isinstance(tensors, list | tuple) else []
-        if not parts or not all(isinstance(part, Tensor) for part in parts):
+        given = tensors if isinstance(tensors, list | tuple) else ()
+        parts = [part for part in given if isinstance(part, Tensor)]
+        if not parts or len(parts) < len(given):
             raise self.problem("the parts of this torch.cat are not known. Give it a list of tensors.", line)
         if self._axis(parts[0], axis, line) != 1:
             raise self.problem("only a concatenation of channels is supported: torch.cat(…, 1).", line)

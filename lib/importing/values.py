@@ -188,6 +188,13 @@ class Super:
     owner: Value
 
 
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weight or the bias of a layer."""
+
+    leaf: Leaf
+
+
 class _Missing:
     """No such name."""
 
