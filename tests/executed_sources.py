@@ -84,6 +84,7 @@ def executed_calls(network: nn.Module, image: int = 28) -> list[Call]:
     with torch.no_grad():
         # The first pass gives lazy modules their weights.
         network(images)
-        with Recorder(images) as recorder:
+        recorder = Recorder(images)
+        with recorder:
             network(images)
     return recorder.calls

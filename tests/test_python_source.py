@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ PROBLEMS = {
     "features": (CONV.replace("Linear(8", "Linear(9"), RUN.format("pass"), "made for 9 features, and 8 reach it"),
     "not flattened": (CONV, "return self.fc(self.conv1(x))", "Flatten them"),
     "after flattening": (CONV, "return self.conv2(x.flatten(1))", "Call it before the flattening"),
-    "kernel": (CONV, RUN.format("x = F.max_pool2d(x, 30)"), "does not fit into 8x26x26"),
+    "kernel": (CONV, RUN.format("x = F.max_pool2d(x, 40)"), "does not fit into 8x26x26"),
     "view": (CONV, "return self.fc(self.conv1(x).view(-1, 400))", "400 numbers are expected of each image"),
     "batch": (CONV, "return self.fc(self.conv1(x).view(1, -1))", ""),
     "slice": (CONV, RUN.format("x = x[:, :4]"), "a part of a tensor is taken"),
@@ -144,7 +145,7 @@ PROBLEMS = {
     "unequal sum": (CONV, RUN.format("x = x + self.conv2(x)"), "8x26x26 and 8x24x24 are added"),
     "unequal cat": (CONV, RUN.format("x = torch.cat((x, self.conv2(x)), 1)"), "differ in height or width"),
     "batches joined": (CONV, RUN.format("x = torch.cat((x, x), 0)"), "only a concatenation of channels"),
-    "permuted": (CONV, RUN.format("x = self.conv2(x.permute(0, 2, 3, 1))"), "only a flattening"),
+    "permuted": (CONV, RUN.format("x = self.conv2(x.permute(0, 2, 3, 1))"), "Only a flattening"),
     "indices": (CONV, RUN.format("x = nn.MaxPool2d(2, return_indices=True)(x)"), "indices"),
     "no output": (CONV, "self.conv1(x)", "returns no single tensor"),
     "two outputs": (CONV, "x = self.conv1(x)\nreturn x, self.conv2(x)", "returns no single tensor"),
@@ -307,9 +308,10 @@ def write(path: Path) -> str:
     return f"open({str(path)!r}, 'w').write('x')"
 
 
-HOSTILE = {
+HOSTILE: dict[str, Callable[[Path], str]] = {
     "large": lambda path: "x = 1\n" * 1_700_000,
     "brackets": lambda path: "(" * 10_000 + ")" * 10_000,
+    "dense": lambda path: "x = [1,2,3,(4,5),{6:7}]\n" * 21_000,
     "lists": lambda path: "x = " + "[" * 10_000 + "]" * 10_000,
     "signs": lambda path: "x = " + "-" * 100_000 + "1",
     "sum": lambda path: "x = " + "1+" * 50_000 + "1",
@@ -346,7 +348,7 @@ HOSTILE = {
     "prose": lambda path: "Dear reader, don't (worry.\n" * 5000,
     "open brackets": lambda path: "x = (\n" * 50_000,
     "open texts": lambda path: "x = '''\n\"\"\"'" * 50_000,
-    "statements": lambda path: "x = 1\n" * 300_000,
+    "statements": lambda path: "x = 1\n" * 80_000,
     "classes": lambda path: "class A(B):\n    pass\n" * 20_000,
     "bases": lambda path: "class A: pass\nclass B: pass\n" + "class A(A, B): pass\nclass B(A, B): pass\n" * 40,
 }  # fmt: skip
@@ -402,7 +404,7 @@ def test_an_error_carries_its_line() -> None:
     assert caught.value.line == 2
     assert caught.value.code == "class Net(nn.Module:"
     assert str(caught.value).startswith("Line 2, `class Net(nn.Module:`: ")
-    with pytest.raises(ImportSourceError, match="at most 2 MB"):
+    with pytest.raises(ImportSourceError, match="at most 500 kB"):
         networks_in_source("#" * (MAX_SOURCE_BYTES + 1))
 
 
@@ -427,8 +429,8 @@ def test_a_block_that_stands_below_its_network_is_found() -> None:
 
 def test_a_choice_that_the_file_does_not_make_is_read_both_ways() -> None:
     source = network_class(
-        "if norm == 'BN':\n            self.n = nn.BatchNorm2d(8)\n        elif norm == 'GN':\n"
-        "            self.n = nn.GroupNorm(2, 8)\nself.c = nn.Conv2d(1, 8, 3)",
+        "if norm == 'BN':\n    self.n = nn.BatchNorm2d(8)\n"
+        "elif norm == 'GN':\n    self.n = nn.GroupNorm(2, 8)\nself.c = nn.Conv2d(1, 8, 3)",
         "return self.n(self.c(x))",
     ).replace("__init__(self)", "__init__(self, norm)", 1)
     found = networks_in_source(source)

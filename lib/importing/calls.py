@@ -234,6 +234,7 @@ class Calls(Evaluator):
         else:
             leaf = Leaf(kind, {}, line, supported=False)
         leaf.comment = self.source.comment_of(line, node.end_lineno)
+        leaf.near = self.source.comment_near(line, node.end_lineno)
         leaf.built_in_forward = self.forwarding > 0
         self.built.append(leaf)
         return leaf
@@ -340,7 +341,9 @@ class Calls(Evaluator):
         if depth > MAX_DEPTH:
             raise self.problem("modules are nested too deeply. Write the layers out.")
         if isinstance(value, Leaf):
-            copied = Leaf(value.kind, dict(value.arguments), value.line, value.comment, supported=value.supported)
+            copied = Leaf(
+                value.kind, dict(value.arguments), value.line, value.comment, value.near, supported=value.supported
+            )
             copied.open = value.open
             return copied
         if isinstance(value, Instance):

@@ -66,6 +66,8 @@ class _Reader:
         self.classes: list[Class] = []
         self.containers: list[tuple[str, Instance]] = []
         self.made: list[Instance] = []
+        # Lines of the classes.
+        self.defined: set[int] = set()
 
     def networks(self) -> tuple[ModuleGraph, ...]:
         body, error = statements(self.source)
@@ -132,7 +134,8 @@ class _Reader:
             self._keep_container("nn.Sequential", values[0])
         for name in _defined(statement):
             value = self.scope.names.get(name)
-            if isinstance(value, Class) and value not in self.classes:
+            if isinstance(value, Class) and value.node.lineno not in self.defined:
+                self.defined.add(value.node.lineno)
                 self.classes.append(value)
                 if self._is_network(value) and _called_without(value.find("__init__")):
                     self._read(value.name, value, (), {})
@@ -238,7 +241,8 @@ class _Reader:
             output = returned_tensor(interpreter.call_module(root, [tracer.image_tensor()], {}, found.line))
             if isinstance(output, Unknown):
                 raise tracer.unknown(output, found.line)
-            return graph_nodes(tracer, output)
+            forward = root.cls.find("forward") if root.cls else MISSING
+            return graph_nodes(tracer, output, forward.node.lineno if isinstance(forward, Function) else found.line)
 
         before = interpreter.tracer, interpreter.reading
         interpreter.tracer, interpreter.reading = tracer, True

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 from lib.importing.module_graph import ImportSourceError
 
-MAX_SOURCE_BYTES = 2_000_000
+# Python parses some 1 MB a second.
+MAX_SOURCE_BYTES = 500_000
 MAX_NESTING = 100
 # Text that is parsed block by block, over all attempts.
-_BLOCK_CHARACTERS = 1_000_000
+_BLOCK_CHARACTERS = 300_000
 _SHOWN = 100
 # Texts and comments, in which brackets do not count, and the brackets.
 _BRACKETS = re.compile(
@@ -41,7 +42,7 @@ class SourceText:
         size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
         if size > MAX_SOURCE_BYTES:
             raise ImportSourceError(
-                f"The source has {size / 1e6:.1f} MB; at most {MAX_SOURCE_BYTES / 1e6:.0f} MB are read. "
+                f"The source has {size / 1000:,.0f} kB; at most {MAX_SOURCE_BYTES / 1000:.0f} kB are read. "
                 "Keep the file with the network."
             )
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
@@ -86,14 +87,21 @@ class SourceText:
         return match[1].lstrip("#").strip() if match else ""
 
     def comment_of(self, first: int, last: int | None = None) -> str:
-        """The comment on the first of some lines that has one, or on a line of its own around them about a field."""
-        for number in range(first, min(last or first, first + 50) + 1):
-            if comment := self.comment_at(number):
-                return comment
-        for number in (first - 1, (last or first) + 1):
-            if self.line(number).startswith("#") and _FIELD.search(self.line(number)):
-                return self.comment_at(number)
-        return ""
+        """The comment on the first of some lines that has one."""
+        numbers = range(first, min(last or first, first + 50) + 1)
+        return next((comment for number in numbers if (comment := self.comment_at(number))), "")
+
+    def comment_near(self, first: int, last: int | None = None) -> str:
+        """A comment about a receptive field on the line above, or on the one below if it ends a paragraph there."""
+        above, below = first - 1, (last or first) + 1
+        if self._tells_field(above):
+            return self.comment_at(above)
+        ends = self.line(below + 1) == "" or self.line(below + 1).startswith(("#", "def "))
+        return self.comment_at(below) if ends and self._tells_field(below) else ""
+
+    def _tells_field(self, number: int) -> bool:
+        text = self.line(number)
+        return text.startswith("#") and _FIELD.search(text) is not None
 
 
 def _without_prompts(text: str) -> str:

@@ -125,7 +125,7 @@ class Tracer:
             leaf.arguments[first] = tensor.shape[0]
             leaf.open = False
         arguments = dict(leaf.arguments)
-        return self._place(leaf.kind, arguments, tensor, leaf.line, leaf.comment or comment)
+        return self._place(leaf.kind, arguments, tensor, leaf.line, leaf.comment or comment or leaf.near)
 
     def _place(
         self, kind: str, arguments: dict[str, Value], tensor: Tensor, line: int | None, comment: str = ""
@@ -475,12 +475,12 @@ def paths(module: Value, prefix: str = "self", depth: int = 0) -> Iterator[tuple
         yield from paths(child, path, depth + 1)
 
 
-def graph_nodes(tracer: Tracer, output: Value) -> tuple[ModuleNode, ...]:
+def graph_nodes(tracer: Tracer, output: Value, line: int | None) -> tuple[ModuleNode, ...]:
     """The nodes that the output depends on, renumbered, the output last. Notes those that are left out."""
     if not isinstance(output, Tensor):
-        raise tracer.problem("forward returns no single tensor. Return the output of the last layer.", None)
+        raise tracer.problem("forward returns no single tensor. Return the output of the last layer.", line)
     if output.padding:
-        raise tracer.problem("the network ends with a padding. Leave it out.", None)
+        raise tracer.problem("the network ends with a padding. Leave it out.", line)
     needed, open_nodes = set[int](), [output.node]
     while open_nodes:
         node = open_nodes.pop()

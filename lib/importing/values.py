@@ -12,6 +12,9 @@ from lib.importing.module_graph import Argument
 Value: TypeAlias = Any
 
 
+MAX_ANCESTORS = 50
+
+
 @dataclass(frozen=True, eq=False)
 class Unknown:
     """A value that the source alone does not tell. `what` names it in a sentence; `line` is where it arose."""
@@ -70,6 +73,8 @@ class Leaf:
     arguments: dict[str, Argument]
     line: int | None
     comment: str = ""
+    # A comment about its receptive field on a line of its own beside it.
+    near: str = ""
     calls: int = 0
     supported: bool = True
     # Arguments of a lazy module that its first input tells.
@@ -110,17 +115,23 @@ class Class:
     node: ast.ClassDef
     bases: tuple[Value, ...]
     namespace: dict[str, Value]
+    line: list[Value] = field(init=False)
 
     @property
     def name(self) -> str:
         return self.node.name
 
-    def ancestors(self) -> list[Value]:
-        """The class and its bases in the order in which Python looks for a method (for simple hierarchies)."""
+    def __post_init__(self) -> None:
         found: list[Value] = [self]
         for base in self.bases:
-            found += base.ancestors() if isinstance(base, Class) else [base]
-        return [base for place, base in enumerate(found) if base not in found[place + 1 :]]
+            if isinstance(base, Class | LibraryName | Unknown):
+                found += base.line if isinstance(base, Class) else [base]
+        # A base of several bases comes after all of them.
+        self.line = list(dict.fromkeys(reversed(found)))[::-1][:MAX_ANCESTORS]
+
+    def ancestors(self) -> list[Value]:
+        """The class and its bases in the order in which Python looks for a method (for simple hierarchies)."""
+        return self.line
 
     def find(self, name: str, after: Class | None = None) -> Value:
         """A method or a value of the class or its bases, after one of them if given; MISSING if there is none."""
