@@ -441,3 +441,70 @@ def test_a_choice_that_the_file_does_not_make_is_read_both_ways() -> None:
 def test_a_node_is_plain_data() -> None:
     (node,) = read("self.c = nn.Conv2d(1, 8, 3)", "return self.c(x)").nodes
     assert node == ModuleNode("Conv2d", (IMAGE,), node.arguments, 8, "")
+
+
+IDIOMS = {
+    "len": (CONV, "return self.fc(self.conv1(x).mean((2, 3), keepdim=True).view(len(x), -1))"),
+    "index": (CONV, "return self.fc(F.adaptive_avg_pool2d(self.conv1(x), 1)[:, :, 0, 0])"),
+    "product": (
+        CONV,
+        "x = F.adaptive_avg_pool2d(self.conv1(x), 1)\nn = 1\nfor s in x.size()[1:]:\n    n *= s\n"
+        "return self.fc(x.view(-1, n))",
+    ),
+    "batch of the loader": (CONV, "return self.fc(F.avg_pool2d(self.conv1(x), 26).view(2, -1))"),
+    "bias of None": ("self.conv1 = nn.Conv2d(1, 8, 28, bias=None)", "return self.conv1(x).flatten(1)"),
+    "bias as a number": ("self.conv1 = nn.Conv2d(1, 8, 28, 1, 0, 1, 1, 0)", "return self.conv1(x).flatten(1)"),
+    "named input": (CONV, "return self.fc(F.max_pool2d(input=self.conv1(x), kernel_size=26).flatten(1))"),
+    "list of parts": (CONV, "parts = [self.conv1(x), F.relu(self.conv1.forward(x)) if False else x]\nreturn parts[0]"),
+    "sum": (CONV, "x = self.conv1(x)\nreturn sum([F.relu(x), torch.tanh(x)])"),
+    "annotation": (CONV, "y: torch.Tensor = self.conv1(x)\nreturn y"),
+    "walrus": (CONV, "return F.relu(y) if (y := self.conv1(x)).shape[1] == 8 else y"),
+    "try": (CONV, "try:\n    x = self.conv1(x)\nexcept RuntimeError:\n    pass\nreturn x"),
+    "with": (CONV, "with torch.no_grad():\n    x = self.conv1(x)\nreturn x"),
+    "yield": ("self.net = nn.Sequential(*self.parts())", "return self.net(x)"),
+    "no bias": (CONV + "\nself.conv1.bias = None", "return self.conv1(x)"),
+    "deep copy": ("import copy\nc = nn.Conv2d(1, 1, 3)\nself.n = nn.Sequential(c, copy.deepcopy(c))", "return self.n(x)"),
+    "children": (CONV, "return nn.Sequential(*list(self.children())[:2])(x)"),
+    "ordered": (
+        "from collections import OrderedDict\nself.n = nn.Sequential(OrderedDict(a=nn.Conv2d(1, 8, 3), b=nn.ReLU()))",
+        "return self.n.b(self.n.a(x))",
+    ),
+    "dictionary": (
+        "self.acts = nn.ModuleDict([['relu', nn.ReLU()], ['elu', nn.ELU()]])\nself.c = nn.Conv2d(1, 8, 3)",
+        "x = self.c(x)\nfor name, act in self.acts.items():\n    x = act(x) if name in self.acts else x\nreturn x",
+    ),
+    "plus equals": (
+        "self.l = nn.ModuleList([nn.Conv2d(1, 8, 3)])\nself.l += [nn.ReLU()]", "return self.l[-1](self.l[0](x))",
+    ),
+    "inserted": (
+        "self.l = nn.ModuleList([nn.ReLU()])\nself.l.insert(0, nn.Conv2d(1, 8, 3))",
+        "for i in range(len(self.l)):\n    x = self.l[i](x)\nreturn x",
+    ),
+    "set item": ("self.n = nn.Sequential(nn.ReLU(), nn.ReLU())\nself.n[0] = nn.Conv2d(1, 8, 3)", "return self.n(x)"),
+    "transposed": (CONV, "x = self.conv1(x).flatten(2).mean(2)\nreturn self.fc(x)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", IDIOMS)
+def test_an_idiom_is_read_as_torch_runs_it(what: str) -> None:
+    constructor, forward = IDIOMS[what]
+    source = network_class(constructor, forward)
+    source += "    def parts(self):\n        yield nn.Conv2d(1, 8, 3)\n        yield nn.ReLU()\n"
+    assert calls_of(networks_in_source(source)[0]) == executed_calls(executed(source)["Net"]())
+
+
+def test_a_class_within_a_function_and_layers_outside_of_the_class_are_read() -> None:
+    inner = "def make():\n" + "\n".join(
+        f"    {line}" for line in network_class(CONV, RUN.format("x = self.conv2(x)")).split("\n")[4:]
+    )
+    assert [graph.name for graph in networks_in_source(f"{HEAD}{inner}\n    return Net()\n")] == ["Net()"]
+    outside = network_class("self.p = p", "return conv(x)", before="conv = nn.Conv2d(1, 8, 3)")
+    outside = outside.replace("__init__(self)", "__init__(self, p=1)", 1) + "\nnet = Net(2)\n"
+    assert [graph.problem for graph in networks_in_source(outside)] == [None, None]
+
+
+def test_a_base_class_of_another_file_is_a_module() -> None:
+    source = network_class(
+        "self.add_module('c', nn.Conv2d(1, 8, 3))", "return self.c(x)", before="from base import Base"
+    )
+    assert [node.kind for node in only(source.replace("nn.Module", "Base")).nodes] == ["Conv2d"]
