@@ -53,7 +53,8 @@ TRAINING = (
 
 def test_each_definition_in_a_notebook_is_a_network() -> None:
     cells = [
-        text("# A notebook"), code("%matplotlib inline\n" + IMPORTS), code("from google.colab import drive\n!nvidia-smi"),
+        text("# A notebook"), code("%matplotlib inline\n" + IMPORTS),
+        code("from google.colab import drive\n!nvidia-smi"),
         code("WIDTH = 8"), code(net("WIDTH").splitlines(keepends=True)), code(SUMMARY), code(TRAINING),
         code("%%bash\nclass is no class (here\n"), code("WIDTH = 16"), code(net("WIDTH")), code(SUMMARY),
         code("%%time\nfor epoch in range(3):\n    pass"), code("model?\nfiles = !ls\n?model"), code("broken (\n"),

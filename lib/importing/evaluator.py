@@ -219,6 +219,8 @@ class Evaluator(ABC):
         left = self.evaluate(node.left, scope)
         for operation, right_node in zip(node.ops, node.comparators, strict=True):
             right = self.evaluate(right_node, scope)
+            if isinstance(right, Instance) and isinstance(operation, ast.In | ast.NotIn):
+                right = self.known_items(right)
             for value in (left, right):
                 if isinstance(value, str | list | tuple | dict):
                     self.spend(len(value) // 10)

@@ -218,6 +218,7 @@ class _Reader:
             found.graph = ModuleGraph(found.name, (), "It has no layers. Paste a network with layers.")
         else:
             found.graph = ModuleGraph(found.name, graph, None, tuple(notes))
+            found.weights = max(found.weights, sum(node.kind in _WEIGHTED for node in graph))
 
     def _for_larger_images(
         self, found: _Found, larger: tuple[ModuleNode, ...], error: ImportSourceError
