@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from lib.importing.interpreter import Interpreter, returned_tensor
@@ -39,7 +41,21 @@ def networks_in_source(source: str) -> tuple[ModuleGraph, ...]:
 
     A network that cannot be read is one with a `problem`. Raises ImportSourceError if there is none at all.
     """
-    return _Reader(SourceText(source)).networks()
+    text = SourceText(source)
+    with _no_collection():
+        return _Reader(text).networks()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Put off garbage collection: while a syntax tree grows, it would go through all of the process many times."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @dataclass
