@@ -52,6 +52,10 @@ class Recorder(TorchFunctionMode):
         weights = sum(value.numel() for value in values if isinstance(value, nn.Parameter))
         if name == "mul" and self.calls and self.calls[-1][0] == "Sigmoid":
             self.calls[-1] = ("SiLU", shape, 0, self.calls[-1][3])
+        elif name == "mean" and taken and len(before) == 4 and result.numel() > result.shape[0] * result.shape[1]:
+            # Half of a mean over height and width.
+            self.keep(result, taken[0])
+            return result
         elif name in ("mean", "amax") and taken and len(before) - 1 > len(shape):
             # A mean over height and width is a pool, and flattens.
             self.calls.append((_KINDS[name], (*shape, 1, 1), 0, taken))

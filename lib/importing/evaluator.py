@@ -237,7 +237,7 @@ class Evaluator(ABC):
         if isinstance(value, Unknown):
             return value
         if isinstance(value, Tensor):
-            raise self.tracer.arithmetic(line)
+            raise self.tracer.arithmetic(line, value)
         if isinstance(operation, ast.Not):
             if value is TRAINING:
                 return False
@@ -345,7 +345,7 @@ class Evaluator(ABC):
                     return tensors[0]
             if isinstance(left, Tensor):
                 return self.tracer.sum(left, right, line, in_place)
-        raise self.tracer.arithmetic(line)
+        raise self.tracer.arithmetic(line, left, right)
 
     def _joined(self, left: Instance, right: Value, line: int | None) -> Value:
         more = self.known_items(right)
