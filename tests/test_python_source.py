@@ -456,6 +456,15 @@ IDIOMS = {
     "batch of the loader": (CONV, "return self.fc(F.avg_pool2d(self.conv1(x), 26).view(2, -1))"),
     "one mean after the other": (CONV, "return self.fc(self.conv1(x).mean(-1).mean(-1))"),
     "both kept": (CONV, "return self.conv1(x).mean(3, keepdim=True).mean(2, keepdim=True)"),
+    "another name": (CONV, "y = self.conv1(x)\nz = y\nz += torch.tanh(y)\nreturn torch.relu(y)"),
+    "in place": (CONV, "y = self.conv1(x)\nF.relu(y, inplace=True)\nreturn torch.tanh(y)"),
+    "window in the padding": (
+        "self.c = nn.Conv2d(1, 8, 5)",
+        "return F.max_pool2d(F.avg_pool2d(self.c(x), 2, 3, ceil_mode=True), 2, 2, 1, ceil_mode=True)",
+    ),
+    "list of two names": (
+        "a = []\nb = a\nb += [nn.Conv2d(1, 8, 3)]\nself.n = nn.Sequential(*a)", "return self.n(x)",
+    ),
     "bias of None": ("self.conv1 = nn.Conv2d(1, 8, 28, bias=None)", "return self.conv1(x).flatten(1)"),
     "bias as a number": ("self.conv1 = nn.Conv2d(1, 8, 28, 1, 0, 1, 1, 0)", "return self.conv1(x).flatten(1)"),
     "named input": (CONV, "return self.fc(F.max_pool2d(input=self.conv1(x), kernel_size=26).flatten(1))"),
@@ -507,6 +516,13 @@ def test_a_class_within_a_function_and_layers_outside_of_the_class_are_read() ->
     outside = network_class("self.p = p", "return conv(x)", before="conv = nn.Conv2d(1, 8, 3)")
     outside = outside.replace("__init__(self)", "__init__(self, p=1)", 1) + "\nnet = Net(2)\n"
     assert [graph.problem for graph in networks_in_source(outside)] == [None, None]
+
+
+def test_a_ghost_batch_norm_is_told_from_a_batch_norm() -> None:
+    ghost, plain = networks_in_source((SOURCES / "ghost.py").read_text(encoding="utf-8"))
+    assert [node.kind for node in ghost.nodes[1:6:4]] == ["GhostBatchNorm2d", "GhostBatchNorm2d"]
+    assert [node.arguments["num_splits"] for node in ghost.nodes[1:6:4]] == [2, 2]
+    assert [node.kind for node in plain.nodes[1:6:4]] == ["BatchNorm2d", "BatchNorm2d"]
 
 
 def test_a_base_class_of_another_file_is_a_module() -> None:
