@@ -530,3 +530,19 @@ def test_a_base_class_of_another_file_is_a_module() -> None:
         "self.add_module('c', nn.Conv2d(1, 8, 3))", "return self.c(x)", before="from base import Base"
     )
     assert [node.kind for node in only(source.replace("nn.Module", "Base")).nodes] == ["Conv2d"]
+
+
+def test_a_network_is_read_with_the_block_of_its_time() -> None:
+    def block(width: int) -> str:
+        return f"def block():\n    return nn.Conv2d(1, {width}, 3)\n"
+
+    net = network_class("self.c = block()", "return self.c(x)")
+    found = networks_in_source(net + block(8) + net + block(16))
+    assert [graph.nodes[0].arguments["out_channels"] for graph in found] == [8, 8]
+
+
+def test_a_print_of_python_2_within_a_network_is_passed_over() -> None:
+    plain = network_class(CONV, "x = self.conv1(x)\npass\nreturn x")
+    printing = plain.replace("        pass\n", "        print x.size(), 'after conv1'\n")
+    assert rows_of(only(printing)) == rows_of(only(plain))
+    assert [node.kind for node in only(printing).nodes] == ["Conv2d"]
