@@ -117,6 +117,7 @@ def test_any_spelling_is_parsed_and_written_in_the_canonical_form() -> None:
         ("norm=before.gn4 bias=off | 16 16a 10w R A", "bias=off norm=gn4 | 16b 16 10w R A"),
         ("add(16x/)16 cat(/8)cat(8/)add(/ 8)10 A", None),
         ("1 add( / 1 ) cat( / 1 ) cat( 1 / ) 10 A", "1 add( 1 ) cat( / 1 ) cat( 1 ) 10 A"),
+        ("1 add( / 1 / 1k5 ) cat( / 1 / 1k5 ) 10 A", "1 add( 1 / 1k5 / ) cat( / 1 / 1k5 ) 10 A"),
         ("8 F 10f", "8 10f"),
         ("8 F D10 10f F", "8 F D10 10f"),
         ("16K3X1 RELU gELU a 10F", "16k3x1 R gelu A 10f"),

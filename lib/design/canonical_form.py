@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TypeVar
 
 from lib.design.layers import (
@@ -30,8 +31,8 @@ def canonical(architecture: Architecture) -> Architecture:
     """The same network in the form that `parse` returns.
 
     A padding that keeps the size has its default. An activation and a normalization that directly follow a convolution
-    without them become part of it. What means nothing has its default. The input itself, as the last branch of an
-    addition, is not written.
+    without them become part of it. What means nothing has its default. The input itself is the last branch of an
+    addition, and is not written as the second of two branches.
     """
     layers = list(architecture.layers)
     logits = last_weights(architecture.layers)
@@ -89,10 +90,12 @@ def _merged(layer: Convolution | FullyConnected, following: Sequence[Layer]) -> 
 
 
 def _canonical_branches(layers: list[Layer]) -> list[Layer]:
-    """Leave out the empty branch of two: it is the input itself. For a concatenation, only the last one."""
+    """Move the empty branch of an addition to its end, and leave out the empty last branch of two."""
     # For each open fork: its place, and the places of its separators.
     open_forks: list[tuple[int, list[int]]] = []
     dropped: set[int] = set()
+    # Joins that an empty branch is moved to.
+    extended: set[int] = set()
     for index, layer in enumerate(layers):
         match layer:
             case Fork():
@@ -101,13 +104,22 @@ def _canonical_branches(layers: list[Layer]) -> list[Layer]:
                 open_forks[-1][1].append(index)
             case Join() if open_forks:
                 begin, separators = open_forks.pop()
-                fork = layers[begin]
-                if len(separators) == 1 and isinstance(fork, Fork):
-                    is_last_empty = separators[0] == index - 1
-                    is_first_empty = separators[0] == begin + 1
-                    if is_last_empty or (is_first_empty and fork.join == "add"):
-                        dropped.add(separators[0])
-    return [layer for index, layer in enumerate(layers) if index not in dropped]
+                bounds = [begin, *separators, index]
+                empty = [place for place, (one, other) in enumerate(pairwise(bounds)) if other == one + 1]
+                last = len(separators)
+                if len(empty) != 1 or not separators:
+                    continue
+                if empty[0] == last == 1:
+                    dropped.add(separators[0])
+                elif empty[0] < last and layers[begin] == Fork("add"):
+                    dropped.add(separators[empty[0]])
+                    if last > 1:
+                        extended.add(index)
+    found: list[Layer] = []
+    for index, layer in enumerate(layers):
+        found += [Branch()] if index in extended else []
+        found += [layer] if index not in dropped else []
+    return found
 
 
 def takes_dropout(layer: Layer, is_logits: bool) -> bool:

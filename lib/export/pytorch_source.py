@@ -99,7 +99,8 @@ def _class(steps: Sequence[Operation], analysis: NetworkAnalysis) -> list[str]:
         inputs = ["x" if source == index - 1 else saved[source] for source in step.inputs]
         match step.kind:
             case "Add":
-                result = " + ".join(inputs)
+                # One operation for any number of inputs; a + b + c would be two.
+                result = " + ".join(inputs) if len(inputs) == 2 else f"sum([{', '.join(inputs)}])"
             case "Concat":
                 result = f"torch.cat([{', '.join(inputs)}], 1)"
             case _:

@@ -282,6 +282,8 @@ class Calls(Evaluator):
             return False
         if last in _GHOSTS:
             return self._library_ghost(given, named, node)
+        if path == "torchvision.models.convnext.LayerNorm2d":
+            return self.construct(last, given, named, node)
         if root != "torch":
             return Unknown(f"the result of {path}()", line)
         if last in _WRAPPERS and given:
@@ -391,6 +393,8 @@ class Calls(Evaluator):
         if name == "type" and len(given) == 1:
             return given[0].cls if isinstance(given[0], Instance) and given[0].cls else Unknown("this type", line)
         if name == "sum" and given and (terms := self.known_items(given[0])) and any(map(holds_tensor, terms)):
+            if all(isinstance(value, Tensor) for value in terms):
+                return self.tracer.total([value for value in terms if isinstance(value, Tensor)], line)
             total: Value = 0
             for value in terms:
                 total = self.binary(ast.Add(), total, value, line)

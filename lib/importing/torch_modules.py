@@ -47,6 +47,8 @@ SIGNATURES: dict[str, dict[str, object]] = {
     "InstanceNorm2d": {"num_features": REQUIRED, **_NORM, "affine": False, "track_running_stats": False},
     "GroupNorm": {"num_groups": REQUIRED, "num_channels": REQUIRED, "eps": 1e-5, "affine": True},
     "LayerNorm": {"normalized_shape": REQUIRED, "eps": 1e-5, "elementwise_affine": True, "bias": True},
+    # A class of torchvision, which is not in torch.nn.
+    "LayerNorm2d": {"normalized_shape": REQUIRED, "eps": 1e-5, "elementwise_affine": True, "bias": True},
     "LocalResponseNorm": {"size": REQUIRED, "alpha": 1e-4, "beta": 0.75, "k": 1.0},
     "MaxPool2d": {
         "kernel_size": REQUIRED,
@@ -263,7 +265,7 @@ def num_parameters(kind: str, arguments: Mapping[str, Argument]) -> int:
         return 2 * number("num_features") if arguments["affine"] else 0
     if kind == "GroupNorm":
         return 2 * number("num_channels") if arguments["affine"] else 0
-    if kind == "LayerNorm":
+    if kind in ("LayerNorm", "LayerNorm2d"):
         sizes = arguments["normalized_shape"]
         assert isinstance(sizes, tuple)
         weights = math.prod(sizes) if arguments["elementwise_affine"] else 0
@@ -320,6 +322,13 @@ def _check_norm(kind: str, arguments: Mapping[str, Argument], shape: Shape) -> N
         _equal(kind, channels, shape[0], "channels")
         if isinstance(groups, int) and shape[0] % groups:
             raise ArgumentsError(f"nn.GroupNorm cannot divide {shape[0]} channels into {groups} groups.")
+    elif kind == "LayerNorm2d":
+        _needs_map(kind, shape)
+        if arguments["normalized_shape"] != shape[:1]:
+            raise ShapeMismatchError(
+                f"LayerNorm2d is made for {arguments['normalized_shape']} channels, and {shape[0]} reach it. Make the "
+                "two equal."
+            )
     elif kind == "LayerNorm":
         sizes = arguments["normalized_shape"]
         if not isinstance(sizes, tuple) or shape[-len(sizes) :] != sizes:

@@ -151,7 +151,7 @@ class Tracer:
             raise self.problem(f"the map is flattened to two axes before {kind}. Flatten it to one.", line)
         if kind in ("Softmax", "LogSoftmax") and arguments.get("dim") is None:
             arguments["dim"] = 1
-        if kind in BATCH_NORMS or kind == "InstanceNorm2d" or kind in ("GroupNorm", "LayerNorm"):
+        if kind in BATCH_NORMS or kind == "InstanceNorm2d" or kind in ("GroupNorm", "LayerNorm", "LayerNorm2d"):
             self._note_settings(kind, arguments, line)
         try:
             shape = output_shape(kind, arguments, tensor.shape)
@@ -407,21 +407,28 @@ class Tracer:
         """first + second."""
         if not isinstance(second, Tensor):
             raise self.arithmetic(line, first)
-        self._check_reduced(first, line)
-        self._check_reduced(second, line)
-        if first.permuted or second.permuted or first.padding or second.padding:
-            raise self.problem("permuted or padded tensors cannot be added in the notation.", line)
-        if first.node == second.node:
-            raise self.problem("a tensor is added to itself, which the notation cannot say. Leave it out.", line)
-        if first.shape != second.shape:
-            raise self.problem(
-                f"{shape_words(first.shape)} and {shape_words(second.shape)} are added. Make the two equal.", line, True
-            )
-        result = self.add("Add", [first, second], {}, line, first.shape)
+        result = self.total([first, second], line)
         if in_place:
             first.node = result.node
             return first
         return result
+
+    def total(self, tensors: Sequence[Tensor], line: int | None) -> Tensor:
+        """sum(tensors), as one node."""
+        first = tensors[0]
+        for tensor in tensors:
+            self._check_reduced(tensor, line)
+            if tensor.permuted or tensor.padding:
+                raise self.problem("permuted or padded tensors cannot be added in the notation.", line)
+            if tensor.shape != first.shape:
+                raise self.problem(
+                    f"{shape_words(first.shape)} and {shape_words(tensor.shape)} are added. Make the two equal.",
+                    line,
+                    True,
+                )
+        if len({tensor.node for tensor in tensors}) < len(tensors):
+            raise self.problem("a tensor is added to itself, which the notation cannot say. Leave it out.", line)
+        return first if len(tensors) == 1 else self.add("Add", list(tensors), {}, line, first.shape)
 
     def concatenation(self, tensors: Value, axis: Value, line: int | None) -> Tensor:
         """torch.cat(tensors, axis)."""

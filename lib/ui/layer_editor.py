@@ -64,7 +64,8 @@ def _layer_row(architecture: Architecture, index: int, actions: list[str]) -> No
         )
 
 
-def _set_network(text: str) -> None:
+def load_network(text: str) -> None:
+    """Make the network of this notation the page's; Undo brings back the one before. A callback."""
     st.session_state.undo = [*st.session_state.get("undo", []), st.session_state.net][-MAX_UNDO:]
     st.session_state.net = text
 
@@ -76,12 +77,12 @@ def _undo() -> None:
 def _load_preset() -> None:
     chosen = next((preset.text for preset in PRESETS if preset.title == st.session_state.preset), None)
     if chosen:
-        _set_network(chosen)
+        load_network(chosen)
 
 
 def _set_width(architecture: Architecture, index: int) -> None:
-    _set_network(notation(edits.set_width(architecture, index, st.session_state[f"width_{index}"])))
+    load_network(notation(edits.set_width(architecture, index, st.session_state[f"width_{index}"])))
 
 
 def _edit_layer(architecture: Architecture, index: int) -> None:
-    _set_network(notation(edits.apply(architecture, index, st.session_state[f"edit_{index}"])))
+    load_network(notation(edits.apply(architecture, index, st.session_state[f"edit_{index}"])))

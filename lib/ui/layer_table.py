@@ -1,4 +1,4 @@
-"""The table of layers on the Design page, its captions, and the receptive fields that the exercise states wrongly."""
+"""The table of layers on the Design page, and its captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pandas import DataFrame
 from pandas.io.formats.style import Styler
 
 from lib.design.analysis import LayerAnalysis, NetworkAnalysis, activation_bytes
-from lib.design.exercise import COMMENTED_FIELDS
 from lib.design.layers import INPUT_SHAPE
 from lib.export.tables import COLUMNS
 from lib.text.formatting import megabytes
@@ -84,30 +83,6 @@ def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool)
 def unbroken(text: Callable[[Any], str]) -> Callable[[Any], str]:
     """Return a function that gives the same text with no-break spaces, for narrow tables."""
     return lambda value: text(value).replace(" ", "\u00a0")
-
-
-def stated_fields_table(analysis: NetworkAnalysis) -> None:
-    """Show the receptive fields that the comments of the exercise's code state beside the correct ones.
-
-    `analysis` is of one of the networks of the exercise, with one row for each layer.
-    """
-    st.table(
-        [
-            {
-                "Layer": row.label,
-                "Comment": "no comment" if stated is None else f"{stated}",
-                "Correct": f"{row.receptive_field}",
-            }
-            for row, stated in zip(analysis.rows, COMMENTED_FIELDS, strict=True)
-        ],
-        border="horizontal",
-        hide_index=True,
-        alt="Stated and correct receptive fields",
-    )
-    st.caption(
-        "The comments double the receptive field at every pool. A 2×2 pool with stride 2 adds one jump to it and "
-        "doubles the jump: 7 becomes 8, not 14, and only the layers after the pool add twice as much."
-    )
 
 
 def _badges(row: LayerAnalysis) -> str:
