@@ -136,3 +136,15 @@ def test_what_is_no_notebook_is_a_sentence(what: str) -> None:
     with pytest.raises(ImportSourceError, match=r"\.$"):
         networks_in_notebook(BAD[what])
     assert time.thread_time() - began < 2
+
+
+@pytest.mark.parametrize("magic", ["%%time", "%%capture out", "%%writefile model.py", "%%file -a net.py"])
+def test_cells_of_python_with_a_magic_are_read(magic: str) -> None:
+    [graph] = networks_in_notebook(notebook(code(f"{magic}\n{net('8')}")))
+    assert graph.problem is None
+    assert graph.nodes[0].arguments["out_channels"] == 8
+
+
+def test_a_file_in_another_language_is_not_read() -> None:
+    with pytest.raises(ImportSourceError):
+        networks_in_notebook(notebook(code(f"%%writefile notes.txt\n{net('8')}")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lib.design.canonical_form import canonical
 from lib.design.layers import (
@@ -70,6 +70,7 @@ def converted(graph: ModuleGraph) -> ConvertedNetwork:
     """
     if not graph.nodes:
         raise ImportSourceError("The network has no layers. Give it at least one convolution.")
+    graph = _with_nested_concatenations(graph)
     parts = _sequence(graph, len(graph.nodes) - 1, IMAGE)
     if len({id(part.node) for part in parts if part.node}) < sum(part.node is not None for part in parts):
         raise _crossing(graph.nodes[-1])
@@ -98,6 +99,27 @@ def converted(graph: ModuleGraph) -> ConvertedNetwork:
     except ArchitectureError as error:
         raise ImportSourceError(str(error)) from error
     return ConvertedNetwork(architecture, tuple(kept), tuple(dict.fromkeys(notes)))
+
+
+def _with_nested_concatenations(graph: ModuleGraph) -> ModuleGraph:
+    """The same network, in which a concatenation that begins with the parts of an earlier one takes its result.
+
+    Dense blocks are often written so: cat(a, b), then cat(a, b, c), which is cat(cat(a, b), c).
+    """
+    earlier: list[tuple[tuple[int, ...], int]] = []
+    nodes: list[ModuleNode] = []
+    for index, node in enumerate(graph.nodes):
+        if node.kind == "Concat":
+            for parts, result in reversed(earlier):
+                if len(parts) < len(node.inputs) and node.inputs[: len(parts)] == parts:
+                    nodes.append(replace(node, inputs=(result, *node.inputs[len(parts) :])))
+                    break
+            else:
+                nodes.append(node)
+            earlier.append((node.inputs, index))
+        else:
+            nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _sequence(graph: ModuleGraph, end: int, start: int) -> list[_Part]:

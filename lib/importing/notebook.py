@@ -11,7 +11,8 @@ from lib.importing.python_source import networks_in_source
 # Notebooks hold pictures too.
 MAX_NOTEBOOK_BYTES = 20_000_000
 _MAGIC = re.compile(r"^\s*(?:[!?]|%(?!%)|[\w.,\s]+=\s*[!%])|\?\s*$")
-_CELL_MAGIC = re.compile(r"^\s*%%(?!time\b|timeit\b|capture\b)")
+# Cells in another language. What is written into a Python file is Python.
+_CELL_MAGIC = re.compile(r"^\s*%%(?!time\b|timeit\b|capture\b|prun\b|(?:writefile|file)\b.*\.py\s*$)")
 
 
 def networks_in_notebook(data: bytes) -> tuple[ModuleGraph, ...]:
