@@ -57,9 +57,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="python -m lib", description="Receptive on the command line.")
     commands = parser.add_subparsers(required=True, metavar="command")
     add_describe(commands.add_parser("describe", help="print the output shape, cost and receptive field of each layer"))
-    add_import(
-        commands.add_parser("import", help="read the networks in PyTorch source, a notebook or an ONNX file")
-    )
+    add_import(commands.add_parser("import", help="read the networks in PyTorch source, a notebook or an ONNX file"))
     add_train(commands.add_parser("train", help="train a network on MNIST; the app lists the run"))
     add_predict(commands.add_parser("predict", help="read photos of digits with a trained network"))
     options = parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lib.design.canonical_form import canonical
 from lib.design.layers import (
@@ -107,13 +107,13 @@ class _Structure:
     """Finds the branches of a graph. Each node belongs to one place; a second one means that branches cross."""
 
     def __init__(self, graph: ModuleGraph) -> None:
-        self.nodes = graph.nodes
-        self.places = {id(node): place for place, node in enumerate(graph.nodes)}
+        self.nodes = _nested_concatenations(graph.nodes)
+        self.places = {id(node): place for place, node in enumerate(self.nodes)}
         self.visited: set[int] = set()
         # For each node, as bits: the nodes through which every way from the image to it leads, itself included.
         # Bit 0 is the image.
         self.origins: list[int] = []
-        for index, node in enumerate(graph.nodes):
+        for index, node in enumerate(self.nodes):
             common = -1
             for source in node.inputs:
                 common &= 1 if source == IMAGE else self.origins[source]
@@ -160,6 +160,28 @@ class _Structure:
             key=lambda branch: min(self.places[id(part.node)] for part in branch if part.node),
         )
         return [computed.pop(0) if branch else branch for branch in branches]
+
+
+def _nested_concatenations(nodes: tuple[ModuleNode, ...]) -> tuple[ModuleNode, ...]:
+    """The nodes, where a concatenation that names all parts of an earlier one takes that one instead.
+
+    In a DenseNet, cat(a, b) is the input of c, and cat(a, b, c) that of the next layer: cat(cat(a, b), c).
+    """
+    earlier: dict[tuple[int, ...], int] = {}
+    found: list[ModuleNode] = []
+    for index, node in enumerate(nodes):
+        inputs = node.inputs
+        if node.kind == "Concat":
+            for length in range(len(inputs) - 1, 1, -1):
+                if inputs[:length] in earlier:
+                    node = replace(node, inputs=(earlier[inputs[:length]], *inputs[length:]))
+                    break
+                if inputs[-length:] in earlier:
+                    node = replace(node, inputs=(*inputs[:-length], earlier[inputs[-length:]]))
+                    break
+            earlier.setdefault(inputs, index)
+        found.append(node)
+    return tuple(found)
 
 
 def _layer(node: ModuleNode, shape: Shape, notes: list[str]) -> Layer | None:

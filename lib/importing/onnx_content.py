@@ -39,8 +39,9 @@ def model_without_weights(data: bytes) -> ModelProto:
 
     Raises ImportSourceError if it is no ONNX model, is too large, or keeps weights in other files.
     """
-    from google.protobuf.message import DecodeError
-    from onnx import ModelProto, TensorProto
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from onnx import TensorProto
 
     if len(data) > MAX_ONNX_BYTES:
         raise ImportSourceError(
@@ -51,7 +52,7 @@ def model_without_weights(data: bytes) -> ModelProto:
     if len(content) > MAX_GRAPH_BYTES:
         raise _too_large(f"{len(content) / 1e6:.1f} MB besides its weights")
     try:
-        model = ModelProto.FromString(content)
+        model = onnx.load_model_from_string(content)
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
         raise ImportSourceError(_DAMAGED) from error
     if not model.graph.node or not model.opset_import:

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from lib.design.layers import INPUT_SHAPE, MEAN, STD, ArchitectureError
 from lib.design.notation import ONNX_KEY, parse
+from lib.design.operations import operations
 from lib.importing.architecture_graph import graph_nodes
 from lib.importing.module_graph import IMAGE, Argument, ImportSourceError, ModuleGraph, ModuleNode
-from lib.importing.onnx_content import model_without_weights
 from lib.importing.onnx_constants import Constant, as_constant, attribute_numbers, short_number
+from lib.importing.onnx_content import model_without_weights
 from lib.importing.pointwise import POINTS, POINTWISE, composite
-from lib.importing.torch_modules import ArgumentsError, bound_arguments, output_shape, pair
+from lib.importing.torch_modules import ArgumentsError, bound_arguments, output_shape
 from lib.text.untrusted_text import visible
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-MAX_NODES = 5_000
+MAX_NODES = 3_000
 _LONGEST_NAME = 60
 # How far apart the operators of one module may stand.
-_REACH = 16
+_REACH = 12
 _FLOATS = (1, 10, 11)  # float32, float16 and float64 in ONNX's numbering of types
 _NORMALIZED = "The normalization of the pixels is left out: every image is normalized here."
 _ANY_SIZE = "The file leaves the size of the image open; it is read for 28×28 pixels."
@@ -58,7 +59,7 @@ def networks_in_onnx(data: bytes) -> tuple[ModuleGraph, ...]:
     A network that cannot be read is one with a `problem`. Raises ImportSourceError if the bytes are no ONNX model.
     """
     model = model_without_weights(data)
-    name = _shown(model.graph.name.strip()) or "network"
+    name = _shown(model.graph.name) or "network"
     try:
         reader = _Reader(model)
         nodes = reader.nodes_to_the_output()
@@ -67,8 +68,9 @@ def networks_in_onnx(data: bytes) -> tuple[ModuleGraph, ...]:
     return (ModuleGraph(name, _as_exported(model, nodes, reader) or nodes, notes=tuple(reader.notes)),)
 
 
-def _shown(text: str) -> str:
-    text = visible(text)
+def _shown(text: str | bytes) -> str:
+    # Text that is no UTF-8 is left as bytes by protobuf.
+    text = visible(text if isinstance(text, str) else text.decode("utf-8", "replace")).strip()
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
@@ -107,6 +109,11 @@ class _Reader:
         # So that no operator whose output the network has is taken for an inner part of a module.
         self.consumers.setdefault(outputs[0], []).append(-1)
         self.output = outputs[0]
+        # Constants may stand between the operators that are one module.
+        for index, node in enumerate(self.graph.node):
+            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+                self._read(index, node)
+                self.skipped.add(index)
         for index, node in enumerate(self.graph.node):
             if index not in self.skipped:
                 self._read(index, node)
@@ -155,17 +162,19 @@ class _Reader:
         )
 
     def _read(self, index: int, node: NodeProto) -> None:
-        for name in node.input:
-            if name and name not in self.known:
-                raise self._refused(node, "takes a value that nothing computes before it. Export the network again.")
         read = _OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if read is None:
             raise self._refused(
                 node,
                 "is not available here. Replace it by a layer that the notation has, or leave it out.",
             )
+        for name in node.input:
+            if name and name not in self.known:
+                raise self._refused(node, "takes a value that nothing computes before it. Export the network again.")
         try:
             found = read(self, node, index)
+            if found is not None:
+                self.known[node.output[0]] = found
         except ArgumentsError as error:
             raise ImportSourceError(f"{self._where(node)}: {error}") from error
         except ImportSourceError:
@@ -173,8 +182,6 @@ class _Reader:
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # Attributes and inputs may be of any number and type.
             raise self._refused(node, "has attributes or inputs that do not fit. Export the network again.") from error
-        if found is not None:
-            self.known[node.output[0]] = found
 
     def _where(self, node: NodeProto) -> str:
         name = _shown(node.name)
@@ -532,7 +539,11 @@ class _Reader:
         rank = len(value.shape) + 1
         spatial = {1, 2} if value.is_channels_last else {2, 3}
         if len(value.shape) != 3 or {int(axis) % rank for axis in axes} != spatial:
-            raise self._refused(node, "reduces other axes than height and width. Use a global pool.")
+            raise self._refused(
+                node,
+                "reduces other axes than height and width. Use a global pool; for a layer norm, export with operator "
+                "set 17 or later.",
+            )
         found = self.module(
             "AdaptiveAvgPool2d" if node.op_type == "ReduceMean" else "AdaptiveMaxPool2d", value, output_size=1
         )
@@ -668,9 +679,9 @@ class _Reader:
         if norm is not None and len(shape) == 3 and len(value.shape) == 3 and not value.is_channels_last:
             return self._group_norm_of_instances(node, value, shape, norm)
         # -1 stands for the rest: the batch in one place, what is left of an image in another.
-        if len(shape) == 2 and not (shape[0] == 0 and shape[1] == 0) and self._is_batch(shape[0], shape[1] == total):
-            if shape[1] in (-1, total) or (shape[1] == 0 and len(value.shape) == 1):
-                return self.flat(value)
+        is_rest = shape[-1:] in ((-1,), (total,)) or (shape[-1:] == (0,) and len(value.shape) == 1)
+        if len(shape) == 2 and is_rest and self._is_batch(shape[0], shape[1] == total):
+            return self.flat(value)
         if len(shape) == len(value.shape) + 1 and self._is_batch(shape[0], -1 not in shape[1:]):
             order = (*value.shape[1:], value.shape[0]) if value.is_channels_last else value.shape
             if all(side in (0, -1, had) for side, had in zip(shape[1:], order, strict=True)):
@@ -904,17 +915,19 @@ def _as_exported(model: ModelProto, nodes: Sequence[ModuleNode], reader: _Reader
     The notation tells what operators do not: which dropout zeroes whole channels, and ghost batch norm.
     """
     text = next((entry.value for entry in model.metadata_props if entry.key == ONNX_KEY), None)
-    if text is None:
+    if not isinstance(text, str):
         return None
     try:
-        told = graph_nodes(parse(text))
+        architecture = parse(text)
     except ArchitectureError:
         return None
-    keys = [_key(node) for node in nodes]
-    return told if keys == [_key(node) for node in told] else None
+    told = graph_nodes(architecture)
+    shapes = [step.output_shape[:1] if step.is_flat else step.output_shape for step in operations(architecture)]
+    is_told = shapes == reader.shapes and [_key(node) for node in told] == [_key(node) for node in nodes]
+    return told if is_told else None
 
 
-# Arguments that operators do not tell. A ceil_mode that changes a shape shows in the layers after it.
+# Arguments that operators do not tell: a ceil_mode is told by the shape.
 _UNTOLD = frozenset({"num_splits", "inplace", "ceil_mode", "eps"})
 _ALIKE = {"Dropout2d": "Dropout", "GhostBatchNorm2d": "BatchNorm2d"}
 
