@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from lib.design.analysis import analyze
 from lib.design.layers import Architecture
@@ -54,7 +55,7 @@ def import_networks(name: str, data: bytes) -> tuple[ImportedNetwork, ...]:
 
 def _graphs(name: str, data: bytes) -> tuple[tuple[ModuleGraph, ...], SourceText | None]:
     """The networks of a file, and its text if it has one. Raises ImportSourceError."""
-    suffix = name[name.rfind(".") :].lower() if "." in name else ""
+    suffix = PurePath(name).suffix.lower()
     if suffix == ".onnx":
         from lib.importing.onnx_model import networks_in_onnx
 
