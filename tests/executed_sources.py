@@ -23,8 +23,8 @@ _KINDS = {
     "sigmoid": "Sigmoid", "softplus": "Softplus", "softmax": "Softmax", "log_softmax": "LogSoftmax", "add": "Add",
     "add_": "Add", "cat": "Concat", "amax": "AdaptiveMaxPool2d", "mean": "AdaptiveAvgPool2d",
 }  # fmt: skip
-_SHAPES = {"view", "reshape", "flatten", "squeeze"}
-_UNCHANGED = {"float", "to", "permute", "contiguous", "pad", "__get__", "clamp", "__getitem__", "repeat"}
+_SHAPES = {"view", "reshape", "flatten", "squeeze", "__getitem__"}
+_UNCHANGED = {"float", "to", "permute", "contiguous", "pad", "__get__", "clamp", "repeat"}
 
 
 class Recorder(TorchFunctionMode):
@@ -52,10 +52,18 @@ class Recorder(TorchFunctionMode):
         weights = sum(value.numel() for value in values if isinstance(value, nn.Parameter))
         if name == "mul" and self.calls and self.calls[-1][0] == "Sigmoid":
             self.calls[-1] = ("SiLU", shape, 0, self.calls[-1][3])
+        elif name == "mean" and taken and len(before) == 4 and result.numel() > result.shape[0] * result.shape[1]:
+            # Half of a mean over height and width.
+            self.keep(result, taken[0])
+            return result
         elif name in ("mean", "amax") and taken and len(before) - 1 > len(shape):
             # A mean over height and width is a pool, and flattens.
             self.calls.append((_KINDS[name], (*shape, 1, 1), 0, taken))
             self.calls.append(("Flatten", shape, 0, (len(self.calls) - 1,)))
+        elif name == "add" and len(taken) == 1:
+            # sum() begins with zero.
+            self.keep(result, taken[0])
+            return result
         elif name in _KINDS:
             kind = f"BatchNorm{1 if len(before) == 2 else 2}d" if name == "batch_norm" else _KINDS[name]
             # torch's ReLU6 is a Hardtanh.

@@ -121,7 +121,7 @@ PROBLEMS = {
     "shared list": ("self.net = nn.Sequential(*[nn.Conv2d(1, 1, 3)] * 2)", "return self.net(x)", "a second time"),
     "tied weights": (CONV + "\nself.conv2.weight = self.conv1.weight", RUN.format("pass"), "share their weights"),
     "gating": (CONV, RUN.format("x = x * torch.sigmoid(self.conv2(x))"), "tensors are multiplied"),
-    "scaled image": (CONV, "x = (x - 0.5) * 2\nreturn self.conv1(x)", "arithmetic on a tensor"),
+    "scaled image": (CONV, "x = (x - 0.5) * 2\nreturn self.conv1(x)", "images are normalized already"),
     "negated": (CONV, RUN.format("x = -x"), "arithmetic on a tensor"),
     "channels": (CONV.replace("8, 8", "16, 8"), RUN.format("x = self.conv2(x)"), "for 16 channels, and 8 reach it"),
     "features": (CONV.replace("Linear(8", "Linear(9"), RUN.format("pass"), "made for 9 features, and 8 reach it"),
@@ -146,6 +146,8 @@ PROBLEMS = {
     "unequal cat": (CONV, RUN.format("x = torch.cat((x, self.conv2(x)), 1)"), "differ in height or width"),
     "batches joined": (CONV, RUN.format("x = torch.cat((x, x), 0)"), "only a concatenation of channels"),
     "permuted": (CONV, RUN.format("x = self.conv2(x.permute(0, 2, 3, 1))"), "Only a flattening"),
+    "one mean": (CONV, RUN.format("x = self.conv2(x.mean(3, keepdim=True))"), "over the width alone"),
+    "flattened mean": (CONV, "return self.conv1(x).mean(3).flatten(1)", "over the width alone"),
     "indices": (CONV, RUN.format("x = nn.MaxPool2d(2, return_indices=True)(x)"), "indices"),
     "no output": (CONV, "self.conv1(x)", "returns no single tensor"),
     "two outputs": (CONV, "x = self.conv1(x)\nreturn x, self.conv2(x)", "returns no single tensor"),
@@ -311,7 +313,7 @@ def write(path: Path) -> str:
 HOSTILE: dict[str, Callable[[Path], str]] = {
     "large": lambda path: "x = 1\n" * 1_700_000,
     "brackets": lambda path: "(" * 10_000 + ")" * 10_000,
-    "dense": lambda path: "x = [1,2,3,(4,5),{6:7}]\n" * 21_000,
+    "dense": lambda path: "x = [1,2,3,(4,5),{6:7}]\n" * 12_900,
     "lists": lambda path: "x = " + "[" * 10_000 + "]" * 10_000,
     "signs": lambda path: "x = " + "-" * 100_000 + "1",
     "sum": lambda path: "x = " + "1+" * 50_000 + "1",
@@ -348,8 +350,8 @@ HOSTILE: dict[str, Callable[[Path], str]] = {
     "prose": lambda path: "Dear reader, don't (worry.\n" * 5000,
     "open brackets": lambda path: "x = (\n" * 50_000,
     "open texts": lambda path: "x = '''\n\"\"\"'" * 50_000,
-    "statements": lambda path: "x = 1\n" * 80_000,
-    "classes": lambda path: "class A(B):\n    pass\n" * 20_000,
+    "statements": lambda path: "x = 1\n" * 49_000,
+    "classes": lambda path: "class A(B):\n    pass\n" * 12_000,
     "bases": lambda path: "class A: pass\nclass B: pass\n" + "class A(A, B): pass\nclass B(A, B): pass\n" * 40,
 }  # fmt: skip
 
@@ -358,10 +360,10 @@ HOSTILE: dict[str, Callable[[Path], str]] = {
 def test_bad_input_is_a_sentence_in_time_and_runs_nothing(what: str, tmp_path: Path) -> None:
     path = tmp_path / "written"
     source = HOSTILE[what](path)
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(ImportSourceError, match=r"\.$"):
         networks_in_source(source)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
     assert not path.exists()
 
 
@@ -387,12 +389,12 @@ HOSTILE_NETWORKS = {
 def test_a_bad_network_is_a_sentence_in_time_and_runs_nothing(what: str, tmp_path: Path) -> None:
     path = tmp_path / "written"
     constructor, forward = (text.replace("{path}", str(path)) for text in HOSTILE_NETWORKS[what])
-    began = time.perf_counter()
+    began = time.thread_time()
     try:
         problem = read(constructor, forward).problem
     except ImportSourceError as error:
         problem = str(error)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
     assert problem is not None
     assert problem.endswith(".")
     assert not path.exists()
@@ -404,7 +406,7 @@ def test_an_error_carries_its_line() -> None:
     assert caught.value.line == 2
     assert caught.value.code == "class Net(nn.Module:"
     assert str(caught.value).startswith("Line 2, `class Net(nn.Module:`: ")
-    with pytest.raises(ImportSourceError, match="at most 500 kB"):
+    with pytest.raises(ImportSourceError, match="at most 300 kB"):
         networks_in_source("#" * (MAX_SOURCE_BYTES + 1))
 
 
@@ -441,3 +443,106 @@ def test_a_choice_that_the_file_does_not_make_is_read_both_ways() -> None:
 def test_a_node_is_plain_data() -> None:
     (node,) = read("self.c = nn.Conv2d(1, 8, 3)", "return self.c(x)").nodes
     assert node == ModuleNode("Conv2d", (IMAGE,), node.arguments, 8, "")
+
+
+IDIOMS = {
+    "len": (CONV, "return self.fc(self.conv1(x).mean((2, 3), keepdim=True).view(len(x), -1))"),
+    "index": (CONV, "return self.fc(F.adaptive_avg_pool2d(self.conv1(x), 1)[:, :, 0, 0])"),
+    "product": (
+        CONV,
+        "x = F.adaptive_avg_pool2d(self.conv1(x), 1)\nn = 1\nfor s in x.size()[1:]:\n    n *= s\n"
+        "return self.fc(x.view(-1, n))",
+    ),
+    "batch of the loader": (CONV, "return self.fc(F.avg_pool2d(self.conv1(x), 26).view(2, -1))"),
+    "one mean after the other": (CONV, "return self.fc(self.conv1(x).mean(-1).mean(-1))"),
+    "both kept": (CONV, "return self.conv1(x).mean(3, keepdim=True).mean(2, keepdim=True)"),
+    "another name": (CONV, "y = self.conv1(x)\nz = y\nz += torch.tanh(y)\nreturn torch.relu(y)"),
+    "in place": (CONV, "y = self.conv1(x)\nF.relu(y, inplace=True)\nreturn torch.tanh(y)"),
+    "window in the padding": (
+        "self.c = nn.Conv2d(1, 8, 5)",
+        "return F.max_pool2d(F.avg_pool2d(self.c(x), 2, 3, ceil_mode=True), 2, 2, 1, ceil_mode=True)",
+    ),
+    "list of two names": (
+        "a = []\nb = a\nb += [nn.Conv2d(1, 8, 3)]\nself.n = nn.Sequential(*a)", "return self.n(x)",
+    ),
+    "bias of None": ("self.conv1 = nn.Conv2d(1, 8, 28, bias=None)", "return self.conv1(x).flatten(1)"),
+    "bias as a number": ("self.conv1 = nn.Conv2d(1, 8, 28, 1, 0, 1, 1, 0)", "return self.conv1(x).flatten(1)"),
+    "named input": (CONV, "return self.fc(F.max_pool2d(input=self.conv1(x), kernel_size=26).flatten(1))"),
+    "list of parts": (CONV, "parts = [self.conv1(x), F.relu(self.conv1.forward(x)) if False else x]\nreturn parts[0]"),
+    "sum": (CONV, "x = self.conv1(x)\nreturn sum([F.relu(x), torch.tanh(x)])"),
+    "annotation": (CONV, "y: torch.Tensor = self.conv1(x)\nreturn y"),
+    "walrus": (CONV, "return F.relu(y) if (y := self.conv1(x)).shape[1] == 8 else y"),
+    "try": (CONV, "try:\n    x = self.conv1(x)\nexcept RuntimeError:\n    pass\nreturn x"),
+    "with": (CONV, "with torch.no_grad():\n    x = self.conv1(x)\nreturn x"),
+    "yield": ("self.net = nn.Sequential(*self.parts())", "return self.net(x)"),
+    "no bias": (CONV + "\nself.conv1.bias = None", "return self.conv1(x)"),
+    "deep copy": (
+        "import copy\nc = nn.Conv2d(1, 1, 3)\nself.n = nn.Sequential(c, copy.deepcopy(c))", "return self.n(x)",
+    ),
+    "children": (CONV, "return nn.Sequential(*list(self.children())[:2])(x)"),
+    "ordered": (
+        "from collections import OrderedDict\nself.n = nn.Sequential(OrderedDict(a=nn.Conv2d(1, 8, 3), b=nn.ReLU()))",
+        "return self.n.b(self.n.a(x))",
+    ),
+    "dictionary": (
+        "self.acts = nn.ModuleDict([['relu', nn.ReLU()], ['elu', nn.ELU()]])\nself.c = nn.Conv2d(1, 8, 3)",
+        "x = self.c(x)\nfor name, act in self.acts.items():\n    x = act(x) if name in self.acts else x\nreturn x",
+    ),
+    "plus equals": (
+        "self.l = nn.ModuleList([nn.Conv2d(1, 8, 3)])\nself.l += [nn.ReLU()]", "return self.l[-1](self.l[0](x))",
+    ),
+    "inserted": (
+        "self.l = nn.ModuleList([nn.ReLU()])\nself.l.insert(0, nn.Conv2d(1, 8, 3))",
+        "for i in range(len(self.l)):\n    x = self.l[i](x)\nreturn x",
+    ),
+    "set item": ("self.n = nn.Sequential(nn.ReLU(), nn.ReLU())\nself.n[0] = nn.Conv2d(1, 8, 3)", "return self.n(x)"),
+    "transposed": (CONV, "x = self.conv1(x).flatten(2).mean(2)\nreturn self.fc(x)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", IDIOMS)
+def test_an_idiom_is_read_as_torch_runs_it(what: str) -> None:
+    constructor, forward = IDIOMS[what]
+    source = network_class(constructor, forward)
+    source += "    def parts(self):\n        yield nn.Conv2d(1, 8, 3)\n        yield nn.ReLU()\n"
+    assert calls_of(networks_in_source(source)[0]) == executed_calls(executed(source)["Net"]())
+
+
+def test_a_class_within_a_function_and_layers_outside_of_the_class_are_read() -> None:
+    inner = "def make():\n" + "\n".join(
+        f"    {line}" for line in network_class(CONV, RUN.format("x = self.conv2(x)")).split("\n")[4:]
+    )
+    assert [graph.name for graph in networks_in_source(f"{HEAD}{inner}\n    return Net()\n")] == ["Net()"]
+    outside = network_class("self.p = p", "return conv(x)", before="conv = nn.Conv2d(1, 8, 3)")
+    outside = outside.replace("__init__(self)", "__init__(self, p=1)", 1) + "\nnet = Net(2)\n"
+    assert [graph.problem for graph in networks_in_source(outside)] == [None, None]
+
+
+def test_a_ghost_batch_norm_is_told_from_a_batch_norm() -> None:
+    ghost, plain = networks_in_source((SOURCES / "ghost.py").read_text(encoding="utf-8"))
+    assert [node.kind for node in ghost.nodes[1:6:4]] == ["GhostBatchNorm2d", "GhostBatchNorm2d"]
+    assert [node.arguments["num_splits"] for node in ghost.nodes[1:6:4]] == [2, 2]
+    assert [node.kind for node in plain.nodes[1:6:4]] == ["BatchNorm2d", "BatchNorm2d"]
+
+
+def test_a_base_class_of_another_file_is_a_module() -> None:
+    source = network_class(
+        "self.add_module('c', nn.Conv2d(1, 8, 3))", "return self.c(x)", before="from base import Base"
+    )
+    assert [node.kind for node in only(source.replace("nn.Module", "Base")).nodes] == ["Conv2d"]
+
+
+def test_a_network_is_read_with_the_block_of_its_time() -> None:
+    def block(width: int) -> str:
+        return f"def block():\n    return nn.Conv2d(1, {width}, 3)\n"
+
+    net = network_class("self.c = block()", "return self.c(x)")
+    found = networks_in_source(net + block(8) + net + block(16))
+    assert [graph.nodes[0].arguments["out_channels"] for graph in found] == [8, 8]
+
+
+def test_a_print_of_python_2_within_a_network_is_passed_over() -> None:
+    plain = network_class(CONV, "x = self.conv1(x)\npass\nreturn x")
+    printing = plain.replace("        pass\n", "        print x.size(), 'after conv1'\n")
+    assert rows_of(only(printing)) == rows_of(only(plain))
+    assert [node.kind for node in only(printing).nodes] == ["Conv2d"]

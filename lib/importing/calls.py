@@ -182,9 +182,9 @@ class Calls(Evaluator):
             if isinstance(ancestor, LibraryName):
                 if ancestor.last in CONTAINERS or ancestor.last in SIGNATURES:
                     return ancestor.last
-                if ancestor.last.endswith("Module") or ancestor.path.startswith("torch.nn."):
-                    found = "Module"
-            elif isinstance(ancestor, Unknown) and found == "object":
+                # A class of another file may be a module too.
+                found = "Module"
+            elif isinstance(ancestor, Unknown):
                 found = "Module"
         return found
 
@@ -363,6 +363,8 @@ class Calls(Evaluator):
         for value in given:
             if isinstance(value, list | tuple | dict | str):
                 self.spend(len(value) // 4)
+        if name == "len" and len(given) == 1 and isinstance(given[0], Tensor):
+            return BATCH
         if name == "isinstance" and len(given) == 2:
             return self._is_instance(given[0], given[1], line)
         if name == "setattr" and len(given) == 3 and isinstance(given[1], str):
@@ -582,8 +584,13 @@ class Calls(Evaluator):
         if isinstance(value, Unknown | LibraryName | Builtin):
             return unknown
         if isinstance(value, Tensor):
-            if isinstance(key, slice) and key == slice(None):
-                return value
+            keys = key if isinstance(key, tuple) else (key,)
+            axes = [axis for axis, part in enumerate(keys) if not isinstance(part, slice)]
+            whole = all(part == slice(None) for part in keys if isinstance(part, slice))
+            single = all(keys[axis] in (0, -1) and value.shape[axis - 1 : axis] == (1,) for axis in axes)
+            if whole and single and len(keys) <= 1 + len(value.shape):
+                # x[:, :, 0, 0] of maps of one pixel takes nothing away.
+                return self.tracer.call("squeeze", value, [tuple(axes)], {}, line or 0) if axes else value
             raise self.problem("a part of a tensor is taken, which the notation cannot say. Leave it out.", line)
         if isinstance(key, Unknown):
             return key

@@ -219,6 +219,8 @@ class Evaluator(ABC):
         left = self.evaluate(node.left, scope)
         for operation, right_node in zip(node.ops, node.comparators, strict=True):
             right = self.evaluate(right_node, scope)
+            if isinstance(right, Instance) and isinstance(operation, ast.In | ast.NotIn):
+                right = self.known_items(right)
             for value in (left, right):
                 if isinstance(value, str | list | tuple | dict):
                     self.spend(len(value) // 10)
@@ -235,7 +237,7 @@ class Evaluator(ABC):
         if isinstance(value, Unknown):
             return value
         if isinstance(value, Tensor):
-            raise self.tracer.arithmetic(line)
+            raise self.tracer.arithmetic(line, value)
         if isinstance(operation, ast.Not):
             if value is TRAINING:
                 return False
@@ -343,7 +345,7 @@ class Evaluator(ABC):
                     return tensors[0]
             if isinstance(left, Tensor):
                 return self.tracer.sum(left, right, line, in_place)
-        raise self.tracer.arithmetic(line)
+        raise self.tracer.arithmetic(line, left, right)
 
     def _joined(self, left: Instance, right: Value, line: int | None) -> Value:
         more = self.known_items(right)

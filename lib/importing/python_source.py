@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from lib.importing.interpreter import Interpreter, returned_tensor
@@ -25,6 +27,8 @@ FILE_STEPS = 250_000
 STATEMENT_STEPS = 20_000
 NETWORK_STEPS = 60_000
 MAX_NETWORKS = 200
+# What it takes to begin with a statement.
+_STATEMENT_COST = 5
 _WEIGHTED = frozenset({"Conv2d", "Linear"})
 _NOTHING_FOUND = (
     "No network was found. Paste a class with __init__ and forward, an nn.Sequential, or its layers, one on each line."
@@ -37,7 +41,21 @@ def networks_in_source(source: str) -> tuple[ModuleGraph, ...]:
 
     A network that cannot be read is one with a `problem`. Raises ImportSourceError if there is none at all.
     """
-    return _Reader(SourceText(source)).networks()
+    text = SourceText(source)
+    with _no_collection():
+        return _Reader(text).networks()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Put off garbage collection: while a syntax tree grows, it would go through all of the process many times."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @dataclass
@@ -66,6 +84,8 @@ class _Reader:
         self.classes: list[Class] = []
         self.containers: list[tuple[str, Instance]] = []
         self.made: list[Instance] = []
+        # Layers made by the statements of the file itself.
+        self.outside: list[Leaf] = []
         # Lines of the classes.
         self.defined: set[int] = set()
 
@@ -99,6 +119,7 @@ class _Reader:
     def _within(self, steps: int, act: Callable[[], Value]) -> Value:
         """Do something with a limit on the steps. Raises ImportSourceError, also for what is nested too deeply."""
         interpreter = self.interpreter
+        self.left -= _STATEMENT_COST
         interpreter.steps = allowed = max(min(steps, self.left), 0)
         interpreter.depth = interpreter.building = interpreter.forwarding = 0
         try:
@@ -126,6 +147,8 @@ class _Reader:
         except ImportSourceError as error:
             for target in _targets(statement):
                 self.scope.names[target] = Unknown(f"`{target}`", error.line or statement.lineno)
+        self.outside += interpreter.built
+        interpreter.built = []
         for name in _targets(statement):
             value = self.scope.names.get(name)
             if isinstance(value, Instance) and value.cls is None:
@@ -150,7 +173,9 @@ class _Reader:
         for instance, given, named in instantiated:
             cls = instance.cls
             self.made.append(instance)
-            if cls is not None and self._is_network(cls) and (given or named):
+            values = [*given, *named.values()]
+            known = any(not isinstance(value, Unknown) for value in values)
+            if cls is not None and self._is_network(cls) and (known or not self._is_at_top(cls)):
                 name = f"{cls.name}({_arguments_text(given, named)})"
                 if all(found.name != name or found.cls is not cls for found in self.found):
                     self._read(name, cls, given, named, instance)
@@ -167,6 +192,10 @@ class _Reader:
                 if isinstance(value, Instance) and value.cls is None:
                     self._keep_container(f"{function.name}()", value)
                 self._read_instantiated()
+
+    def _is_at_top(self, cls: Class) -> bool:
+        """Whether a class is not defined within a function."""
+        return cls.node.lineno in self.defined
 
     def _is_network(self, cls: Class) -> bool:
         base = self.interpreter.base_of(cls)
@@ -205,6 +234,7 @@ class _Reader:
             found.graph = ModuleGraph(found.name, (), "It has no layers. Paste a network with layers.")
         else:
             found.graph = ModuleGraph(found.name, graph, None, tuple(notes))
+            found.weights = max(found.weights, sum(node.kind in _WEIGHTED for node in graph))
 
     def _for_larger_images(
         self, found: _Found, larger: tuple[ModuleNode, ...], error: ImportSourceError
@@ -232,6 +262,9 @@ class _Reader:
         interpreter, tracer = self.interpreter, Tracer(self.source, image, first_padding)
 
         def act() -> tuple[ModuleNode, ...]:
+            # Layers may stand outside of the network that calls them.
+            for leaf in self.outside:
+                leaf.calls = 0
             interpreter.built = []
             root = tracer.root = found.build()
             interpreter.line = found.line

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from lib.importing.module_graph import ImportSourceError
 
 # Python parses some 1 MB a second.
-MAX_SOURCE_BYTES = 500_000
+MAX_SOURCE_BYTES = 300_000
 MAX_NESTING = 100
 # Text that is parsed block by block, over all attempts.
 _BLOCK_CHARACTERS = 300_000

@@ -201,7 +201,9 @@ def _argument(kind: str, name: str, value: object) -> Argument:
         return None
     if name in _SIZES or name in _COUNTS:
         return _count(kind, name, value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(SIGNATURES[kind][name], bool) and isinstance(value, int | None):
+        return bool(value)
+    if isinstance(value, bool | int | float | str | None):
         return value
     raise ArgumentsError(f"nn.{kind}: the value of {name} is not known from the source. Write it as a number.")
 

@@ -130,6 +130,7 @@ class Tracer:
     def _place(
         self, kind: str, arguments: dict[str, Value], tensor: Tensor, line: int | None, comment: str = ""
     ) -> Tensor:
+        self._check_reduced(tensor, line)
         if kind == "ZeroPad2d":
             return self._pad(tensor, arguments["padding"], line)
         if kind == "Conv2d":
@@ -163,6 +164,10 @@ class Tracer:
             tensor.node, tensor.shape = result.node, result.shape
             return tensor
         return result
+
+    def _check_reduced(self, tensor: Tensor, line: int | None) -> None:
+        if tensor.reduced:
+            raise self.problem("a mean over the width alone cannot be written in the notation. Take both axes.", line)
 
     def _note_settings(self, kind: str, arguments: Mapping[str, Value], line: int | None) -> None:
         for name, usual in (("eps", 1e-5), ("momentum", 0.1)):
@@ -291,6 +296,7 @@ class Tracer:
         """The same numbers in another shape: a Flatten if only the features are left."""
         if shape == tensor.shape:
             return tensor
+        self._check_reduced(tensor, line)
         if tensor.padding:
             raise self.problem("zeros are padded before a layer that is no convolution. Pad in the convolution.", line)
         if tensor.permuted and math.prod(tensor.shape) != max(tensor.shape):
@@ -377,11 +383,13 @@ class Tracer:
         reduced = {self._axis(tensor, axis, line) for axis in (axes if isinstance(axes, tuple | list) else (axes,))}
         kind = "AdaptiveAvgPool2d" if name == "mean" else "AdaptiveMaxPool2d"
         whole = (1, self.image, self.image) if tensor.node == IMAGE else self.shapes[tensor.node]
-        if len(whole) == 3 and math.prod(tensor.shape) == math.prod(whole) and not tensor.permuted:
-            everything = set(range(2, 2 + len(tensor.shape) - 1))
-            if reduced == everything and tensor.shape[0] == whole[0]:
-                arguments = bound_arguments(kind, (1,), {})
-                pooled = self.add(kind, [tensor], arguments, line, (whole[0], 1, 1))
+        everything = set(range(2, 2 + len(tensor.shape) - 1))
+        if len(whole) == 3 and not tensor.permuted and not tensor.padding and tensor.shape[0] == whole[0]:
+            if not tensor.reduced and tensor.shape == whole and reduced == {3}:
+                return Tensor(tensor.node, (*whole[:2], 1) if keep else whole[:2], reduced=name)
+            full = math.prod(tensor.shape) == math.prod(whole) and reduced == everything
+            if (full and not tensor.reduced) or (tensor.reduced == name and reduced == {2}):
+                pooled = self.add(kind, [tensor], bound_arguments(kind, (1,), {}), line, (whole[0], 1, 1))
                 return pooled if keep else self._shaped(pooled, (whole[0],), line)
         raise self.problem(f"this {name} is not over height and width. Write x.{name}((2, 3)).", line)
 
@@ -398,7 +406,9 @@ class Tracer:
     def sum(self, first: Tensor, second: Value, line: int | None, in_place: bool = False) -> Tensor:
         """first + second."""
         if not isinstance(second, Tensor):
-            raise self.arithmetic(line)
+            raise self.arithmetic(line, first)
+        self._check_reduced(first, line)
+        self._check_reduced(second, line)
         if first.permuted or second.permuted or first.padding or second.padding:
             raise self.problem("permuted or padded tensors cannot be added in the notation.", line)
         if first.node == second.node:
@@ -421,7 +431,7 @@ class Tracer:
             raise self.problem("the parts of this torch.cat are not known. Give it a list of tensors.", line)
         if self._axis(parts[0], axis, line) != 1:
             raise self.problem("only a concatenation of channels is supported: torch.cat(…, 1).", line)
-        if any(part.permuted or part.padding or part.shape[1:] != parts[0].shape[1:] for part in parts):
+        if any(part.permuted or part.padding or part.reduced or part.shape[1:] != parts[0].shape[1:] for part in parts):
             raise self.problem("the parts of this torch.cat differ in height or width. Make them equal.", line, True)
         if len(parts) == 1:
             return parts[0]
@@ -446,19 +456,18 @@ class Tracer:
                 return self.add("SiLU", [one], {"inplace": False}, line, one.shape)
         if isinstance(first, Tensor) and isinstance(second, Tensor):
             raise self._product(line)
-        raise self.arithmetic(line)
+        raise self.arithmetic(line, first, second)
 
     def _product(self, line: int | None) -> ImportSourceError:
         return self.problem(
             "tensors are multiplied (gating, attention); the notation cannot say this. Leave the product out.", line
         )
 
-    def arithmetic(self, line: int | None) -> ImportSourceError:
-        """The error for an operator on a tensor that the notation lacks."""
-        return self.problem(
-            "arithmetic on a tensor cannot be written in the notation. Leave it out; images are normalized already.",
-            line,
-        )
+    def arithmetic(self, line: int | None, *values: Value) -> ImportSourceError:
+        """The error for an operator on tensors that the notation lacks."""
+        image = any(isinstance(value, Tensor) and value.node == IMAGE for value in values)
+        end = "; images are normalized already." if image else "."
+        return self.problem(f"arithmetic on a tensor cannot be written in the notation. Leave it out{end}", line)
 
 
 def paths(module: Value, prefix: str = "self", depth: int = 0) -> Iterator[tuple[str, Value]]:
@@ -479,8 +488,8 @@ def graph_nodes(tracer: Tracer, output: Value, line: int | None) -> tuple[Module
     """The nodes that the output depends on, renumbered, the output last. Notes those that are left out."""
     if not isinstance(output, Tensor):
         raise tracer.problem("forward returns no single tensor. Return the output of the last layer.", line)
-    if output.padding:
-        raise tracer.problem("the network ends with a padding. Leave it out.", line)
+    if output.padding or output.reduced:
+        raise tracer.problem("the network ends with a padding, or a mean over the width alone. Leave it out.", line)
     needed, open_nodes = set[int](), [output.node]
     while open_nodes:
         node = open_nodes.pop()

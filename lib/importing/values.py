@@ -57,12 +57,14 @@ class Tensor:
 
     - `permuted`: the channels are last.
     - `padding`: zeros on each side, which the next convolution has to take over; `shape` includes them.
+    - `reduced`: "mean" or "amax" if this has been taken over the width, and not yet over the height.
     """
 
     node: int
     shape: tuple[int, ...]
     permuted: bool = False
     padding: int = 0
+    reduced: str = ""
 
 
 @dataclass(eq=False)
