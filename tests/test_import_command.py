@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
 
 from lib.__main__ import main
 from lib.design.analysis import analyze
-from lib.design.layers import Architecture
-from lib.design.notation import notation, parse
+from lib.design.notation import parse
 from lib.export.onnx_file import onnx_bytes
-from lib.export.pytorch_source import pytorch_source
 from lib.importing.networks import ImportedNetwork, import_networks
 from lib.nn.network import build
-from tests.architectures import architectures
 from tools import ROOT
 
 SOURCE = """import torch.nn as nn
@@ -173,15 +169,6 @@ def test_the_modules_stand_beside_the_rows() -> None:
     rows = analyze(found.architecture).rows
     assert [node.kind for node in found.nodes] == [row.kind for row in rows]
     assert [node.line for node in found.nodes] == [8, 14, 9, 10, 11]
-
-
-@settings(max_examples=40, deadline=None)
-@given(architectures())
-def test_source_that_is_exported_comes_back(architecture: Architecture) -> None:
-    found = only("net.py", pytorch_source(architecture).encode())
-    assert found.problem is None
-    assert found.architecture is not None
-    assert notation(found.architecture) == notation(architecture)
 
 
 BAD: list[tuple[str, str, bytes]] = [
