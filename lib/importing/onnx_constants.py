@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,7 @@ class Constant:
 
     @property
     def without_leading_ones(self) -> tuple[int, ...]:
-        place = next((place for place, side in enumerate(self.shape) if side != 1), len(self.shape))
-        return self.shape[place:]
+        return without_leading_ones(self.shape)
 
     def reshaped(self, shape: tuple[int, ...]) -> Constant:
         return replace(self, shape=shape)
@@ -103,3 +103,8 @@ def attribute_numbers(attribute: AttributeProto) -> float | str | tuple[float, .
 def short_number(number: float) -> float:
     """A float32 as the decimal that was meant: 0.10000000149 -> 0.1."""
     return float(f"{number:.7g}")
+
+
+def without_leading_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    place = next((place for place, side in enumerate(shape) if side != 1), len(shape))
+    return tuple(shape[place:])
