@@ -480,7 +480,7 @@ REFUSED: list[tuple[bytes, str]] = [
     (refusing(N("Add", ["c", "two"], ["p"]), two=np.array([2], np.float32)), "adds constants to values"),
     (refusing(N("Add", ["c", "x"], ["p"])), "adds values of different shapes"),
     (refusing(N("Concat", ["c", "c"], ["p"], axis=2)), "concatenates other than the channels"),
-    (refusing(N("Transpose", ["c"], ["p"], perm=[0, 1, 3, 2])), "axes are in an order"),
+    (refusing(N("Transpose", ["c"], ["p"], perm=[0, 1, 3, 2])), "puts the axes in another order"),
     (refusing(N("Selu", ["c"], ["p"], alpha=2.0)), "other numbers than SELU has"),
     (refusing(N("Dropout", ["c", "two"], ["p"]), two=np.array(2, np.float32)), "has the ratio 2"),
     (refusing(N("ReduceMean", ["c"], ["p"], axes=[1])), "reduces other axes"),
@@ -585,6 +585,22 @@ HOSTILE: list[tuple[str, bytes]] = [
     (
         "a chain of sums",
         made([N("Add", ["x" if n == 0 else f"{n}"] * 2, [f"{n + 1}"]) for n in range(900)], outputs=("900",)),
+    ),
+    (
+        "a concatenation that doubles its input",
+        made(
+            [N("Concat", ["x" if n == 0 else f"{n}"] * 30, [f"{n + 1}"], axis=1) for n in range(2900)], outputs=("9",)
+        ),
+    ),
+    (
+        "a shape that doubles",
+        made(
+            [
+                N("Shape", ["x"], ["0"]),
+                *(N("Concat", [f"{n}"] * 2, [f"{n + 1}"], axis=0) for n in range(2000)),
+                N("Reshape", ["x", "2000"], ["y"]),
+            ]
+        ),
     ),
     (
         "a huge tensor without values",

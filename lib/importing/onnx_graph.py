@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_NODES = 3_000
 _LONGEST_NAME = 60
+_MAX_OUTPUTS = 100_000_000
 FLOATS = (1, 10, 11)  # float32, float16 and float64 in ONNX's numbering of types
 _ANY_SIZE = "The file leaves the size of the image open; it is read for 28×28 pixels."
 
@@ -216,6 +217,9 @@ class GraphReader:
     def add(
         self, kind: str, inputs: Sequence[Value], shape: tuple[int, ...], arguments: Mapping[str, Argument]
     ) -> Value:
+        """Add a node. Raises ImportSourceError if it has more outputs than any network for digits."""
+        if math.prod(shape) > _MAX_OUTPUTS:
+            raise ImportSourceError(f"{kind} has more than {_MAX_OUTPUTS:,} outputs. Export a smaller network.")
         self.nodes.append(ModuleNode(kind, tuple(value.source for value in inputs), arguments))
         self.shapes.append(shape)
         return Value(len(self.nodes) - 1, shape, inputs[0].is_channels_last)

@@ -34,6 +34,8 @@ ACTIVATIONS: Mapping[str, tuple[str, Mapping[str, tuple[str, float]]]] = {
     "Softmax": ("Softmax", {}),
     "LogSoftmax": ("LogSoftmax", {}),
 }
+# More axes than any shape of a network has.
+_MAX_AXES = 16
 
 
 def convolution(reader: GraphReader, node: NodeProto, index: int) -> Known:
@@ -195,6 +197,8 @@ def concat(reader: GraphReader, node: NodeProto, index: int) -> Known:
     constants = [part for part in known if isinstance(part, Constant)]
     if len(constants) == len(known):
         joined = tuple(side for part in constants for side in reader.integers(node, part))
+        if len(joined) > _MAX_AXES:
+            raise reader.refused(node, "makes a shape of too many axes. Export the network again.")
         return Constant("", (len(joined),), joined)
     values = [reader.value(node, place) for place in range(len(known))]
     shapes = {(value.shape[1:], value.is_channels_last) for value in values}

@@ -15,8 +15,6 @@ from lib.importing.onnx_graph import FLOATS, GraphReader, Known, Value, number
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-_AXES = "The axes are in an order that is not available. Export with channels first, as torch does."
-
 
 def flatten(reader: GraphReader, node: NodeProto, index: int) -> Known:
     value = reader.value(node)
@@ -39,16 +37,16 @@ def reshape(reader: GraphReader, node: NodeProto, index: int) -> Known | None:
         return _group_norm_of_instances(reader, node, value, shape, norm)
     # -1 stands for the rest: the batch in one place, what is left of an image in another.
     is_rest = shape[-1:] in ((-1,), (total,)) or (shape[-1:] == (0,) and len(value.shape) == 1)
-    if len(shape) == 2 and is_rest and _is_batch(reader, shape[0], shape[1] == total):
+    if len(shape) == 2 and is_rest and _is_batch(shape[0], shape[1] == total):
         return reader.flat(value)
-    if len(shape) == len(value.shape) + 1 and _is_batch(reader, shape[0], -1 not in shape[1:]):
+    if len(shape) == len(value.shape) + 1 and _is_batch(shape[0], -1 not in shape[1:]):
         order = (*value.shape[1:], value.shape[0]) if value.is_channels_last else value.shape
         if all(side in (0, -1, had) for side, had in zip(shape[1:], order, strict=True)):
             return value
     raise reader.refused(node, "reshapes values other than by flattening them. Leave it out.")
 
 
-def _is_batch(reader: GraphReader, side: int | None, may_be_rest: bool) -> bool:
+def _is_batch(side: int | None, may_be_rest: bool) -> bool:
     return side is None or side == 0 or side >= 1 or (side == -1 and may_be_rest)
 
 
@@ -125,7 +123,7 @@ def transpose(reader: GraphReader, node: NodeProto, index: int) -> Known:
     if isinstance(order, tuple) and order == tuple(range(len(value.shape) + 1)):
         return value
     if order != ((0, 3, 1, 2) if value.is_channels_last else (0, 2, 3, 1)) or len(value.shape) != 3:
-        raise reader.refused(node, _AXES[0].lower() + _AXES[1:])
+        raise reader.refused(node, "puts the axes in another order than torch does. Export with channels first.")
     return replace(value, is_channels_last=not value.is_channels_last)
 
 
