@@ -2,8 +2,8 @@
 
     python -m docs.examples
 
-A block fenced as `console` holds commands, each after a `$`, and the output of each. Only `python -m lib describe` is
-run, which needs no torch.
+A block fenced as `console` holds commands, each after a `$`, and the output of each. Only `python -m lib describe`
+and `import` are run, which need no torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _session(block: str) -> str:
 
 def _output(command: str) -> str:
     words = shlex.split(command)
-    if words[:3] != PREFIX or words[3:4] != ["describe"]:
+    if words[:3] != PREFIX or words[3:4] not in (["describe"], ["import"]):
         raise ValueError(f"an example that is not run here: {command}")
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):

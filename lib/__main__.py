@@ -1,6 +1,7 @@
 """Receptive on the command line.
 
 - `python -m lib describe "4 8 M 10 A"` prints the output shape, cost and receptive field of each layer.
+- `python -m lib import net.py` reads the networks in PyTorch source, a notebook or an ONNX file.
 - `python -m lib train "4 8 M 10 A"` trains like the app, and saves the run in its folder; the app lists the run the
   next time it starts.
 - `python -m lib predict IMAGE...` reads photos of digits with a trained network.
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from lib.cli.describe import add_describe
+from lib.cli.import_networks import add_import
 from lib.cli.output import OutputError, Parser, UsageError, discard, prepare_standard_streams, write_error
 from lib.cli.predict import add_predict
 from lib.cli.train import add_train
@@ -55,6 +57,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="python -m lib", description="Receptive on the command line.")
     commands = parser.add_subparsers(required=True, metavar="command")
     add_describe(commands.add_parser("describe", help="print the output shape, cost and receptive field of each layer"))
+    add_import(commands.add_parser("import", help="read the networks in PyTorch source, a notebook or an ONNX file"))
     add_train(commands.add_parser("train", help="train a network on MNIST; the app lists the run"))
     add_predict(commands.add_parser("predict", help="read photos of digits with a trained network"))
     options = parser.parse_args(arguments)

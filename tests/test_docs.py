@@ -76,7 +76,7 @@ def test_a_token_of_the_notation_page_is_read(token: str) -> None:
     assert parse(f"{layer} 10f" if token.endswith("f") else f"{layer} 10 A")
 
 
-@pytest.mark.parametrize("command", ["describe", "train", "predict"])
+@pytest.mark.parametrize("command", ["describe", "import", "train", "predict"])
 def test_the_command_line_page_has_all_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import ROOT
+from lib.design.layers import MEAN as MEAN
+from lib.design.layers import STD as STD
 from lib.files import atomic_file, regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = ROOT / "data"
-# Mean and standard deviation of the pixels of the training images, scaled to 0 to 1.
-MEAN, STD = 0.1307, 0.3081
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",

@@ -17,6 +17,8 @@ from typing import Literal, TypeAlias
 CLASSES = 10
 # (channels, height, width) of an image.
 INPUT_SHAPE = (1, 28, 28)
+# Of the pixels of the training images, scaled to 0 to 1. Every image is normalized by them.
+MEAN, STD = 0.1307, 0.3081
 MAX_CHANNELS = 2048
 # A ResNet-50 has 127 layers in the notation.
 MAX_LAYERS = 160

@@ -63,6 +63,9 @@ from lib.design.layers import (
 )
 from lib.design.operations import validate
 
+# Key of the notation in the metadata of an ONNX file.
+ONNX_KEY = "receptive.notation"
+
 _SIZE = r"\d{1,2}(?:x\d{1,2})?"
 _TOKEN = re.compile(
     rf"(?P<pool>[MA])(?P<size>{_SIZE})?(?:s(?P<pool_stride>{_SIZE}))?(?:p(?P<pool_padding>{_SIZE}))?(?P<ceil>c)?"

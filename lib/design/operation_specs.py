@@ -300,6 +300,15 @@ def _activation(module: str, parameter: str | None) -> OperationSpec:
     )
 
 
+def _dropout() -> OperationSpec:
+    return OperationSpec(
+        module=lambda op: ModuleCall((op.parameter,)),
+        # Without the input `training_mode` it does nothing, but says what p is.
+        onnx=lambda _: (OnnxNode("Dropout", {}, ("x", "ratio")),),
+        constants=lambda op: {"ratio": op.parameter},
+    )
+
+
 SPECS: Mapping[OperationKind, OperationSpec] = {
     "Conv2d": OperationSpec(
         module=_conv_call,
@@ -336,8 +345,8 @@ SPECS: Mapping[OperationKind, OperationSpec] = {
     "AdaptiveMaxPool2d": OperationSpec(
         module=lambda _: ModuleCall((1,)), onnx=_node("GlobalMaxPool"), index_bytes=8, is_global=True
     ),
-    "Dropout": OperationSpec(module=lambda op: ModuleCall((op.parameter,)), onnx=_node("Identity")),
-    "Dropout2d": OperationSpec(module=lambda op: ModuleCall((op.parameter,)), onnx=_node("Identity")),
+    "Dropout": _dropout(),
+    "Dropout2d": _dropout(),
     "Flatten": OperationSpec(module=lambda _: ModuleCall(), onnx=_node("Flatten"), is_view=True, is_global=True),
     "Linear": OperationSpec(
         module=lambda op: ModuleCall((op.input_shape[0], op.output_shape[0]), _given(("bias", op.bias, True))),

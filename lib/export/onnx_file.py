@@ -13,9 +13,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from lib.data.dataset import MEAN, STD
-from lib.design.layers import CLASSES, INPUT_SHAPE, Architecture
-from lib.design.notation import notation
+from lib.design.layers import CLASSES, INPUT_SHAPE, MEAN, STD, Architecture
+from lib.design.notation import ONNX_KEY, notation
 from lib.design.operation_specs import SPECS, OnnxNode
 from lib.design.operations import IMAGE, operations
 
@@ -37,7 +36,7 @@ def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> byt
         helper.make_node("Sub", ["pixels", "mean"], ["centered"]),
         helper.make_node("Div", ["centered", "std"], ["normalized"]),
     ]
-    steps = operations(architecture)
+    steps, text = operations(architecture), notation(architecture)
     outputs = {IMAGE: "normalized"}
     for index, step in enumerate(steps):
         outputs[index] = "logits" if index == len(steps) - 1 else f"{index}.{step.kind}"
@@ -53,14 +52,16 @@ def onnx_bytes(architecture: Architecture, weights: Mapping[str, Tensor]) -> byt
         "receptive",
         [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", *INPUT_SHAPE])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
-        doc_string=f"{notation(architecture)}: pixels from 0 to 1, white digits on black, to logits of ten digits.",
+        doc_string=f"{text}: pixels from 0 to 1, white digits on black, to logits of ten digits.",
     )
     model = helper.make_model(
         graph, producer_name="Receptive", opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSIONS[opset]
     )
+    # Operators do not tell dropout of channels from that of values, nor a ghost batch norm from a batch norm.
+    helper.set_model_props(model, {ONNX_KEY: text})
     # Appended to the model one by one, because make_graph and make_model would copy them all.
     for name, value in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
     content = bytes(model.SerializeToString())
     del model
     onnx.checker.check_model(content, full_check=True)

@@ -39,6 +39,9 @@ from lib.importing.module_graph import IMAGE, Argument, ImportSourceError, Modul
 
 _ACTIVATION_NAMES = {spec.module: name for name, spec in ACTIVATIONS.items()}
 _SOFTMAX = ("LogSoftmax", "Softmax")
+# Far more than an architecture may have layers, as several may be one layer.
+_MAX_NODES = 4 * MAX_LAYERS
+_MAX_DEPTH = 100
 # Modules that neither count nor change a value here.
 _TRANSPARENT = ("Identity", "Flatten")
 
@@ -70,10 +73,9 @@ def converted(graph: ModuleGraph) -> ConvertedNetwork:
     """
     if not graph.nodes:
         raise ImportSourceError("The network has no layers. Give it at least one convolution.")
-    graph = _with_nested_concatenations(graph)
-    parts = _sequence(graph, len(graph.nodes) - 1, IMAGE)
-    if len({id(part.node) for part in parts if part.node}) < sum(part.node is not None for part in parts):
-        raise _crossing(graph.nodes[-1])
+    if len(graph.nodes) > _MAX_NODES:
+        raise ImportSourceError(f"The network has {len(graph.nodes):,} modules, and the limit is {_MAX_NODES:,}.")
+    parts = _Structure(graph).sequence(len(graph.nodes) - 1, IMAGE)
     # A softmax at the end belongs to the loss.
     notes: list[str] = []
     while parts and parts[-1].node and parts[-1].node.kind in (*_SOFTMAX, *_TRANSPARENT):
@@ -101,73 +103,85 @@ def converted(graph: ModuleGraph) -> ConvertedNetwork:
     return ConvertedNetwork(architecture, tuple(kept), tuple(dict.fromkeys(notes)))
 
 
-def _with_nested_concatenations(graph: ModuleGraph) -> ModuleGraph:
-    """The same network, in which a concatenation that begins with the parts of an earlier one takes its result.
+class _Structure:
+    """Finds the branches of a graph. Each node belongs to one place; a second one means that branches cross."""
 
-    Dense blocks are often written so: cat(a, b), then cat(a, b, c), which is cat(cat(a, b), c).
+    def __init__(self, graph: ModuleGraph) -> None:
+        self.nodes = _nested_concatenations(graph.nodes)
+        self.places = {id(node): place for place, node in enumerate(self.nodes)}
+        self.visited: set[int] = set()
+        # For each node, as bits: the nodes through which every way from the image to it leads, itself included.
+        # Bit 0 is the image.
+        self.origins: list[int] = []
+        for index, node in enumerate(self.nodes):
+            common = -1
+            for source in node.inputs:
+                common &= 1 if source == IMAGE else self.origins[source]
+            self.origins.append(common | 2 << index)
+
+    def sequence(self, end: int, start: int, depth: int = 0) -> list[_Part]:
+        """The modules after `start` up to `end`, with the structure of their branches."""
+        pieces: list[list[_Part]] = []
+        current = end
+        while current != start:
+            if current <= start or current in self.visited:
+                raise _crossing(self.nodes[end])
+            self.visited.add(current)
+            node = self.nodes[current]
+            if len(node.inputs) == 1:
+                pieces.append([_Part(node)])
+                current = node.inputs[0]
+                continue
+            if node.kind not in ("Add", "Concat"):
+                raise _refused(node, f"{node.kind} of several values cannot be written in the notation. Leave it out.")
+            if depth == _MAX_DEPTH:
+                raise _refused(node, f"There are more than {_MAX_DEPTH} branches within each other. Use fewer.")
+            # The last node through which every way to each of the branches leads.
+            common = -1
+            for source in node.inputs:
+                common &= 1 if source == IMAGE else self.origins[source]
+            fork = common.bit_length() - 2
+            branches = [self.sequence(source, fork, depth + 1) for source in node.inputs]
+            if node.kind == "Add":
+                if sum(not branch for branch in branches) > 1:
+                    raise _refused(node, "A value that is added to itself cannot be written in the notation.")
+                branches = self._in_order_of_the_file(branches)
+            parts = [_Part(None, Fork("add" if node.kind == "Add" else "cat"))]
+            for number, branch in enumerate(branches):
+                parts += ([_Part(None, Branch())] if number else []) + branch
+            pieces.append([*parts, _Part(node, Join())])
+            current = fork
+        return [part for piece in reversed(pieces) for part in piece]
+
+    def _in_order_of_the_file(self, branches: list[list[_Part]]) -> list[list[_Part]]:
+        """The branches of an addition, whose order means nothing. An empty one stays where it is."""
+        computed = sorted(
+            (branch for branch in branches if branch),
+            key=lambda branch: min(self.places[id(part.node)] for part in branch if part.node),
+        )
+        return [computed.pop(0) if branch else branch for branch in branches]
+
+
+def _nested_concatenations(nodes: tuple[ModuleNode, ...]) -> tuple[ModuleNode, ...]:
+    """The nodes, where a concatenation that names all parts of an earlier one takes that one instead.
+
+    In a DenseNet, cat(a, b) is the input of c, and cat(a, b, c) that of the next layer: cat(cat(a, b), c).
     """
-    earlier: list[tuple[tuple[int, ...], int]] = []
-    nodes: list[ModuleNode] = []
-    for index, node in enumerate(graph.nodes):
+    earlier: dict[tuple[int, ...], int] = {}
+    found: list[ModuleNode] = []
+    for index, node in enumerate(nodes):
+        inputs = node.inputs
         if node.kind == "Concat":
-            for parts, result in reversed(earlier):
-                if len(parts) < len(node.inputs) and node.inputs[: len(parts)] == parts:
-                    nodes.append(replace(node, inputs=(result, *node.inputs[len(parts) :])))
+            for length in range(len(inputs) - 1, 1, -1):
+                if inputs[:length] in earlier:
+                    node = replace(node, inputs=(earlier[inputs[:length]], *inputs[length:]))
                     break
-            else:
-                nodes.append(node)
-            earlier.append((node.inputs, index))
-        else:
-            nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
-
-
-def _sequence(graph: ModuleGraph, end: int, start: int) -> list[_Part]:
-    """The modules after `start` up to `end`, with the structure of their branches."""
-    pieces: list[list[_Part]] = []
-    current = end
-    while current != start:
-        if current <= start:
-            raise _crossing(graph.nodes[end])
-        node = graph.nodes[current]
-        if len(node.inputs) == 1:
-            pieces.append([_Part(node)])
-            current = node.inputs[0]
-            continue
-        if node.kind not in ("Add", "Concat"):
-            raise _refused(node, f"{node.kind} of several values cannot be written in the notation. Leave it out.")
-        fork = _common_origin(graph, node.inputs)
-        branches = [_sequence(graph, source, fork) for source in node.inputs]
-        if node.kind == "Add":
-            # The order means nothing: that of the file, and the input itself last.
-            branches.sort(key=lambda branch: (not branch, min((_place(graph, p) for p in branch if p.node), default=0)))
-            if sum(not branch for branch in branches) > 1:
-                raise _refused(node, "A value that is added to itself cannot be written in the notation.")
-        parts = [_Part(None, Fork("add" if node.kind == "Add" else "cat"))]
-        for number, branch in enumerate(branches):
-            parts += ([_Part(None, Branch())] if number else []) + branch
-        pieces.append([*parts, _Part(node, Join())])
-        current = fork
-    return [part for piece in reversed(pieces) for part in piece]
-
-
-def _place(graph: ModuleGraph, part: _Part) -> int:
-    return next(index for index, node in enumerate(graph.nodes) if node is part.node)
-
-
-def _common_origin(graph: ModuleGraph, sources: tuple[int, ...]) -> int:
-    """The last node through which every way from the image to each of the sources leads."""
-    ways = [_origins(graph, source) for source in sources]
-    return max(set.intersection(*ways))
-
-
-def _origins(graph: ModuleGraph, source: int) -> set[int]:
-    """The nodes through which every way from the image to `source` leads, itself included."""
-    found: dict[int, set[int]] = {IMAGE: {IMAGE}}
-    for index in range(source + 1):
-        inputs = [found[i] for i in graph.nodes[index].inputs]
-        found[index] = set.intersection(*inputs) | {index}
-    return found[source]
+                if inputs[-length:] in earlier:
+                    node = replace(node, inputs=(*inputs[:-length], earlier[inputs[-length:]]))
+                    break
+            earlier.setdefault(inputs, index)
+        found.append(node)
+    return tuple(found)
 
 
 def _layer(node: ModuleNode, shape: Shape, notes: list[str]) -> Layer | None:
