@@ -23,7 +23,7 @@ from lib.ui.widgets import live_figure
 
 def public_results_panel(architecture: Architecture, num_params: int) -> None:
     """Show the chart of public results beside this network; a click on a point loads that network."""
-    st.subheader("Public results")
+    st.subheader("Public results", help="Click a point to load its network. If there are several, click again.")
     try:
         results = public_results.load()
     except DatasetError as error:
@@ -42,24 +42,22 @@ def public_results_panel(architecture: Architecture, num_params: int) -> None:
     live_figure(
         charts.public_results(results, num_params, trained),
         key="public_results",
-        height=400,
+        height=430,
         revision=f"{notation(architecture)} {accuracy}",
         tools=False,
         on_pick=load,
         alt=f"Test accuracy over parameters of {len(results)} public networks; {summary}. This network has "
         f"{num_params:,} parameters" + (f" and reached {percent(accuracy, 2)}" if accuracy is not None else ""),
     )
+    axes = charts.result_axes(results, num_params, trained)
+    below, beside = axes.outside(results)
+    lowest = percent(axes.min_accuracy / 100, 1)
+    outside = f" Outside the chart: {below} below {lowest}, {beside} of other sizes; double-click to see them."
     st.caption(
-        f"What the authors of {len(results)} public networks report, most from courses with this exercise: the final "
-        f"accuracy or, if it is not given, the best. {summary}. Read them as optimistic: nearly all were trained with "
-        "one seed, and designed with the test images in view."
+        "Accuracies as the authors report them: of the final epoch or, if it is not given, of the best. They are "
+        "optimistic: nearly all are of one seed, and network and epochs were chosen by the test images. "
+        f"{summary}.{outside if below or beside else ''}"
     )
-    below, beside = (axes := charts.result_axes(results, num_params, trained)).outside(results)
-    if below or beside:
-        st.caption(
-            f"Outside the chart: {below} below {percent(axes.min_accuracy / 100, 1)}, {beside} with other numbers of "
-            "parameters. Double-click to see all."
-        )
 
 
 def _meets_all_limits(result: PublicResult) -> bool:

@@ -124,16 +124,20 @@ def public_results(results: tuple[PublicResult, ...], num_params: int, trained: 
     traces = _result_traces(results)
     if trained:
         traces += ", " + json.dumps(_own_result(num_params, trained))
-    limit = {"color": PALETTE[1], "dash": "dash", "width": 2}
+    limit = {"line": {"color": PALETTE[1], "dash": "dash", "width": 2}, "layer": "below"}
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1}
     upright = {"type": "line", "yref": "paper", "y0": 0, "y1": 1}
-    target = 100 * TARGET_ACCURACY
+    upright_label = {"yref": "paper", "y": 0, "yanchor": "bottom", "textangle": -90, "showarrow": False}
+    own, target = max(num_params, 1), 100 * TARGET_ACCURACY
+    decades = math.log10(axes.max_params / axes.min_params)
     layout = {
         "xaxis": {
             "type": "log",
             "range": [math.log10(axes.min_params), math.log10(axes.max_params)],
             "title": {"text": "Parameters"},
-            "dtick": "D2",
+            # Labels at 1, 2 and 5, or at powers of ten alone.
+            "dtick": "D2" if decades < 2 else 1,
+            "tickformat": "~s",
         },
         "yaxis": {
             "range": [axes.min_accuracy, axes.max_accuracy],
@@ -141,14 +145,25 @@ def public_results(results: tuple[PublicResult, ...], num_params: int, trained: 
             "automargin": True,
         },
         "shapes": [
-            {**upright, "x0": PARAMS_LIMIT, "x1": PARAMS_LIMIT, "line": limit, "layer": "below"},
-            {**across, "y0": target, "y1": target, "line": limit, "layer": "below"},
-            {**upright, "x0": num_params, "x1": num_params, "line": {"color": PALETTE[0], "width": 2}},
+            {**upright, **limit, "x0": PARAMS_LIMIT, "x1": PARAMS_LIMIT},
+            {**across, **limit, "y0": target, "y1": target},
+            {**upright, "x0": own, "x1": own, "line": {"color": PALETTE[0], "width": 2}},
         ],
-        "margin": {"l": 60, "r": 10, "t": 30, "b": 45},
+        # On a logarithmic axis, the place of a text is a logarithm and that of a line is not.
+        "annotations": [
+            {
+                **upright_label, "text": f"Limit: {PARAMS_LIMIT:,}", "x": math.log10(PARAMS_LIMIT), "xanchor": "left",
+            },
+            {
+                "text": f"Limit: {target:.1f} %", "xref": "paper", "x": 1, "xanchor": "right", "y": target,
+                "yanchor": "top", "showarrow": False,
+            },
+            {**upright_label, "text": "This network", "x": math.log10(own), "xanchor": "right"},
+        ],
+        "margin": {"l": 60, "r": 20, "t": 30, "b": 45},
         "hovermode": "closest",
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0},
-    }
+    }  # fmt: skip
     return f'{{"data": [{traces}], "layout": {json.dumps(layout)}}}'
 
 
@@ -158,7 +173,10 @@ def _result_traces(results: tuple[PublicResult, ...]) -> str:
     points: dict[tuple[int, float], list[PublicResult]] = defaultdict(list)
     for result in results:
         points[result.params, result.accuracy].append(result)
-    meeting, others = f"Under {EPOCHS_LIMIT} epochs, no fully connected layer", "Breaks one of these two limits"
+    meeting, others = (
+        f"Under {EPOCHS_LIMIT} epochs, no fully connected layer",
+        f"{EPOCHS_LIMIT} epochs or more, or fully connected",
+    )
     traces = []
     for meets, can_load in ((False, True), (False, False), (True, True), (True, False)):
         shown = [
@@ -175,6 +193,7 @@ def _result_traces(results: tuple[PublicResult, ...]) -> str:
                 "mode": "markers",
                 "name": meeting if meets else others,
                 "legendgroup": str(meets),
+                "legendrank": 1 if meets else 2,
                 "showlegend": can_load,
                 "x": [params for (params, _), _ in shown],
                 "y": [accuracy for (_, accuracy), _ in shown],
@@ -199,7 +218,8 @@ def _own_result(num_params: int, trained: tuple[float, int]) -> dict[str, object
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": "This network, final epoch, with its 95 % interval",
+        "name": "This network, final epoch, 95 % interval",
+        "legendrank": 0,
         "x": [num_params],
         "y": [100 * trained[0]],
         "error_y": {**error_bars([trained]), "thickness": 2, "width": 6},
