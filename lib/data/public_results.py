@@ -49,6 +49,11 @@ class PublicResult:
         assert found is not None, "load refuses a row without an accuracy"
         return found
 
+    @property
+    def epochs_text(self) -> str:
+        """20 -> "20 epochs"; empty if they are not reported."""
+        return "" if self.epochs is None else f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
+
 
 COLUMNS = tuple(field.name for field in fields(PublicResult))
 
@@ -80,7 +85,7 @@ def notations_at(results: Sequence[PublicResult], params: int, accuracy: float) 
 def _result(row: Sequence[str]) -> PublicResult:
     """Raises ValueError."""
     params, epochs, best, final, fully_connected, notation = row
-    if not best and not final:
+    if not (best or final) or not (notation.isascii() and notation.isprintable()):
         raise ValueError(row)
     return PublicResult(
         _whole(params),

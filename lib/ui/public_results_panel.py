@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import lru_cache
 
 import streamlit as st
 
@@ -58,6 +59,17 @@ def public_results_panel(architecture: Architecture, num_params: int) -> None:
         "optimistic: nearly all are of one seed, and network and epochs were chosen by the test images. "
         f"{summary}.{outside if below or beside else ''}"
     )
+    # The same for those who use a keyboard or a finger.
+    st.selectbox(
+        "Load a public network",
+        _networks(results),
+        index=None,
+        key="public_network",
+        placeholder="Choose by parameters, accuracy and epochs",
+        on_change=_load_chosen,
+        args=(results,),
+        label_visibility="collapsed",
+    )
 
 
 def _meets_all_limits(result: PublicResult) -> bool:
@@ -75,3 +87,22 @@ def _load_network(results: tuple[PublicResult, ...], params: int, accuracy: floa
     chosen = texts[(texts.index(present) + 1) % len(texts)] if present in texts else texts[0]
     if chosen != present:
         set_network(chosen)
+
+
+def _load_chosen(results: tuple[PublicResult, ...]) -> None:
+    text = _networks(results).get(st.session_state.public_network)
+    # The network may be changed afterwards: a choice that stays would name another one.
+    st.session_state.public_network = None
+    if text and text != st.session_state.net:
+        set_network(text)
+
+
+@lru_cache(maxsize=2)
+def _networks(results: tuple[PublicResult, ...]) -> dict[str, str]:
+    """Description -> notation of each network that the notation can write."""
+    return {
+        f"{result.params:,} parameters, {percent(result.accuracy / 100, 2)}"
+        + (f" in {result.epochs_text}" if result.epochs_text else ""): result.notation
+        for result in results
+        if result.notation
+    }

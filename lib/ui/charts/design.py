@@ -207,7 +207,7 @@ def _result_traces(results: tuple[PublicResult, ...]) -> str:
 
 def _training_text(result: PublicResult) -> str:
     parts = [
-        None if result.epochs is None else f"{result.epochs} epochs" if result.epochs > 1 else "1 epoch",
+        result.epochs_text,
         None if result.final_accuracy is None else f"final {result.final_accuracy:.2f} %",
         None if result.best_accuracy is None else f"best {result.best_accuracy:.2f} %",
     ]
