@@ -46,6 +46,7 @@ def public_results_panel(architecture: Architecture, num_params: int) -> None:
         height=430,
         revision=f"{notation(architecture)} {accuracy}",
         tools=False,
+        lazy=True,
         on_pick=load,
         alt=f"Test accuracy over parameters of {len(results)} public networks; {summary}. This network has "
         f"{num_params:,} parameters" + (f" and reached {percent(accuracy, 2)}" if accuracy is not None else ""),
