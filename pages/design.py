@@ -24,6 +24,7 @@ from lib.ui.export_panel import export_panel
 from lib.ui.layer_editor import layer_editor, network_presets, undo_button
 from lib.ui.layer_table import layer_table, stated_fields_table
 from lib.ui.page import DESIGN, TRAIN, setup_page
+from lib.ui.public_results_panel import public_results_panel
 from lib.ui.url_state import HIDEABLE_SECTIONS, hidden, recipe
 from lib.ui.warm_up import machine_profile, warm_up
 from lib.ui.widgets import live_figure, network_input, network_view
@@ -177,6 +178,10 @@ if not guessing and not hidden("costs"):
             tools=False,
             alt="Cumulative parameters and MACs of the layers, beside the limit of 20,000 parameters",
         )
+# It would tell the parameters.
+if not guessing and not hidden("public"):
+    with chart_place:
+        public_results_panel(architecture, analysis.num_params)
 if not guessing:
     if preset in PRESETS[:2] and not hidden("table"):
         exercise_corrections(preset, layers)

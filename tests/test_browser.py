@@ -15,6 +15,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from lib.data.dataset import Dataset
+from lib.data.public_results import load
+from lib.design.presets import PRESETS
 from lib.ui.page import DESIGN, DRAW, ERRORS, INSPECT, PAGES, TRAIN
 from lib.ui.page import Page as AppPage
 from tests.photographs import photo
@@ -231,6 +233,33 @@ def test_bars_show_their_formulas_on_hover(page: Page, url: str) -> None:
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=8)
     expect(chart.locator(".hoverlayer")).to_contain_text("20 · 16 · 3² + 20 = 2,900")
+
+
+def test_a_click_on_a_public_result_loads_its_network(page: Page, url: str) -> None:
+    measured(page, url)
+    chart = page.get_by_role("img", name=re.compile("^Test accuracy over .*; 37 of the 227 meet all"))
+    chart.scroll_into_view_if_needed()
+    expect(chart.locator(".points path").first).to_be_visible()
+    # The only point near it is that of the fewest parameters.
+    fewest = load()[0]
+    x, y = chart.evaluate(
+        """(host, [x, y]) => {
+            const plot = host.querySelector(".nsewdrag").getBoundingClientRect()
+            const across = host._fullLayout.xaxis, up = host._fullLayout.yaxis
+            return [plot.left + across.d2p(x), plot.top + up.d2p(y)]
+        }""",
+        [fewest.params, fewest.accuracy],
+    )
+    page.mouse.move(x, y, steps=8)
+    hover = chart.locator(".hoverlayer")
+    expect(hover).to_contain_text("2,600 parameters")
+    expect(hover).to_contain_text("20 epochs, final 98.02 %, best 98.06 %")
+    expect(hover).to_contain_text("Click to load this network")
+    page.mouse.click(x, y)
+    expect(net(page)).to_have_value(fewest.notation)
+    expect(total(page)).to_contain_text("2,600")
+    page.get_by_role("button", name="Undo").click()
+    expect(net(page)).to_have_value(PRESETS[0].text)
 
 
 def test_the_shipped_network_is_taken_away_as_onnx(page: Page, url: str, tmp_path: Path, mnist: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import tomllib
 
 import numpy as np
@@ -13,15 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lib.data import public_results as public_results_file
+from lib.data.public_results import PublicResult
 from lib.design.analysis import analyze, per_layer
 from lib.design.layers import Architecture
 from lib.evaluation.metrics import Bin
-from lib.evaluation.proportion import Proportion
+from lib.evaluation.proportion import Proportion, wilson_interval
 from lib.inference.predict import Prediction
 from lib.training.history import Curves
 from lib.training.trainer import EpochMetrics
 from lib.ui.charts.colors import PALETTE, SURFACE
-from lib.ui.charts.design import layer_sizes
+from lib.ui.charts.design import layer_sizes, public_results, result_axes
 from lib.ui.charts.draw import probability_bars
 from lib.ui.charts.errors import class_accuracy, confusion_matrix, reliability
 from lib.ui.charts.training import RAW_POINTS, RunCurves, downsample_min_max, running_mean, training_curves
@@ -125,6 +128,82 @@ def test_bars_end_at_the_totals_and_plotly_takes_them(architecture: Architecture
         assert list(bars.base) == [0, *ends[:-1]]
         assert ends[-1] == total
     assert set(budget.x) == {20_000}
+
+
+RESULTS = (
+    *(PublicResult(5_000 + i, 15, 99.5, 99.0 + i / 100, 0, "4 M 10 A") for i in range(37)),
+    PublicResult(9_000, 19, 99.45, None, 0, "8 M 10 A"),
+    PublicResult(9_000, None, None, 99.45, 0, ""),
+    PublicResult(9_100, 20, 99.5, 99.2, 0, "4 M 10 A"),
+    PublicResult(9_200, 19, 99.5, 99.2, 1, ""),
+    PublicResult(9_300, 1, 41.5, 41.14, 0, "4 M 10 A"),
+    PublicResult(6_379_786, 20, 99.36, 99.34, 0, "4 M 10 A"),
+)
+
+
+def test_public_results_are_points_that_say_what_a_click_does() -> None:
+    # Plotly's own validation refuses a name or a value that it does not know.
+    figure = go.Figure(json.loads(public_results(RESULTS, 9274, None)))
+    shown = {
+        (x, y): (trace.marker.symbol, text, "Click to load" in trace.hovertemplate)
+        for trace in figure.data
+        for x, y, text in zip(trace.x, trace.y, trace.text, strict=True)
+    }
+    # Two results are at one point.
+    assert len(shown) == sum(len(trace.x) for trace in figure.data) == len(RESULTS) - 1
+    assert shown[9_000, 99.45] == ("circle", "19 epochs, best 99.45 %<br>final 99.45 %", True)
+    assert shown[9_100, 99.2] == ("circle-open", "20 epochs, final 99.20 %, best 99.50 %", True)
+    assert shown[9_200, 99.2] == ("circle-open", "19 epochs, final 99.20 %, best 99.50 %", False)
+    assert shown[9_300, 41.14] == ("circle", "1 epoch, final 41.14 %, best 41.50 %", True)
+    assert {trace.name: trace.marker.symbol for trace in figure.data if trace.showlegend} == {
+        "Under 20 epochs, no fully connected layer": "circle",
+        "20 epochs or more, or fully connected": "circle-open",
+    }
+
+
+def test_the_limits_and_this_network_are_lines_and_its_accuracy_is_a_point_with_its_interval() -> None:
+    untrained, trained = (json.loads(public_results(RESULTS, 9274, of)) for of in (None, (0.9948, 10_000)))
+    assert len(trained["data"]) == len(untrained["data"]) + 1
+    own = go.Figure(trained).data[-1]
+    assert (list(own.x), list(own.y)) == ([9274], [99.48])
+    low, high = wilson_interval(0.9948, 10_000)
+    assert own.y[0] - own.error_y.arrayminus[0] == pytest.approx(100 * low)
+    assert own.y[0] + own.error_y.array[0] == pytest.approx(100 * high)
+    assert "after the final epoch" in own.hovertemplate
+    assert "99.48 % (95 % CI 99.32–99.60 %)" in own.hovertemplate
+    for figure in (untrained, trained):
+        parameters, accuracy, this = figure["layout"]["shapes"]
+        assert parameters["x0"] == parameters["x1"] == 20_000
+        assert accuracy["y0"] == accuracy["y1"] == 99.4
+        assert this["x0"] == this["x1"] == 9274
+        places = [note["x"] for note in figure["layout"]["annotations"]]
+        assert places == [math.log10(20_000), 1, math.log10(9274)]
+
+
+def test_the_axes_show_most_results_and_this_network_and_count_the_others() -> None:
+    axes = result_axes(RESULTS, 9274, None)
+    assert (axes.min_params, axes.max_params, axes.min_accuracy) == (2000, 100_000, 99.0)
+    assert axes.outside(RESULTS) == (1, 1)
+    assert axes.max_accuracy > 99.45
+    large = result_axes(RESULTS, 6_379_786, (0.905, 10_000))
+    assert large.max_params > 6_379_786
+    # The lower end of its interval is 89.9 %.
+    assert large.min_accuracy == 89.5
+    assert large.outside(RESULTS) == (1, 0)
+    assert result_axes(RESULTS, 90, None).min_params < 90
+    perfect = result_axes(RESULTS, 9274, (1.0, 10_000))
+    assert perfect.max_accuracy > 100
+    assert "NaN" not in public_results(RESULTS, 0, (1.0, 10_000))
+
+
+def test_the_chart_of_public_results_is_small_and_made_at_once() -> None:
+    results = public_results_file.load()
+    public_results(results, 9274, None)
+    start = time.perf_counter()
+    for params in range(9000, 9020):
+        figure = public_results(results, params, (0.99, 10_000))
+    assert (time.perf_counter() - start) / 20 < 0.003
+    assert len(figure) < 20_000
 
 
 def test_a_confusion_matrix_has_its_errors_beside_its_diagonal_and_frames_one_cell() -> None:

@@ -60,7 +60,10 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_the_design_page_does_not_wait_for_torch() -> None:
-    assert "torch" not in modules_after("import lib.design.edits, lib.ui.page, lib.ui.widgets, lib.ui.cache")
+    assert "torch" not in modules_after(
+        "import lib.design.edits, lib.ui.page, lib.ui.widgets, lib.ui.cache, lib.ui.public_results_panel"
+    )
+    assert not {"torch", "numpy"} & modules_after("from lib.data import public_results; public_results.load()")
 
 
 def test_a_figure_does_not_wait_for_plotly() -> None:

@@ -276,7 +276,8 @@ PLOTLY = """() => {
 
 
 def figure_data(figure: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    defaults = {"height": 300, "revision": "a", "alt": "A chart", "tools": False, "atOnce": True, "picks": False}
+    defaults = {"height": 300, "revision": "a", "alt": "A chart", "tools": False, "lazy": False}
+    defaults |= {"atOnce": True, "picks": False}
     return {"figure": json.dumps(figure), "standard": STANDARD, "plotly": "plotly.js", **defaults, **changes}
 
 
@@ -332,6 +333,20 @@ def test_of_figures_in_quick_succession_only_the_last_is_drawn(tab: Page) -> Non
     assert [found["layout"]["title"] for found in drawn(tab)] == ["second"]
     show_figure(tab, {"data": [], "layout": {"title": "third"}}, keep=True)
     assert [found["layout"]["title"] for found in drawn(tab, 2)] == ["second", "third"]
+
+
+def test_a_lazy_figure_is_drawn_when_it_is_on_the_screen_and_only_as_it_is_then(tab: Page) -> None:
+    tab.evaluate(PLOTLY)
+    below = HOST.replace('<div class="live-figure"', '<p style="height: 5000px"></p><div class="live-figure"')
+    for title in ("first", "second"):
+        figure = figure_data({"data": [], "layout": {"title": title}}, lazy=True)
+        mount(tab, "live_figure.js", figure, below, keep=title == "second")
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("() => window.drawn") == []
+    tab.locator(".live-figure").scroll_into_view_if_needed()
+    assert [found["layout"]["title"] for found in drawn(tab)] == ["second"]
+    tab.wait_for_timeout(300)
+    assert len(drawn(tab)) == 1
 
 
 def test_a_click_on_a_point_is_sent_as_text_if_the_page_asks_for_it(tab: Page) -> None:

@@ -17,8 +17,9 @@ import torch
 from streamlit.runtime.scriptrunner import magic
 from streamlit.testing.v1 import AppTest
 
-from lib.data import dataset, handwriting
+from lib.data import dataset, handwriting, public_results
 from lib.data.dataset import Dataset
+from lib.data.public_results import PublicResult
 from lib.design.layers import ArchitectureError
 from lib.design.notation import parse
 from lib.design.presets import PRESETS
@@ -27,7 +28,7 @@ from lib.inference import photos
 from lib.runs import run_store
 from lib.runs.training_run import Run
 from lib.storage import checkpoints, digit_sets
-from lib.ui import warm_up, widgets
+from lib.ui import public_results_panel, warm_up, widgets
 from lib.ui.cache import live_calibrator, run_manager
 from lib.ui.page import DESIGN, INSPECT, PAGES, Page
 from lib.ui.url_state import HIDEABLE_SECTIONS
@@ -209,10 +210,11 @@ def test_a_teacher_hides_a_part_by_the_address(part: str) -> None:
         "network": lambda at: not any(field.key == "net" for field in at.text_input),
         "verdicts": lambda at: "No fully connected layer" not in words(at),
         "estimate": lambda at: "training an epoch" not in words(at) and "Measuring how fast" not in words(at),
-        "drawing": lambda at: len(at.get("bidi_component")) == 1,
+        "drawing": lambda at: len(at.get("bidi_component")) == 2,
         "layers": lambda at: not at.select_slider,
         "table": lambda at: not at.table,
         "costs": lambda at: "Parameters and MACs per layer" not in words(at),
+        "public": lambda at: "Public results" not in words(at),
         "compare": lambda at: not any(field.key == "compare" for field in at.text_input),
         "take": lambda at: all(expander.label != "Export" for expander in at.expander),
         "guess": lambda at: not any(toggle.key == "guess" for toggle in at.toggle),
@@ -279,6 +281,7 @@ def test_nothing_is_told_while_the_class_guesses() -> None:
     assert list(frame.columns) == ["[Layer](#layers)", "Output", "MACs", "Memory"]
     assert "9,274" not in words(at)
     assert "> 28" not in words(at)
+    assert "Public results" not in words(at)
     assert len(at.table) == 1
     assert not at.code
     at.toggle(key="guess").set_value(False).run()
@@ -297,6 +300,59 @@ def test_the_network_is_taken_away_as_source_and_tables() -> None:
         "Table as Markdown",
     ]
     assert "nn.Conv2d(1, 4, 3, padding=1)" in at.code[0].value
+
+
+def test_a_click_on_a_public_result_loads_its_network_and_undo_brings_the_old_one_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = (
+        PublicResult(9_922, 14, 99.4, 99.36, 0, "4 M 10 A"),
+        PublicResult(9_922, 20, 99.5, 99.36, 0, "8 M 10 A"),
+        PublicResult(13_820, 19, 99.5, 99.1, 0, ""),
+    )
+    picks = [("9922", "99.36"), ("13820", "99.1"), ("5", "99.36"), ("nan", "<b>"), ("9" * 5000, "1e999")]
+
+    def buttons(figure: str, *, key: str, on_pick: Callable[[str, str], None], **options: object) -> None:
+        for number, place in enumerate(picks):
+            st.button(f"Pick {number}", key=f"pick_{number}", on_click=on_pick, args=place)
+
+    monkeypatch.setattr(public_results, "load", lambda: results)
+    monkeypatch.setattr(public_results_panel, "live_figure", buttons)
+    at = visit("design", net="10k7v A")
+    for number in (1, 2, 3, 4):
+        at.button(key=f"pick_{number}").click().run()
+        assert not at.exception
+        assert at.text_input(key="net").value == "10k7v A"
+    # Two networks are at one point.
+    for expected in ("4 M 10 A", "8 M 10 A", "4 M 10 A"):
+        at.button(key="pick_0").click().run()
+        assert at.text_input(key="net").value == expected
+    for expected in ("8 M 10 A", "4 M 10 A", "10k7v A"):
+        press(at, "Undo")
+        assert at.text_input(key="net").value == expected
+    assert next(button for button in at.button if button.label == "Undo").disabled
+
+
+def test_a_public_network_is_chosen_from_a_list() -> None:
+    at = visit("design", net="4 M 10 A")
+    result = public_results.load()[0]
+    menu = at.selectbox(key="public_network")
+    assert len(menu.options) > 200
+    menu.set_value(menu.options[0]).run()
+    assert at.text_input(key="net").value == result.notation
+    assert rows(at)["**Total**"][1] == result.params
+    assert at.selectbox(key="public_network").value is None
+    press(at, "Undo")
+    assert at.text_input(key="net").value == "4 M 10 A"
+
+
+def test_without_the_public_results_the_page_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(public_results, "load", partial(public_results.load, tmp_path / "public-results.csv"))
+    at = visit("design")
+    assert [info.value for info in at.info] == [
+        "data/public-results.csv cannot be read (No such file or directory). Restore it from the project."
+    ]
+    assert any(expander.label == "Export" for expander in at.expander)
 
 
 def test_every_module_has_a_row_on_request() -> None:

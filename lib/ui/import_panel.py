@@ -13,7 +13,7 @@ from lib.importing.networks import ImportedNetwork, import_networks
 from lib.importing.stated_fields import StatedField, checked, stated_by_nodes
 from lib.text.untrusted_text import escaped, visible
 from lib.ui.bounded_cache import BoundedCache
-from lib.ui.layer_editor import load_network
+from lib.ui.layer_editor import set_network
 
 FILE_TYPES = ["py", "ipynb", "onnx", "txt", "md"]
 # Of a file with many networks, the problems of the first ones are shown.
@@ -141,7 +141,7 @@ def _choice(networks: Sequence[ImportedNetwork]) -> None:
 
 
 def _use(text: str, stated: tuple[int | None, ...]) -> None:
-    load_network(text)
+    set_network(text)
     st.session_state[_STATED] = (text, stated)
 
 

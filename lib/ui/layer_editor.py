@@ -64,8 +64,8 @@ def _layer_row(architecture: Architecture, index: int, actions: list[str]) -> No
         )
 
 
-def load_network(text: str) -> None:
-    """Make the network of this notation the page's; Undo brings back the one before. A callback."""
+def set_network(text: str) -> None:
+    """Show another network; Undo brings the present one back. To be called before the page's network input is drawn."""
     st.session_state.undo = [*st.session_state.get("undo", []), st.session_state.net][-MAX_UNDO:]
     st.session_state.net = text
 
@@ -77,12 +77,12 @@ def _undo() -> None:
 def _load_preset() -> None:
     chosen = next((preset.text for preset in PRESETS if preset.title == st.session_state.preset), None)
     if chosen:
-        load_network(chosen)
+        set_network(chosen)
 
 
 def _set_width(architecture: Architecture, index: int) -> None:
-    load_network(notation(edits.set_width(architecture, index, st.session_state[f"width_{index}"])))
+    set_network(notation(edits.set_width(architecture, index, st.session_state[f"width_{index}"])))
 
 
 def _edit_layer(architecture: Architecture, index: int) -> None:
-    load_network(notation(edits.apply(architecture, index, st.session_state[f"edit_{index}"])))
+    set_network(notation(edits.apply(architecture, index, st.session_state[f"edit_{index}"])))

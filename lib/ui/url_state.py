@@ -30,6 +30,7 @@ HIDEABLE_SECTIONS = {
     "layers": "Widths and edits",
     "table": "The table",
     "costs": "The chart of parameters and MACs",
+    "public": "The public results",
     "compare": "Compare",
     "take": "Export",
     "guess": "The switch to guess first",

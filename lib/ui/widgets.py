@@ -70,6 +70,7 @@ def live_figure(
     revision: str = "",
     tools: bool = True,
     at_once: bool = False,
+    lazy: bool = False,
     on_pick: Callable[[str, str], None] | None = None,
 ) -> None:
     """Draw a Plotly figure, given as JSON, that keeps its zoom, hover and hidden traces while its data grow.
@@ -77,7 +78,8 @@ def live_figure(
     `st.plotly_chart` would mount a new chart whenever the data change.
 
     `revision` names what is shown: another name resets the zoom and the hidden traces. `tools` shows the buttons to
-    zoom and save. `at_once` draws the figure before the rest of the page, for a result that the reader waits for.
+    zoom and save. `at_once` draws the figure before the rest of the page, for a result that the reader waits for;
+    `lazy` only while it is on the screen, for one of many points that is usually below it.
     `on_pick` is called with x and y, as text, of a clicked point. `height` is in pixels; `alt` describes the figure to
     screen readers.
     """
@@ -106,6 +108,7 @@ def live_figure(
             "alt": alt,
             "tools": tools,
             "atOnce": at_once,
+            "lazy": lazy,
             "picks": on_pick is not None,
         },
         key=key,

@@ -16,6 +16,18 @@ function loadPlotly(url) {
   return window.receptivePlotly
 }
 
+// Resolves once a part of the host is on the screen.
+function inView(host) {
+  return new Promise((resolve) => {
+    host.unseen = new IntersectionObserver((entries, observer) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return
+      observer.disconnect()
+      resolve()
+    })
+    host.unseen.observe(host)
+  })
+}
+
 // Replaces the colors of the light theme, in which a figure arrives, by those of the page.
 function themed(figure, standard, style, height, revision) {
   const text = color(style, "--st-text-color")
@@ -77,8 +89,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (data.picks) host.on("plotly_click", ({ points: [{ x, y }] }) => setTriggerValue("picked", [String(x), String(y)]))
   }
   const draw = host.receptive
+  host.unseen?.disconnect()
   loadPlotly(data.plotly)
+    .then(() => data.lazy && inView(host))
     .then(() => setTimeout(() => host.isConnected && host.receptive === draw && draw(), data.atOnce ? 0 : PAUSE))
     .catch((error) => (host.textContent = error.message))
-  return () => window.Plotly?.purge(host)
+  return () => {
+    host.unseen?.disconnect()
+    window.Plotly?.purge(host)
+  }
 }
