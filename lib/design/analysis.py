@@ -15,6 +15,9 @@ from lib.design.operation_specs import SPECS, num_macs, num_params
 from lib.design.operations import operations
 from lib.design.receptive_field import axes_differ, normalizes_over_positions, receptive_fields, used_positions
 
+# A join itself does not know what it does with its branches: their fork does.
+_JOIN_NAMES = {"Add": "Sum of the branches", "Concat": "Concatenation of the branches"}
+
 
 @dataclass(frozen=True)
 class AxisAnalysis:
@@ -141,7 +144,7 @@ def per_layer(analysis: NetworkAnalysis, architecture: Architecture) -> NetworkA
         rows.append(
             replace(
                 group[-1],
-                name=architecture.layers[layer].description,
+                name=_JOIN_NAMES.get(group[0].kind) or architecture.layers[layer].description,
                 kind=group[0].kind,
                 num_params=sum(row.num_params for row in group),
                 share=sum(row.share for row in group),

@@ -59,7 +59,7 @@ def layer_table(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool) -
 
 
 def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool) -> Styler:
-    """Return the table with numeric cells, which Streamlit aligns to the right.
+    """Return the table with numeric cells, which Streamlit aligns to the right; pairs of numbers are aligned so here.
 
     The column of activations shows their memory for a batch. While the class is `guessing`, the columns in GUESSED are
     left out.
@@ -67,6 +67,7 @@ def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool)
     labels = [row.label + ("" if guessing else _badges(row)) for row in analysis.rows]
     cells: dict[str, list[object]] = {LAYER: [*labels, "**Total**"]}
     formats: dict[str, Callable[[Any], str]] = {}
+    paired: list[str] = []
     for column in COLUMNS[1:]:
         values = [column.value(row) for row in analysis.rows]
         if column.name == "activations":
@@ -75,10 +76,17 @@ def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool)
             formats["Memory"] = unbroken(megabytes)
         elif not column.is_number:
             cells[column.title] = [*map(unbroken(column.text), values), ""]
-        elif not (guessing and column.name in GUESSED):
+        elif guessing and column.name in GUESSED:
+            continue
+        elif any(isinstance(value, tuple) for value in values):
+            # A column of numbers and pairs (height, width) can only be sent as text.
+            paired.append(column.title)
+            cells[column.title] = [*map(unbroken(column.text), values), ""]
+        else:
             cells[column.title] = [*values, column.total(analysis)]
             formats[column.title] = unbroken(column.text)
-    return DataFrame(cells).style.format(formats, na_rep="")
+    styled = DataFrame(cells).style.format(formats, na_rep="")
+    return styled.set_properties(subset=paired, **{"text-align": "right"}) if paired else styled
 
 
 def unbroken(text: Callable[[Any], str]) -> Callable[[Any], str]:
