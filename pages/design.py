@@ -21,7 +21,7 @@ from lib.ui.cache import example_digits, trained_accuracy
 from lib.ui.charts.design import layer_sizes
 from lib.ui.compare_panel import compare_panel, compare_with
 from lib.ui.export_panel import export_panel
-from lib.ui.layer_editor import layer_editor, network_presets, undo_button
+from lib.ui.layer_editor import layer_editor, network_menu, network_presets, undo_button
 from lib.ui.layer_table import layer_table, stated_fields_table
 from lib.ui.page import DESIGN, TRAIN, setup_page
 from lib.ui.url_state import HIDEABLE_SECTIONS, hidden, recipe
@@ -158,7 +158,9 @@ with results:
 # Everything else is drawn after the table: a reader who moves a slider looks there.
 if editor_place:
     with editor_place:
-        st.subheader("Layers")
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.subheader("Layers", width="content")
+            network_menu(architecture)
         layer_editor(architecture)
 if not hidden("drawing"):
     with drawing_place:

@@ -10,13 +10,12 @@ import math
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from lib.design.layers import Architecture, Shape
+from lib.design.layers import JOIN_NAMES, Architecture, Shape
 from lib.design.operation_specs import SPECS, num_macs, num_params
 from lib.design.operations import operations
 from lib.design.receptive_field import axes_differ, normalizes_over_positions, receptive_fields, used_positions
 
-# A join itself does not know what it does with its branches: their fork does.
-_JOIN_NAMES = {"Add": "Sum of the branches", "Concat": "Concatenation of the branches"}
+_JOIN_NAMES = {"Add": JOIN_NAMES["add"], "Concat": JOIN_NAMES["cat"]}
 
 
 @dataclass(frozen=True)
