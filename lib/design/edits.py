@@ -23,7 +23,6 @@ from lib.design.layers import (
     Normalization,
     last_weights,
     logits_layer,
-    pair,
 )
 from lib.design.operations import OUTPUT_SHAPE, State, advance
 
@@ -52,8 +51,6 @@ ACTIONS = (
     "No activation",
     "ReLU",
     "GELU",
-    "Depthwise",
-    "All input channels",
     "Whole channels",
     "Single values",
     "Remove",
@@ -91,8 +88,6 @@ _CHANGES: dict[type[Layer], tuple[str, ...]] = {
         "With batch norm",
         "With ReLU and batch norm",
         "Neither activation nor norm",
-        "Depthwise",
-        "All input channels",
     ),
     FullyConnected: ("No activation", "ReLU", "GELU"),
     Activation: ("ReLU", "GELU"),
@@ -259,10 +254,6 @@ def _changed(layer: Layer, action: str, channels: int, is_logits: bool) -> Layer
             return layer if padded.padding_pixels == layer.padding_pixels else padded
         case "Kernel 1×1" | "Kernel 3×3" | "Kernel 5×5", Convolution():
             return replace(layer, kernel_size=int(action[-1]))
-        case "Depthwise", Convolution() if pair(layer.kernel_size) != (1, 1) and layer.channels % channels == 0:
-            return replace(layer, groups=channels)
-        case "All input channels", Convolution():
-            return replace(layer, groups=1)
         case "Whole channels" | "Single values", Dropout():
             return replace(layer, whole_channels=action == "Whole channels")
         case "ReLU" | "GELU", Activation():

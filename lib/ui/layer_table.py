@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
@@ -19,6 +19,7 @@ from lib.text.formatting import megabytes
 LAYER = "[Layer](#layers)"
 # Columns with the answers, left out while the class guesses.
 GUESSED = {"parameters", "share", "receptive_field", "jump", "center"}
+RECEPTIVE_FIELD = next(column for column in COLUMNS if column.name == "receptive_field")
 IMAGE_PIXELS = INPUT_SHAPE[1]
 WIDE_BADGE = f":orange-badge[> {IMAGE_PIXELS}]"
 
@@ -59,7 +60,7 @@ def layer_table(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool) -
 
 
 def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool) -> Styler:
-    """Return the table with numeric cells, which Streamlit aligns to the right; pairs of numbers are aligned so here.
+    """Return the table with numeric cells, which Streamlit aligns to the right.
 
     The column of activations shows their memory for a batch. While the class is `guessing`, the columns in GUESSED are
     left out.
@@ -67,7 +68,7 @@ def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool)
     labels = [row.label + ("" if guessing else _badges(row)) for row in analysis.rows]
     cells: dict[str, list[object]] = {LAYER: [*labels, "**Total**"]}
     formats: dict[str, Callable[[Any], str]] = {}
-    paired: list[str] = []
+    texts: dict[tuple[int, str], str] = {}
     for column in COLUMNS[1:]:
         values = [column.value(row) for row in analysis.rows]
         if column.name == "activations":
@@ -78,20 +79,37 @@ def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool)
             cells[column.title] = [*map(unbroken(column.text), values), ""]
         elif guessing and column.name in GUESSED:
             continue
-        elif any(isinstance(value, tuple) for value in values):
-            # A column of numbers and pairs (height, width) can only be sent as text.
-            paired.append(column.title)
-            cells[column.title] = [*map(unbroken(column.text), values), ""]
         else:
-            cells[column.title] = [*values, column.total(analysis)]
+            texts.update(
+                ((index, column.title), unbroken(column.text)(value))
+                for index, value in enumerate(values)
+                if isinstance(value, tuple)
+            )
+            numbers = [value[0] if isinstance(value, tuple) else value for value in values]
+            cells[column.title] = [*numbers, column.total(analysis)]
             formats[column.title] = unbroken(column.text)
-    styled = DataFrame(cells).style.format(formats, na_rep="")
-    return styled.set_properties(subset=paired, **{"text-align": "right"}) if paired else styled
+    return with_texts(DataFrame(cells).style.format(formats, na_rep=""), texts)
+
+
+def with_texts(table: Styler, texts: Mapping[tuple[int, str], str]) -> Styler:
+    """Return the table with other texts in some cells, given by row and column.
+
+    A column of numbers and pairs would be sent as text, and be aligned to the left. So a cell has a number, and shows
+    the pair.
+    """
+    for cell, text in texts.items():
+        table = table.format(lambda _, text=text: text, subset=cell)
+    return table
 
 
 def unbroken(text: Callable[[Any], str]) -> Callable[[Any], str]:
     """Return a function that gives the same text with no-break spaces, for narrow tables."""
     return lambda value: text(value).replace(" ", "\u00a0")
+
+
+def receptive_field_text(row: LayerAnalysis) -> str:
+    """Return the receptive field as text: 5, or 5 × 3 for a height of 5 and a width of 3."""
+    return RECEPTIVE_FIELD.text(RECEPTIVE_FIELD.value(row))
 
 
 def stated_fields_table(analysis: NetworkAnalysis) -> None:

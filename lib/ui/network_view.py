@@ -101,7 +101,7 @@ def views(architecture: Architecture) -> tuple[LayerView, ...]:
             note="The receptive field of a pixel is the pixel itself.",
         )
     ]
-    written = tokens(architecture)
+    written = row_tokens(architecture)
     placed = places(architecture.layers, with_rows)
     view_of = {IMAGE: 0, **{layer: number for number, layer in enumerate(last_step, start=1)}}
     rows = per_layer(analyze(architecture), architecture).rows
@@ -125,7 +125,7 @@ def views(architecture: Architecture) -> tuple[LayerView, ...]:
         found.append(
             LayerView(
                 label=row.label,
-                token={"Add": "add", "Concat": "cat"}.get(row.kind, written[row.layer]),
+                token=written[row.layer],
                 kind=_kind(architecture.layers[row.layer]),
                 shape=row.output_shape,
                 vertical=vertical,
@@ -138,6 +138,14 @@ def views(architecture: Architecture) -> tuple[LayerView, ...]:
             )
         )
     return tuple(found)
+
+
+def row_tokens(architecture: Architecture) -> dict[int, str]:
+    """For each layer with a row, by its index: its token, or for a join "add" or "cat". Raises as `operations`."""
+    written = tokens(architecture)
+    joins = {"Add": "add", "Concat": "cat"}
+    kinds = {step.layer: step.kind for step in operations(architecture)}
+    return {layer: joins.get(kinds[layer], written[layer]) for layer in layers_with_rows(architecture)}
 
 
 def default_view(layers: Sequence[LayerView]) -> int:
