@@ -392,6 +392,8 @@ def _misfit(layer: Layer, index: int, state: State, *, is_logits: bool) -> Archi
     values, name = state.values, f"Layer {index + 1} ({layer.token})"
     channels, height, width = values.shape
     if isinstance(layer, Branch | Join):
+        # In brackets, a bracket would not be seen.
+        name = f"Layer {index + 1}, “{layer.token}”,"
         return ArchitectureError(_misfit_of_branches(layer, name, state))
     if values.flat and isinstance(layer, Normalization | Dropout) and not isinstance(layer, Convolution):
         if isinstance(layer, Normalization) and layer.name == "gn":
@@ -436,7 +438,7 @@ def _misfit(layer: Layer, index: int, state: State, *, is_logits: bool) -> Archi
 
 def _misfit_of_groups(name: str, channels: int, groups: int) -> str:
     return (
-        f"{name}: {channels} channels cannot be divided into {groups} groups. Choose a number of groups that divides "
+        f"{name}: {channels} channel{'s' * (channels != 1)} cannot be divided into {groups} groups. Choose a number of groups that divides "
         f"{channels}, or another number of channels."
     )
 
