@@ -438,8 +438,8 @@ def _misfit(layer: Layer, index: int, state: State, *, is_logits: bool) -> Archi
 
 def _misfit_of_groups(name: str, channels: int, groups: int) -> str:
     return (
-        f"{name}: {channels} channel{'s' * (channels != 1)} cannot be divided into {groups} groups. Choose a number of groups that divides "
-        f"{channels}, or another number of channels."
+        f"{name}: {channels} channel{'s' * (channels != 1)} cannot be divided into {groups} groups. Choose a number of "
+        f"groups that divides {channels}, or another number of channels."
     )
 
 
