@@ -147,7 +147,7 @@ class Normalization:
     @property
     def description(self) -> str:
         text = self.spec.title.capitalize()
-        return text if self.groups is None else f"{text}, {self.groups} groups"
+        return text if self.groups is None else f"{text} of {self.groups} groups"
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ def _dead_text(architecture: Architecture, images: int) -> str:
         )
     if found:
         titles = " and ".join(spec.title for spec in found)
-        return f"No channel can be dead: the gradient of {titles} is not 0 over a range of inputs."
+        return f"No channel can be dead, because {titles} has a gradient at almost every input."
     return "The network has no activation, so that no channel can be dead."
 
 
