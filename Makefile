@@ -35,11 +35,13 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.drawings
 	$(BIN)/python -m benchmarks.report
 
-# The generated parts of the documentation: command-line examples, tables of benchmarks/*.json, lists of modules.
+# The generated parts of the documentation: command-line examples, tables of benchmarks/*.json and of the notation, lists of
+# modules.
 docs: .venv/installed
 	$(BIN)/python -m docs.examples
 	$(BIN)/python -m docs.benchmarks
 	$(BIN)/python -m docs.modules
+	$(BIN)/python -m docs.notation_tables
 
 # docs/*.png, from the running app.
 screenshots: .venv/installed-dev

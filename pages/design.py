@@ -21,8 +21,9 @@ from lib.ui.cache import example_digits, trained_accuracy
 from lib.ui.charts.design import layer_sizes
 from lib.ui.compare_panel import compare_panel, compare_with
 from lib.ui.export_panel import export_panel
-from lib.ui.layer_editor import layer_editor, network_presets, undo_button
+from lib.ui.layer_editor import layer_editor, network_menu, network_presets, undo_button
 from lib.ui.layer_table import layer_table, stated_fields_table
+from lib.ui.notation_help import SHORT_HELP, notation_popover
 from lib.ui.page import DESIGN, TRAIN, setup_page
 from lib.ui.public_results_panel import public_results_panel
 from lib.ui.url_state import HIDEABLE_SECTIONS, hidden, recipe
@@ -102,15 +103,13 @@ def teacher_panel() -> None:
 
 st.caption(
     "Choose the number of channels of each convolution. The table shows the output, the cost and the receptive field "
-    "of every layer: the square of input pixels that one value of its output depends on."
+    "of every layer: the input pixels that one value of its output depends on."
 )
 guessing: bool = st.session_state.guess
 presets_place = st.container()
-text = network_input(
-    "16 is a 3×3 convolution with 16 channels. Suffixes: v no padding, p1 padding 1, k5 kernel 5×5, s2 stride 2, d2 "
-    "dilation 2, n no batch norm, b batch norm before the activation. M: max-pool 2×2 (M3s2: 3×3, stride 2); A: global "
-    "average pool (A3s2: 3×3, stride 2); D10: dropout 10 %; 64f: fully connected. The page's address holds it."
-)
+text = network_input(SHORT_HELP)
+if not hidden("network"):
+    notation_popover()
 preset = next((preset for preset in PRESETS if preset.text == text), None)
 if not hidden("presets"):
     with presets_place:
@@ -159,7 +158,9 @@ with results:
 # Everything else is drawn after the table: a reader who moves a slider looks there.
 if editor_place:
     with editor_place:
-        st.subheader("Layers")
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.subheader("Layers", width="content")
+            network_menu(architecture)
         layer_editor(architecture)
 if not hidden("drawing"):
     with drawing_place:
@@ -173,7 +174,7 @@ if not guessing and not hidden("costs"):
         live_figure(
             layer_sizes(layers, architecture),
             key="costs",
-            height=110 + ROW_PIXELS * len(layers.rows),
+            height=125 + ROW_PIXELS * len(layers.rows),
             revision=notation(architecture),
             tools=False,
             alt="Cumulative parameters and MACs of the layers, beside the limit of 20,000 parameters",

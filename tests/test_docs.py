@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from docs import modules
+from docs import modules, notation_tables
 from docs.examples import refreshed
 from docs.pages import ROOT, pages
 from lib.__main__ import main
 from lib.design.notation import parse
+from lib.design.notation_tables import TABLES, markdown_table
 from lib.design.recipe import FIELDS, number_text
 from lib.ui.url_state import HIDEABLE_SECTIONS
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 STALE = "run `make docs`"
+MEANINGS = [meaning for rows in TABLES.values() for _, meaning in rows]
 # A row of a table with three columns, a name first.
 ROW = r"^\| `(\w+)` \| (.*) \| (.*) \|$"
 
@@ -39,6 +41,7 @@ def test_examples_show_what_the_command_line_prints(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_modules_and_packages_are_described_as_in_the_code(page: str) -> None:
     assert modules.refreshed(text(page)) == text(page), STALE
+    assert notation_tables.refreshed(text(page)) == text(page), STALE
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -67,13 +70,29 @@ def cells(page: str, heading: str) -> list[str]:
 
 @pytest.mark.parametrize("network", cells("docs/notation.md", "Examples"))
 def test_a_network_of_the_notation_page_can_be_built(network: str) -> None:
+    assert parse(network.replace("\\|", "|"))
+
+
+@pytest.mark.parametrize(("title", "words"), [(title, words) for title, rows in TABLES.items() for words, _ in rows])
+def test_a_row_of_the_tables_of_the_notation_is_read_and_means_something(title: str, words: str) -> None:
+    before, after = ("16fx", "10f") if words.endswith(("f", "fx")) else ("16x", "10f")
+    network = f"{words} | 8 16 10 A" if title == "Settings" else f"{before} {words} {after}"
+    if words == "F":
+        network = "16 F N 10f"
+    without = "8 16 10 A" if title == "Settings" else f"{before} {after}"
+    assert parse(network) != parse(without)
+
+
+@pytest.mark.parametrize("words", re.findall("`([^`]+)`", " ".join(MEANINGS)))
+def test_what_the_meanings_name_is_read_too(words: str) -> None:
+    setting = "=" in words
+    network = f"{words} | 8 16 10 A" if setting else f"16x {words} {'10f' if 'f' in words[2:3] else '10 A'}"
     assert parse(network)
 
 
-@pytest.mark.parametrize("token", cells("docs/notation.md", "Tokens"))
-def test_a_token_of_the_notation_page_is_read(token: str) -> None:
-    layer = "16" + token if token[0] in "ksdpvnb" else token
-    assert parse(f"{layer} 10f" if token.endswith("f") else f"{layer} 10 A")
+@pytest.mark.parametrize("title", TABLES)
+def test_the_notation_page_has_the_tables_that_the_app_shows(title: str) -> None:
+    assert markdown_table(title) in text("docs/notation.md"), STALE
 
 
 @pytest.mark.parametrize("command", ["describe", "import", "train", "predict"])

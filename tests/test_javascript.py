@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import re
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -98,23 +101,25 @@ def show_network(
     return found
 
 
-# What is drawn when each position (p, p) of the output is clicked.
-EXPLORE = """() => [...document.querySelector(".positions").querySelectorAll(".position")].map((_, number, cells) => {
-    const side = Math.sqrt(cells.length), p = Math.floor(number / side)
-    if (number !== p * side + p) return null
+# What is drawn when positions of the output are clicked, one in each row, and one in each column.
+EXPLORE = """([rows, columns]) => [...Array(Math.max(rows, columns)).keys()].map(number => {
+    const row = Math.min(number, rows - 1), column = Math.min(number, columns - 1)
     const grid = document.querySelector(".positions"), box = grid.getBoundingClientRect()
-    const at = (start, length) => start + (p + 0.5) / side * length
-    grid.dispatchEvent(new PointerEvent("pointerdown", {clientX: at(box.x, box.width), clientY: at(box.y, box.height)}))
+    const at = (start, length, place, side) => start + (place + 0.5) / side * length
+    grid.dispatchEvent(new PointerEvent("pointerdown", {
+        clientX: at(box.x, box.width, column, columns), clientY: at(box.y, box.height, row, rows),
+    }))
     const rect = node => ["x", "y", "width", "height"].map(name => Number(node.getAttribute(name)))
     const area = nodes => [...nodes].map(rect).reduce((sum, [, , width, height]) => sum + width * height, 0)
     return {
+        place: [row, column],
         here: [...document.querySelectorAll(".position")].findIndex(cell => cell.matches(".here")),
         unseen: area(document.querySelectorAll(".field .unseen")),
         extent: rect(document.querySelector(".field .extent")),
         image: rect(document.querySelector(".field image")),
         text: document.querySelector(".field svg").getAttribute("aria-label"),
     }
-}).filter(Boolean)"""
+})"""
 
 
 @pytest.mark.parametrize(
@@ -125,30 +130,38 @@ EXPLORE = """() => [...document.querySelector(".positions").querySelectorAll(".p
         "4k4p0 A2 8k2 6f 10f",
         "4p5 M5s5 10 A",
         "8d3 8d3 8d3 10 A",
+        "8k3x1 8k1x5s1x2 M2x1 4p0x2 10v A",
+        "4 add( 4 4x N / 4k5x ) R M2c cat( 4k3x1 / ) 10 A",
     ],
 )
 def test_each_position_of_each_layer_shows_its_receptive_field(tab: Page, notation: str) -> None:
     for number, view in enumerate(show_network(tab, notation)):
         tab.locator(f"[data-layer='{number}']").dispatch_event("click")
-        drawn = tab.evaluate(EXPLORE)
-        side = view.shape[1]
-        assert len(drawn) == side
-        for p, found in enumerate(drawn):
-            assert found["here"] == p * side + p
-            affecting = view.input_masks[p].bit_count() ** 2
+        _, rows, columns = view.shape
+        drawn = tab.evaluate(EXPLORE, [rows, columns])
+        assert len(drawn) == max(rows, columns)
+        axes = (view.vertical, view.horizontal or view.vertical)
+        for found in drawn:
+            row, column = found["place"]
+            assert found["here"] == row * columns + column
+            affecting = math.prod(axis.input_masks[p].bit_count() for axis, p in zip(axes, found["place"], strict=True))
             assert found["unseen"] == CELL**2 * (SIDE**2 - affecting)
             # The extent is drawn at its place on the image, also where it reaches beyond it.
-            start = view.center + p * view.jump - (view.receptive_field - 1) / 2
+            (start_y, inside_y), (start_x, inside_x) = (
+                (start, sum(0 <= start + offset < SIDE for offset in range(axis.receptive_field)))
+                for axis, p in zip(axes, found["place"], strict=True)
+                for start in [axis.center + p * axis.jump - (axis.receptive_field - 1) / 2]
+            )
             x, y, width, height = found["extent"]
             left, top, _, _ = found["image"]
-            assert (x - left, y - top) == (CELL * start, CELL * start)
-            assert width == height == CELL * view.receptive_field
-            inside = sum(0 <= start + offset < SIDE for offset in range(view.receptive_field))
-            outside = view.receptive_field**2 - inside**2
-            assert f"= {view.receptive_field**2:,} pixels" in found["text"]
+            assert (x - left, y - top) == (CELL * start_x, CELL * start_y)
+            tall, wide = (axis.receptive_field for axis in axes)
+            assert (height, width) == (CELL * tall, CELL * wide)
+            outside = tall * wide - inside_y * inside_x
+            assert f"{tall} × {wide} = {tall * wide:,} pixels" in found["text"]
             assert (f"{outside:,} of them" in found["text"]) == (outside > 0)
         unused = tab.locator(".position.unused").count()
-        assert unused == side**2 - view.used.count("1") ** 2
+        assert unused == rows * columns - math.prod(axis.used.count("1") for axis in axes)
 
 
 def test_a_layer_is_drawn_to_scale_and_says_its_shape(tab: Page) -> None:
@@ -170,6 +183,86 @@ def test_a_layer_is_drawn_to_scale_and_says_its_shape(tab: Page) -> None:
     # The depth grows with the channels, from the image's one to the 16 of the widest layer.
     assert [depth for _, depth in sorted(depths)] == sorted(depth for _, depth in depths)
     assert len({depth for _, depth in depths}) == len({channels for channels, _ in depths})
+
+
+CENTERS = """() => Object.fromEntries([...document.querySelectorAll("[data-layer]")].map(group => {
+    const rect = name => Number(group.querySelector(".hit").getAttribute(name))
+    return [group.dataset.layer, {x: rect("x"), y: rect("y"), width: rect("width"), height: rect("height")}]
+}))"""
+
+
+def test_branches_are_drawn_in_rows_with_lines_from_fork_to_join(tab: Page) -> None:
+    found = show_network(tab, "8 add( cat( 4 / 4 4 ) / 8k1 ) add( 8 ) 10 A")
+    boxes = tab.evaluate(CENTERS)
+    columns, lanes = ({view.column for view in found}, {view.lane for view in found})
+    for number, view in enumerate(found):
+        box = boxes[str(number)]
+        for other, seen in enumerate(found):
+            beside = boxes[str(other)]
+            assert (box["x"] == beside["x"]) == (view.column == seen.column)
+            assert (box["y"] == beside["y"]) == (view.lane == seen.lane)
+            if view.lane < seen.lane:
+                assert box["y"] + box["height"] <= beside["y"]
+    assert (len(columns), len(lanes)) == (10, 3)
+    links = tab.locator(".link").evaluate_all(
+        "all => all.map(path => [path.dataset.from, path.dataset.to, path.getAttribute('d')])"
+    )
+    expected = [(source, number) for number, view in enumerate(found) for source, _ in view.links]
+    assert [(int(source), int(target)) for source, target, _ in links] == expected
+    for source, target, path in links:
+        # From the middle of one layer to that of the other.
+        numbers = [float(number) for number in re.findall(r"-?[\d.]+", path)]
+        start, stop = boxes[source], boxes[target]
+        assert numbers[0] == pytest.approx(start["x"] + start["width"] / 2)
+        assert numbers[-1] == pytest.approx(stop["x"] + stop["width"] / 2)
+        assert start["y"] <= numbers[1] <= start["y"] + start["height"]
+        assert stop["y"] <= numbers[-2] <= stop["y"] + stop["height"]
+    # The line of the input itself runs below the layer that it skips.
+    skip = next(path for source, target, path in links if (source, target) == ("7", "9"))
+    lowest = max(float(y) for y in re.findall(r"V([\d.]+)", skip))
+    assert lowest > boxes["8"]["y"] + boxes["8"]["height"]
+    signs = tab.locator(".join .sign").all_text_contents()
+    assert signs == ["‖", "+", "+"]
+    assert tab.locator(".join .shape").first.text_content() == "8×28×28"
+
+
+def test_a_row_of_layers_has_no_lines_and_long_tokens_do_not_overlap(tab: Page) -> None:
+    found = show_network(tab, "16k3x1s1x2d2g1.gn4.leaky0.1 8 N R D5 M 10 A")
+    assert tab.locator(".link").count() == 0
+    tab.add_style_tag(content=f"main {{ --st-code-font: monospace }} {read_asset('network_view.css')}")
+    ends = tab.locator(".token").evaluate_all("all => all.map(t => t.getBBox()).map(b => [b.x, b.x + b.width])")
+    assert len(ends) == len(found)
+    for (_, end), (start, _) in itertools.pairwise(ends):
+        assert end < start
+    # Layers that only change single values are thin.
+    depth = """group => {
+        const xs = group.querySelector(".front").getAttribute("points").split(" ").map(p => Number(p.split(",")[0]))
+        return Math.max(...xs) - Math.min(...xs)
+    }"""
+    depths = {view.kind: tab.locator(f"[data-layer='{n}']").evaluate(depth) for n, view in enumerate(found)}
+    assert depths["norm"] == pytest.approx(depths["activation"])
+    assert depths["norm"] < depths["convolution"]
+
+
+def test_a_map_that_is_no_square_has_a_face_and_a_grid_of_its_height_and_width(tab: Page) -> None:
+    show_network(tab, "8s1x2 10 A", layer=1)
+    corners = """group => [...group.querySelector(".map").getAttribute("points").split(" ")]
+        .map(pair => pair.split(",").map(Number))"""
+    (x, y), (far, up), _, (_, bottom) = tab.locator("[data-layer='1']").evaluate(corners)
+    assert bottom - y == pytest.approx(MAP_PIXEL * 28)
+    image_x, image_far = tab.locator("[data-layer='0']").evaluate(corners)[:2]
+    # Half as wide as the image.
+    assert far - x == pytest.approx((image_far[0] - image_x[0]) / 2)
+    assert y - up == pytest.approx((image_x[1] - image_far[1]) / 2)
+    box = tab.locator(".positions").bounding_box()
+    assert box
+    assert box["height"] / box["width"] == pytest.approx(2, rel=0.05)
+    grid = tab.locator(".positions")
+    assert "row 15, column 8 of 28 × 14" in (grid.get_attribute("aria-label") or "")
+    grid.focus()
+    for _ in range(20):
+        tab.keyboard.press("ArrowRight")
+    assert "column 14 of 28 × 14" in (grid.get_attribute("aria-label") or "")
 
 
 def test_a_layer_is_chosen_by_click_and_by_keyboard_and_previewed_by_the_pointer(tab: Page) -> None:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.evaluation.attribution import area_means
 from lib.ui.rendering import (
     FRAME_GRAY,
     GAP,
@@ -71,6 +72,22 @@ def test_dead_channels_are_crossed_and_silent_ones_struck_through_once() -> None
     assert not awake.any()
 
 
+def test_the_stroke_of_a_tile_that_is_no_square_ends_in_its_corners() -> None:
+    picture = feature_maps(torch.zeros(2, 28, 14), dead=[0], silent=[1])[1:-1, :, 0]
+    assert picture.shape == (MAP_SIDE, 2 * (MAP_SIDE // 2 + 2 + GAP) - GAP)
+    dead, silent = (picture[:, start : start + MAP_SIDE // 2] for start in (1, MAP_SIDE // 2 + 3 + GAP))
+    corners = [(0, 0), (0, -1), (-1, 0), (-1, -1)]
+    assert [int(dead[corner]) for corner in corners] == [255] * 4
+    assert [int(silent[corner]) for corner in corners] == [0, 255, 255, 0]
+    assert dead[MAP_SIDE // 2, MAP_SIDE // 4] == silent[MAP_SIDE // 2, MAP_SIDE // 4] == 255
+
+
+def test_a_map_that_is_no_square_keeps_its_ratio_when_it_is_reduced() -> None:
+    assert area_means(torch.zeros(3, 100, 50), 20).shape == (3, 20, 10)
+    assert area_means(torch.zeros(3, 2, 60), 20).shape == (3, 1, 20)
+    assert area_means(torch.zeros(3, 10, 20), 20).shape == (3, 10, 20)
+
+
 def test_filters_are_gray_by_sign_with_a_row_for_each_output() -> None:
     weights = torch.zeros(2, 3, 3, 3)
     weights[1, 2, 0, 0], weights[0, 1, 2, 2] = -2.0, 1.0
@@ -81,6 +98,8 @@ def test_filters_are_gray_by_sign_with_a_row_for_each_output() -> None:
     assert picture[1 + 2 * pixel, step + 1 + 2 * pixel] == 191
     assert picture[1, 1] == 128
     assert filter_grid(torch.ones(5, 1, 3, 3)).shape[:2] == (50, 5 * (50 + GAP) - GAP)
+    # A depthwise convolution has one input channel for each output; a kernel of 1×5 is wide.
+    assert filter_grid(torch.ones(5, 1, 1, 5)).shape[:2] == (12, 5 * (52 + GAP) - GAP)
     # Of more than 32, the first 32 are drawn, on the scale of all.
     wide = torch.ones(40, 50, 1, 1)
     wide[39, 49] = 2.0

@@ -10,10 +10,12 @@ import math
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from lib.design.layers import Architecture, Shape
+from lib.design.layers import JOIN_NAMES, Architecture, Shape
 from lib.design.operation_specs import SPECS, num_macs, num_params
 from lib.design.operations import operations
 from lib.design.receptive_field import axes_differ, normalizes_over_positions, receptive_fields, used_positions
+
+_JOIN_NAMES = {"Add": JOIN_NAMES["add"], "Concat": JOIN_NAMES["cat"]}
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def per_layer(analysis: NetworkAnalysis, architecture: Architecture) -> NetworkA
         rows.append(
             replace(
                 group[-1],
-                name=architecture.layers[layer].description,
+                name=_JOIN_NAMES.get(group[0].kind) or architecture.layers[layer].description,
                 kind=group[0].kind,
                 num_params=sum(row.num_params for row in group),
                 share=sum(row.share for row in group),

@@ -32,15 +32,24 @@ class LayerDiff:
 def diff_layers(left: Architecture, right: Architecture) -> tuple[LayerDiff, ...]:
     """Align the layers of two designs: equal layers first, then layers of the same class.
 
-    Each layer of both designs occurs once, in order. Raises ArchitectureError as `operations`.
+    Each row of both designs occurs once, in order. Raises ArchitectureError as `operations`.
     """
-    left_rows, right_rows = (per_layer(analyze(design), design).rows for design in (left, right))
+    left_rows, right_rows = (
+        {row.layer: row for row in per_layer(analyze(design), design).rows} for design in (left, right)
+    )
     found: list[LayerDiff] = []
     for left_block, right_block in _aligned(left.layers, right.layers):
         left_classes, right_classes = map(type, left.layers[left_block]), map(type, right.layers[right_block])
         for left_part, right_part in _aligned(tuple(left_classes), tuple(right_classes)):
-            counterparts = zip_longest(left_rows[left_block][left_part], right_rows[right_block][right_part])
-            found += [LayerDiff(left=one, right=other) for one, other in counterparts]
+            # Layers that compute nothing, as the begin of a branch, have no row.
+            ones, others = (
+                [rows[layer] for layer in range(len(design.layers))[block][part] if layer in rows]
+                for design, rows, block, part in (
+                    (left, left_rows, left_block, left_part),
+                    (right, right_rows, right_block, right_part),
+                )
+            )
+            found += [LayerDiff(left=one, right=other) for one, other in zip_longest(ones, others)]
     return tuple(found)
 
 

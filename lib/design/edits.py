@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from functools import lru_cache
+from typing import TypeAlias, get_args
 
-from lib.design.canonical_form import canonical
+from lib.design.canonical_form import canonical, takes_dropout
 from lib.design.layers import (
     MAX_LAYERS,
     Activation,
@@ -22,39 +23,107 @@ from lib.design.layers import (
     Normalization,
     last_weights,
     logits_layer,
-    pair,
 )
 from lib.design.operations import OUTPUT_SHAPE, State, advance
 
 ACTIONS = (
     "Move up",
     "Move down",
+    "Begin one layer earlier",
+    "Begin one layer later",
+    "End one layer earlier",
+    "End one layer later",
     "Add a convolution above",
     "Add a max-pool above",
     "Add a dropout above",
-    "Add the input to this layer",
+    "Make it a residual block",
     "No padding",
     "Pad to keep the size",
     "Kernel 1×1",
     "Kernel 3×3",
     "Kernel 5×5",
-    "Without batch norm",
+    "Without norm",
     "With batch norm",
-    "Norm before the activation",
+    "With ReLU and batch norm",
+    "Neither activation nor norm",
+    "Batch norm",
     "Group norm",
+    "No activation",
     "ReLU",
     "GELU",
-    "Neither activation nor norm",
-    "Without bias",
-    "With bias",
-    "Depthwise",
-    "All channels",
     "Whole channels",
     "Single values",
     "Remove",
+    "Keep only the first branch",
+)
+# Actions on all layers at once.
+NETWORK_ACTIONS = (
+    "Norm after the activation",
+    "Norm before the activation",
+    "No norm",
+    "Batch norm",
+    "Group norm",
+    "ReLU",
+    "GELU",
+    "With bias",
+    "Without bias",
+    "Dropout after each convolution",
+    "No dropout",
 )
 DEFAULT_CHANNELS = 8
 DEFAULT_DROPOUT = Dropout(0.05)
+
+_MOVES = ("Move up", "Move down")
+_ADDITIONS = ("Add a convolution above", "Add a max-pool above", "Add a dropout above")
+# The actions on a layer itself, for each class of layer.
+_CHANGES: dict[type[Layer], tuple[str, ...]] = {
+    Convolution: (
+        "Make it a residual block",
+        "No padding",
+        "Pad to keep the size",
+        "Kernel 1×1",
+        "Kernel 3×3",
+        "Kernel 5×5",
+        "Without norm",
+        "With batch norm",
+        "With ReLU and batch norm",
+        "Neither activation nor norm",
+    ),
+    FullyConnected: ("No activation", "ReLU", "GELU"),
+    Activation: ("ReLU", "GELU"),
+    Normalization: ("Batch norm", "Group norm"),
+    Dropout: ("Whole channels", "Single values"),
+}
+# They give a layer that fits wherever the layer itself fits.
+_KEEPING_SHAPE = frozenset(
+    {
+        "Without norm",
+        "With batch norm",
+        "With ReLU and batch norm",
+        "Neither activation nor norm",
+        "Batch norm",
+        "Group norm",
+        "No activation",
+        "ReLU",
+        "GELU",
+    }
+)
+# For a part of branches: how it moves, and what removes it.
+_BRANCHES: dict[type[Layer], tuple[str, ...]] = {
+    Fork: ("Begin one layer earlier", "Begin one layer later", "Keep only the first branch"),
+    Branch: (*_MOVES, "Keep only the first branch"),
+    Join: ("End one layer earlier", "End one layer later", "Keep only the first branch"),
+}
+
+
+def _candidates(kind: type[Layer]) -> tuple[str, ...]:
+    """The actions that layers of this class may have, in the order of ACTIONS."""
+    found = {*_ADDITIONS, *_BRANCHES.get(kind, (*_MOVES, *_CHANGES.get(kind, ()), "Remove"))}
+    return tuple(action for action in ACTIONS if action in found)
+
+
+_CANDIDATES = {kind: _candidates(kind) for kind in get_args(Layer)}
+
 
 # (start, stop, replacement): the action replaces layers[start:stop].
 _Splice: TypeAlias = tuple[int, int, tuple[Layer, ...]]
@@ -71,8 +140,11 @@ def available_actions(architecture: Architecture) -> list[list[str]]:
 
     def fits(index: int, state: State | None) -> bool:
         """Whether layers[index:] can follow and end in the logits."""
-        if state is None or index == len(layers):
-            return state is not None and not state.forks and state.values.shape == OUTPUT_SHAPE
+        # As in the network itself, which is valid.
+        if state is None or state == before[index]:
+            return state is not None
+        if index == len(layers):
+            return not state.forks and state.values.shape == OUTPUT_SHAPE
         key = (index, state)
         if key not in known:
             known[key] = fits(index + 1, _advanced(state, layers[index], index == logits))
@@ -82,6 +154,8 @@ def available_actions(architecture: Architecture) -> list[list[str]]:
         state = before[index]
         channels = state.values.shape[0] if state else 0
         start, stop, replacement = _splice(layers, index, action, channels, is_logits=index == logits)
+        if action in _KEEPING_SHAPE:
+            return replacement[0] != layers[index]
         count = len(layers) + len(replacement) - (stop - start)
         if replacement == layers[start:stop] or not 1 <= count <= MAX_LAYERS:
             return False
@@ -92,7 +166,10 @@ def available_actions(architecture: Architecture) -> list[list[str]]:
             state = _advanced(state, layer, place == last)
         return fits(stop, state)
 
-    return [[action for action in ACTIONS if is_available(index, action)] for index in range(len(layers))]
+    return [
+        [action for action in _CANDIDATES[type(layer)] if is_available(index, action)]
+        for index, layer in enumerate(layers)
+    ]
 
 
 def apply(architecture: Architecture, index: int, action: str) -> Architecture:
@@ -143,10 +220,12 @@ def _splice(layers: tuple[Layer, ...], index: int, action: str, channels: int, i
     `channels` are those that reach the layer.
     """
     layer = layers[index]
+    if action not in _CANDIDATES[type(layer)]:
+        return index, index + 1, (layer,)
     match action:
-        case "Move up" if index > 0:
+        case "Move up" | "Begin one layer earlier" | "End one layer earlier" if index > 0:
             return index - 1, index + 1, (layer, layers[index - 1])
-        case "Move down" if index < len(layers) - 1:
+        case "Move down" | "Begin one layer later" | "End one layer later" if index < len(layers) - 1:
             return index, index + 2, (layers[index + 1], layer)
         case "Add a convolution above":
             return index, index, (Convolution(_channels_before(layers[:index])),)
@@ -154,15 +233,17 @@ def _splice(layers: tuple[Layer, ...], index: int, action: str, channels: int, i
             return index, index, (MaxPool(),)
         case "Add a dropout above":
             return index, index, (DEFAULT_DROPOUT,)
-        case "Remove" if isinstance(layer, Fork | Branch | Join):
-            return _without_branches(layers, index)
+        case "Make it a residual block":
+            return index, index + 1, (Fork("add"), layer, Join())
         case "Remove":
             return index, index + 1, ()
-        case "Add the input to this layer" if isinstance(layer, Convolution):
-            return index, index + 1, (Fork("add"), layer, Join())
+        case "Keep only the first branch":
+            return _without_branches(layers, index)
     return index, index + 1, (_changed(layer, action, channels, is_logits),)
 
 
+# A menu asks for the same changes again and again: a network often has equal layers, and one edit changes one of them.
+@lru_cache(maxsize=1024)
 def _changed(layer: Layer, action: str, channels: int, is_logits: bool) -> Layer:
     """The layer after an action on it alone; itself if the action does not apply."""
     match action, layer:
@@ -171,53 +252,85 @@ def _changed(layer: Layer, action: str, channels: int, is_logits: bool) -> Layer
         case "Pad to keep the size", Convolution():
             padded = replace(layer, padding=None)
             return layer if padded.padding_pixels == layer.padding_pixels else padded
-        case "Kernel 1×1", Convolution():
-            return replace(layer, kernel_size=1)
-        case "Kernel 3×3", Convolution():
-            return replace(layer, kernel_size=3)
-        case "Kernel 5×5", Convolution():
-            return replace(layer, kernel_size=5)
-        case "Without bias", Convolution() | FullyConnected():
-            return replace(layer, bias=False)
-        case "With bias", Convolution() | FullyConnected():
-            return replace(layer, bias=True)
-        case "Depthwise", Convolution() if pair(layer.kernel_size) != (1, 1) and layer.channels % channels == 0:
-            return replace(layer, groups=channels)
-        case "All channels", Convolution():
-            return replace(layer, groups=1)
-        case "Whole channels", Dropout():
-            return replace(layer, whole_channels=True)
-        case "Single values", Dropout():
-            return replace(layer, whole_channels=False)
-        case "ReLU", Activation():
-            return Activation()
-        case "GELU", Activation():
-            return Activation("gelu")
+        case "Kernel 1×1" | "Kernel 3×3" | "Kernel 5×5", Convolution():
+            return replace(layer, kernel_size=int(action[-1]))
+        case "Whole channels" | "Single values", Dropout():
+            return replace(layer, whole_channels=action == "Whole channels")
+        case "ReLU" | "GELU", Activation():
+            return _ACTIVATION_ACTIONS[action]
+        case "Batch norm", Normalization():
+            return Normalization()
+        case "Group norm", Normalization():
+            return _group_norm(channels)
     # Neither norm nor activation follows the logits.
     if is_logits:
         return layer
     match action, layer:
+        case "No activation", FullyConnected():
+            return replace(layer, activation=None)
+        case "ReLU" | "GELU", FullyConnected():
+            return replace(layer, activation=_ACTIVATION_ACTIONS[action])
         case "Neither activation nor norm", Convolution():
             return replace(layer, activation=None, norm="after", normalization=Normalization())
-        case "Neither activation nor norm", FullyConnected():
-            return replace(layer, activation=None)
-        case "ReLU", FullyConnected() | Convolution(activation=Activation()):
+        case "With ReLU and batch norm", Convolution(activation=None):
             return replace(layer, activation=Activation())
-        case "GELU", FullyConnected() | Convolution(activation=Activation()):
-            return replace(layer, activation=Activation("gelu"))
-        case "ReLU", Convolution(activation=None):
-            return replace(layer, activation=Activation(), norm="none")
-        case "With batch norm", Convolution(activation=None):
-            return replace(layer, activation=Activation())
-        case "Without batch norm", Convolution(activation=Activation()):
+        case "Without norm", Convolution(activation=Activation()):
             return replace(layer, norm="none", normalization=Normalization())
-        case "With batch norm", Convolution():
-            return replace(layer, norm="after", normalization=Normalization())
+        case "With batch norm", Convolution(activation=Activation(), norm="none"):
+            return replace(layer, norm="after")
+    return layer
+
+
+_ACTIVATION_ACTIONS = {"ReLU": Activation(), "GELU": Activation("gelu")}
+
+
+def _group_norm(channels: int) -> Normalization:
+    return Normalization("gn", next(groups for groups in (4, 2, 3, 5, 1) if not channels % groups))
+
+
+def available_network_actions(architecture: Architecture) -> list[str]:
+    """The actions on all layers that change a valid network into another valid one."""
+    found = {action: apply_to_network(architecture, action) for action in NETWORK_ACTIONS}
+    return [
+        action for action, changed in found.items() if changed != architecture and len(changed.layers) <= MAX_LAYERS
+    ]
+
+
+def apply_to_network(architecture: Architecture, action: str) -> Architecture:
+    """The network after one of NETWORK_ACTIONS, on all layers that it applies to."""
+    logits = logits_layer(architecture)
+    found: list[Layer] = []
+    for index, layer in enumerate(architecture.layers):
+        if isinstance(layer, Convolution | FullyConnected) and action in ("With bias", "Without bias"):
+            found.append(replace(layer, bias=action == "With bias"))
+        elif isinstance(layer, Dropout) and action in ("No dropout", "Dropout after each convolution"):
+            continue
+        elif index == logits:
+            found.append(layer)
+        else:
+            found.append(_restyled(layer, action))
+            if action == "Dropout after each convolution" and takes_dropout(layer, is_logits=False):
+                found.append(DEFAULT_DROPOUT)
+    return canonical(Architecture(tuple(found)))
+
+
+def _restyled(layer: Layer, action: str) -> Layer:
+    """The layer with another norm or activation, if it has one."""
+    match action, layer:
+        case "ReLU" | "GELU", Convolution(activation=Activation()) | FullyConnected(activation=Activation()):
+            return replace(layer, activation=_ACTIVATION_ACTIONS[action])
+        case "ReLU" | "GELU", Activation():
+            return _ACTIVATION_ACTIONS[action]
+        case "No norm", Convolution(activation=Activation()):
+            return replace(layer, norm="none", normalization=Normalization())
+        case "Norm after the activation", Convolution(activation=Activation()):
+            return replace(layer, norm="after")
         case "Norm before the activation", Convolution(activation=Activation()):
             return replace(layer, norm="before")
+        case "Batch norm", Convolution(activation=Activation(), norm=norm) if norm != "none":
+            return replace(layer, normalization=Normalization())
         case "Group norm", Convolution(activation=Activation(), norm=norm) if norm != "none":
-            groups = next(groups for groups in (4, 2, 3, 5, 1) if not layer.channels % groups)
-            return replace(layer, normalization=Normalization("gn", groups))
+            return replace(layer, normalization=_group_norm(layer.channels))
     return layer
 
 

@@ -11,8 +11,6 @@ from lib.design.operation_specs import SPECS, formula
 from lib.design.operations import IMAGE, Operation, operations
 from lib.design.receptive_field import Axis, ReceptiveField, axes_differ, receptive_fields
 
-_JOIN_SIGNS = {"Add": " + ", "Concat": " and "}
-
 
 @dataclass(frozen=True)
 class LayerFormulas:
@@ -70,7 +68,7 @@ def _move(
     if SPECS[mover.kind].is_join:
         return (
             f"{mover.output_shape[1 + axis]}",
-            f"the union of {_JOIN_SIGNS[mover.kind].join(f'{field.size}' for field in before)} = {after.size}",
+            f"the union of {' and '.join(f'{field.size}' for field in before)} = {after.size}",
             f"{after.jump}",
             f"the middle of the union = {_signed(after.center)}",
         )

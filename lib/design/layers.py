@@ -38,6 +38,10 @@ NormPlacement: TypeAlias = Literal["after", "before", "none"]
 JoinKind: TypeAlias = Literal["add", "cat"]
 
 
+# What the end of branches is called: it does not know its kind, the fork does.
+JOIN_NAMES: Mapping[JoinKind, str] = {"add": "Sum of the branches", "cat": "Concatenation of the branches"}
+
+
 class ArchitectureError(ValueError):
     """A network that cannot be built. The message is a sentence that names the problem and a remedy."""
 
@@ -148,7 +152,7 @@ class Normalization:
     @property
     def description(self) -> str:
         text = self.spec.title.capitalize()
-        return text if self.groups is None else f"{text}, {self.groups} groups"
+        return text if self.groups is None else f"{text} of {self.groups} groups"
 
 
 @dataclass(frozen=True)

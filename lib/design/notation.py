@@ -91,12 +91,12 @@ def parse(text: str) -> Architecture:
     """
     settings, bar, layers_text = text.rpartition("|")
     defaults = _settings(settings) if bar else Defaults()
-    tokens = re.sub(r"(\(|/|\))", r"\1 ", re.sub(r"(/|\))", r" \1", layers_text)).replace(",", " ").split()
-    if not tokens:
+    words = re.sub(r"(\(|/|\))", r"\1 ", re.sub(r"(/|\))", r" \1", layers_text)).replace(",", " ").split()
+    if not words:
         raise ArchitectureError("The network is empty. Type channel widths, for example 4 8 M 16 10 A.")
-    if len(tokens) > MAX_LAYERS:
-        raise ArchitectureError(f"The network has {len(tokens)} layers; the limit is {MAX_LAYERS}. Remove some.")
-    layers = [_layer(token, position, defaults) for position, token in enumerate(tokens, start=1)]
+    if len(words) > MAX_LAYERS:
+        raise ArchitectureError(f"The network has {len(words)} layers; the limit is {MAX_LAYERS}. Remove some.")
+    layers = [_layer(token, position, defaults) for position, token in enumerate(words, start=1)]
     if defaults.dropout:
         layers = _with_dropout(layers, defaults.dropout)
     architecture = canonical(Architecture(tuple(layers)))
@@ -110,14 +110,28 @@ def notation(architecture: Architecture) -> str:
     defaults = common_defaults(layers)
     settings = _settings_text(defaults)
     logits = last_weights(layers)
-    tokens = [
+    written = [
+        token
+        for index, (layer, token) in enumerate(zip(layers, tokens(architecture), strict=True))
+        if not (defaults.dropout == layer and index and takes_dropout(layers[index - 1], index - 1 == logits))
+    ]
+    return " ".join([*settings, "|", *written] if settings else written)
+
+
+def tokens(architecture: Architecture) -> list[str]:
+    """The token of each layer, as `notation` writes it after the settings of the network.
+
+    A dropout that is one of the settings has a token here, too.
+    """
+    layers = architecture.layers
+    defaults = common_defaults(layers)
+    logits = last_weights(layers)
+    return [
         layer.written(defaults, is_logits=index == logits)
         if isinstance(layer, Convolution | FullyConnected)
         else layer.token
         for index, layer in enumerate(layers)
-        if not (defaults.dropout == layer and index and takes_dropout(layers[index - 1], index - 1 == logits))
     ]
-    return " ".join([*settings, "|", *tokens] if settings else tokens)
 
 
 def _with_dropout(layers: list[Layer], dropout: Dropout) -> list[Layer]:

@@ -245,7 +245,8 @@ def _moved(values: Values, channels: int, extent: Pair, stride: Pair, padding: P
     rows = _output_size(height, extent[0], stride[0], padding[0], ceil_mode)
     columns = _output_size(width, extent[1], stride[1], padding[1], ceil_mode)
     jump = (values.jump[0] * stride[0], values.jump[1] * stride[1])
-    return replace(values, shape=(channels, rows, columns), jump=jump) if rows and columns else None
+    # Without `replace`, whose time counts: the menus of a network ask for thousands of these.
+    return Values((channels, rows, columns), values.flat, jump, values.is_unchanged) if rows and columns else None
 
 
 def _output_size(size: int, extent: int, stride: int, padding: int, ceil_mode: bool) -> int:
@@ -394,7 +395,8 @@ def _misfit(layer: Layer, index: int, state: State, *, is_logits: bool) -> Archi
     if isinstance(layer, Fork):
         return ArchitectureError(f"{name} is within more than {MAX_NESTED} other branches. Remove some of them.")
     if isinstance(layer, Branch | Join):
-        return ArchitectureError(_misfit_of_branches(layer, f"The {layer.token} at layer {index + 1}", state))
+        # In brackets, a bracket would not be seen.
+        return ArchitectureError(_misfit_of_branches(layer, f"Layer {index + 1}, “{layer.token}”,", state))
     if values.flat and isinstance(layer, Normalization):
         if layer.name == "gn":
             return ArchitectureError(_misfit_of_groups(name, channels, layer.groups or 1))
@@ -438,8 +440,8 @@ def _misfit(layer: Layer, index: int, state: State, *, is_logits: bool) -> Archi
 
 def _misfit_of_groups(name: str, channels: int, groups: int) -> str:
     return (
-        f"{name}: {channels} channels cannot be divided into {groups} groups. Choose a number of groups that divides "
-        f"{channels}, or another number of channels."
+        f"{name}: {channels} channel{'s' * (channels != 1)} cannot be divided into {groups} groups. Choose a number of "
+        f"groups that divides {channels}, or another number of channels."
     )
 
 

@@ -49,9 +49,10 @@ CAN_BE_DEAD = frozenset(spec.module for spec in ACTIVATIONS.values() if spec.can
 
 @dataclass(frozen=True, eq=False)
 class LayerMaps:
-    """The output of a layer for one image: `maps` float (C, H, W), after its ReLU and norm.
+    """The output of a layer for one image: `maps` float (C, H, W), after its activation and norm.
 
-    `silent` has the indices of the channels whose ReLU is zero at every position; it is empty for a layer without ReLU.
+    `silent` has the indices of the channels whose activation is zero at every position; it is empty for a layer without
+    an activation that can be dead.
     `lowest`, `highest` and `side`, the larger of height and width, are those of the original maps; `maps` may have been
     made smaller.
     """
@@ -91,17 +92,23 @@ def activations(
 
 
 def area_means(maps: Tensor, side: int) -> Tensor:
-    """Reduce maps, float (C, H, W), to at most `side` pixels a side; each value is the mean of an area."""
+    """Reduce maps, float (C, H, W), to at most `side` pixels a side; each value is the mean of an area.
+
+    Height and width keep their ratio.
+    """
     height, width = maps.shape[-2:]
-    size = (min(height, side), min(width, side))
-    return maps if size == (height, width) else F.interpolate(maps[None], size=size, mode="area")[0]
+    longer = max(height, width)
+    if longer <= side:
+        return maps
+    size = (max(1, round(height * side / longer)), max(1, round(width * side / longer)))
+    return F.interpolate(maps[None], size=size, mode="area")[0]
 
 
 def dead_channels(network: Network, architecture: Architecture, images: Tensor) -> dict[int, tuple[int, ...]]:
-    """Return, for each layer with a ReLU, the channels whose ReLU is zero at every position of every image.
+    """Return, for each layer with an activation in CAN_BE_DEAD, the channels that are zero after it everywhere.
 
-    Images are uint8 (N, 28, 28); channels count from 0. On these images no gradient reaches the weights of a dead
-    channel.
+    That is at every position of every image, uint8 (N, 28, 28); channels count from 0. On these images no gradient
+    reaches the weights of a dead channel.
     """
     require_inference_fits(architecture, uses_im2col())
     dead: dict[int, set[int]] = {}
@@ -233,5 +240,5 @@ def _as_maps(output: Tensor) -> Tensor:
 
 
 def _zero_channels(rectified: Tensor) -> tuple[int, ...]:
-    """Channels of a ReLU's output that are zero everywhere."""
+    """Channels of an activation's output that are zero everywhere."""
     return tuple((_as_maps(rectified).amax((0, 2, 3)) == 0).nonzero()[:, 0].tolist())

@@ -13,7 +13,7 @@ from lib.design.notation import notation, parse
 from lib.design.presets import PRESETS
 from lib.text.formatting import megabytes, shape_text
 from lib.text.untrusted_text import escaped
-from lib.ui.layer_table import unbroken
+from lib.ui.layer_table import receptive_field_text, unbroken, with_texts
 from lib.ui.url_state import MAX_LENGTH
 from lib.ui.widgets import preset_pills
 
@@ -72,17 +72,11 @@ def _differences(design_a: Architecture, design_b: Architecture) -> None:
             ("Parameters", a.num_params, b.num_params, "{:,}".format),
             ("MACs", a.macs, b.macs, "{:,}".format),
             ("Memory", activation_bytes(a, batch_size), activation_bytes(b, batch_size), megabytes),
-            ("Receptive field", a.receptive_field, b.receptive_field, "{:,}".format),
         ):
             difference = f"−{text(value_a - value_b)}" if value_b < value_a else f"+{text(value_b - value_a)}"
-            st.metric(
-                f"{label} of B",
-                text(value_b),
-                "same as A" if value_b == value_a else f"{difference} from A",
-                delta_color="off",
-                delta_arrow="off",
-                border=True,
-            )
+            _metric(label, text(value_b), "same as A" if value_b == value_a else f"{difference} from A")
+        field_a, field_b = (receptive_field_text(analysis.rows[-1]) for analysis in (a, b))
+        _metric("Receptive field", field_b, "same as A" if field_b == field_a else f"{field_a} in A")
     for name, analysis, architecture in (("Design A", a, design_a), ("Design B", b, design_b)):
         for row in per_layer(analysis, architecture).rows:
             if row.unused_note:
@@ -93,6 +87,10 @@ def _differences(design_a: Architecture, design_b: Architecture) -> None:
         hide_index=True,
         alt="Both designs layer by layer: outputs, parameters, MACs and receptive fields, and their differences",
     )
+
+
+def _metric(label: str, value: str, note: str) -> None:
+    st.metric(f"{label} of B", value, note, delta_color="off", delta_arrow="off", border=True)
 
 
 def _difference_table(diffs: tuple[LayerDiff, ...]) -> Styler:
@@ -125,7 +123,13 @@ def _difference_table(diffs: tuple[LayerDiff, ...]) -> Styler:
     )
     plain = [f"{name} ({design})" for name in ("Parameters", "Receptive field") for design in "AB"]
     formats = {**dict.fromkeys(plain, "{:,.0f}".format), **dict.fromkeys(("Δ parameters", "Δ MACs"), _signed)}
-    return DataFrame(rows).style.format(formats, na_rep="")
+    pairs = {
+        (index, f"Receptive field ({design})"): unbroken(receptive_field_text)(row)
+        for index, diff in enumerate(diffs)
+        for design, row in (("A", diff.left), ("B", diff.right))
+        if row and row.horizontal
+    }
+    return with_texts(DataFrame(rows).style.format(formats, na_rep=""), pairs)
 
 
 def _signed(number: float) -> str:

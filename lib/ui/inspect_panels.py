@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lib.data import dataset
 from lib.design.analysis import LayerAnalysis, analyze, per_layer
-from lib.design.layers import Architecture, FullyConnected
+from lib.design.layers import ACTIVATIONS, Architecture, Convolution, FullyConnected
+from lib.design.operations import operations
 from lib.evaluation.attribution import (
     FIELD_IMAGES,
     PATCH,
@@ -30,6 +31,8 @@ from lib.inference.predict import Prediction
 from lib.nn.network import Network
 from lib.text.formatting import percent, shape_text
 from lib.ui import rendering
+from lib.ui.layer_table import receptive_field_text
+from lib.ui.network_view import row_tokens
 
 # While a network is in training, fewer images decide whether a channel is dead.
 TRAINING_IMAGES = 100
@@ -52,12 +55,11 @@ def feature_maps_panel(network: Network, model: LoadedModel, image: Tensor) -> N
     images = affordable(architecture, TRAINING_IMAGES if model.in_training else REFERENCE_IMAGES)
     st.caption(
         "In each picture, black is the layer's lowest value and white its highest. Channels are numbered from 1, left "
-        f"to right, row by row. A cross marks a dead channel: its ReLU gives 0 everywhere for the first {images} test "
-        "images, so that it learns nothing from them. One stroke marks a channel that is 0 everywhere for this image."
+        f"to right, row by row. {_dead_text(architecture, images)}"
     )
     dead = _dead_channels(model.version, images, network, architecture)
     maps_of_layers = activations(network, architecture, image, max_side=rendering.tile_side)
-    if any(layer.maps.shape[-1] < layer.side for layer in maps_of_layers):
+    if any(max(layer.maps.shape[-2:]) < layer.side for layer in maps_of_layers):
         st.caption("Maps wider than their tile are shown smaller: each pixel is the mean of an area.")
     for row, layer in zip(_rows(model), maps_of_layers, strict=True):
         dead_here = dead.get(row.layer, ())
@@ -98,6 +100,9 @@ def filters_panel(network: Network, model: LoadedModel) -> None:
             st.markdown(_layer_heading(model, row))
             largest = float(weights[row.layer].abs().max())
             lines = [f"{outputs}\u00a0×\u00a0{inputs} filters of {height}\u00a0×\u00a0{width}", f"±{largest:.2f}"]
+            layer = model.architecture.layers[row.layer]
+            if isinstance(layer, Convolution) and layer.groups > 1:
+                lines.append(f"{layer.groups} groups: a row has the {inputs} input channels of its own group")
             if max(outputs, inputs) > rendering.MAX_FILTERS:
                 lines.append(f"shown: the first {rendering.MAX_FILTERS} of each side")
             st.markdown("  \n".join(lines))
@@ -152,7 +157,7 @@ def receptive_fields_panel(network: Network, model: LoadedModel) -> None:
                     rendering.receptive_fields(theory, effect),
                     alt=f"Theoretical and effective receptive field of layer {row.label}",
                 )
-                st.caption(f"theoretical {row.receptive_field} px, effective {field_size(effect):.1f} px")
+                st.caption(f"theoretical {receptive_field_text(row)} px, effective {field_size(effect):.1f} px")
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -176,7 +181,24 @@ def _rows(model: LoadedModel) -> tuple[LayerAnalysis, ...]:
 
 
 def _layer_heading(model: LoadedModel, row: LayerAnalysis) -> str:
-    return f"**{row.label}** `{model.architecture.layers[row.layer].token}`"
+    return f"**{row.label}** `{row_tokens(model.architecture)[row.layer]}`"
+
+
+def _dead_text(architecture: Architecture, images: int) -> str:
+    """Say what the strokes in feature maps mean, for the activations of this network."""
+    used = {step.kind for step in operations(architecture)}
+    found = [spec for spec in ACTIVATIONS.values() if spec.module in used]
+    can_be_dead = [spec.title for spec in found if spec.can_be_dead]
+    if can_be_dead:
+        return (
+            f"A cross marks a dead channel: its {' or '.join(can_be_dead)} gives 0 everywhere for the first {images} "
+            "test images, so that it learns nothing from them. One stroke marks a channel that is 0 everywhere for "
+            "this image."
+        )
+    if found:
+        titles = " and ".join(spec.title for spec in found)
+        return f"No channel can be dead, because {titles} has a gradient at almost every input."
+    return "The network has no activation, so that no channel can be dead."
 
 
 def _channels_text(channels: Sequence[int]) -> str:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import streamlit as st
 
 from lib.design import edits
-from lib.design.layers import Architecture, Convolution, FullyConnected, logits_layer
+from lib.design.layers import (
+    JOIN_NAMES,
+    Architecture,
+    Branch,
+    Convolution,
+    Fork,
+    FullyConnected,
+    Join,
+    Layer,
+    logits_layer,
+)
 from lib.design.notation import notation
 from lib.design.presets import PRESETS, Preset
 from lib.ui.widgets import preset_pills
@@ -27,15 +39,64 @@ def undo_button() -> None:
     st.button("Undo", icon=":material/undo:", on_click=_undo, disabled=not st.session_state.get("undo"))
 
 
+def network_menu(architecture: Architecture) -> None:
+    """Show the menu of the edits of all layers at once."""
+    st.menu_button(
+        "All layers",
+        edits.available_network_actions(architecture),
+        key="edit_network",
+        on_click=_edit_network,
+        args=(architecture,),
+        type="tertiary",
+    )
+
+
 def layer_editor(architecture: Architecture) -> None:
-    """Show a row for each layer: a slider for the width, if it has one, and a menu of the other edits."""
-    for index, actions in enumerate(edits.available_actions(architecture)):
-        _layer_row(architecture, index, actions)
+    """Show a row for each layer: a slider for the width, if it has one, and a menu of the other edits.
+
+    Branches are in a box, from their fork to their join.
+    """
+    labels = layer_labels(architecture.layers)
+    boxes = [st.container()]
+    for index, (layer, actions) in enumerate(
+        zip(architecture.layers, edits.available_actions(architecture), strict=True)
+    ):
+        if isinstance(layer, Fork):
+            boxes.append(boxes[-1].container(border=True))
+        with boxes[-1]:
+            _layer_row(architecture, index, f"{index + 1} · {labels[index]}", actions)
+        if isinstance(layer, Join):
+            boxes.pop()
 
 
-def _layer_row(architecture: Architecture, index: int, actions: list[str]) -> None:
+def layer_labels(layers: tuple[Layer, ...]) -> list[str]:
+    """The descriptions of the layers; those of forks, branches and joins say what they belong to."""
+    found: list[str] = []
+    # For each open fork: its index, and the number of its branches so far.
+    open_forks: list[tuple[int, int]] = []
+    for index, layer in enumerate(layers):
+        label = layer.description
+        if isinstance(layer, Fork):
+            open_forks.append((index, 1))
+        elif isinstance(layer, Branch):
+            fork, count = open_forks.pop()
+            open_forks.append((fork, count + 1))
+            is_empty = isinstance(layers[index + 1], Branch | Join)
+            label = f"Branch {count + 1}" + (": the input itself" if is_empty else "")
+        elif isinstance(layer, Join):
+            fork, count = open_forks.pop()
+            join = cast(Fork, layers[fork]).join
+            label = JOIN_NAMES[join]
+            if count == 1 and join == "add":
+                found[fork], label = "Residual block", "Sum with the input"
+            elif count == 1:
+                found[fork], label = "Dense block", "Concatenation with the input"
+        found.append(label)
+    return found
+
+
+def _layer_row(architecture: Architecture, index: int, label: str, actions: list[str]) -> None:
     layer = architecture.layers[index]
-    label = f"{index + 1} · {layer.description}"
     has_width = isinstance(layer, Convolution | FullyConnected)
     slider, menu = st.columns([4, 1], vertical_alignment="bottom" if has_width else "center", wrap=False)
     match layer:
@@ -82,6 +143,10 @@ def _load_preset() -> None:
 
 def _set_width(architecture: Architecture, index: int) -> None:
     set_network(notation(edits.set_width(architecture, index, st.session_state[f"width_{index}"])))
+
+
+def _edit_network(architecture: Architecture) -> None:
+    _set_network(notation(edits.apply_to_network(architecture, st.session_state.edit_network)))
 
 
 def _edit_layer(architecture: Architecture, index: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
@@ -18,6 +18,7 @@ from lib.text.formatting import megabytes
 LAYER = "[Layer](#layers)"
 # Columns with the answers, left out while the class guesses.
 GUESSED = {"parameters", "share", "receptive_field", "jump", "center"}
+RECEPTIVE_FIELD = next(column for column in COLUMNS if column.name == "receptive_field")
 IMAGE_PIXELS = INPUT_SHAPE[1]
 WIDE_BADGE = f":orange-badge[> {IMAGE_PIXELS}]"
 
@@ -66,6 +67,7 @@ def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool)
     labels = [row.label + ("" if guessing else _badges(row)) for row in analysis.rows]
     cells: dict[str, list[object]] = {LAYER: [*labels, "**Total**"]}
     formats: dict[str, Callable[[Any], str]] = {}
+    texts: dict[tuple[int, str], str] = {}
     for column in COLUMNS[1:]:
         values = [column.value(row) for row in analysis.rows]
         if column.name == "activations":
@@ -74,15 +76,39 @@ def styled_layers(analysis: NetworkAnalysis, batch_size: int, *, guessing: bool)
             formats["Memory"] = unbroken(megabytes)
         elif not column.is_number:
             cells[column.title] = [*map(unbroken(column.text), values), ""]
-        elif not (guessing and column.name in GUESSED):
-            cells[column.title] = [*values, column.total(analysis)]
+        elif guessing and column.name in GUESSED:
+            continue
+        else:
+            texts.update(
+                ((index, column.title), unbroken(column.text)(value))
+                for index, value in enumerate(values)
+                if isinstance(value, tuple)
+            )
+            numbers = [value[0] if isinstance(value, tuple) else value for value in values]
+            cells[column.title] = [*numbers, column.total(analysis)]
             formats[column.title] = unbroken(column.text)
-    return DataFrame(cells).style.format(formats, na_rep="")
+    return with_texts(DataFrame(cells).style.format(formats, na_rep=""), texts)
+
+
+def with_texts(table: Styler, texts: Mapping[tuple[int, str], str]) -> Styler:
+    """Return the table with other texts in some cells, given by row and column.
+
+    A column of numbers and pairs would be sent as text, and be aligned to the left. So a cell has a number, and shows
+    the pair.
+    """
+    for cell, text in texts.items():
+        table = table.format(lambda _, text=text: text, subset=cell)
+    return table
 
 
 def unbroken(text: Callable[[Any], str]) -> Callable[[Any], str]:
     """Return a function that gives the same text with no-break spaces, for narrow tables."""
     return lambda value: text(value).replace(" ", "\u00a0")
+
+
+def receptive_field_text(row: LayerAnalysis) -> str:
+    """Return the receptive field as text: 5, or 5 × 3 for a height of 5 and a width of 3."""
+    return RECEPTIVE_FIELD.text(RECEPTIVE_FIELD.value(row))
 
 
 def _badges(row: LayerAnalysis) -> str:

@@ -138,8 +138,11 @@ def _enlarge_one(grays: Picture, size: int) -> Picture:
 
 def _strike_through(tile: Picture, *, cross: bool) -> None:
     """Draw a white diagonal with black edges from the lower left, or both diagonals."""
-    rows, columns = np.arange(tile.shape[0])[:, None], np.arange(tile.shape[1])
-    distance = np.abs(rows + columns - tile.shape[0] + 1)
+    height, width = tile.shape
+    # Along both axes from 0 to the longer side, so that a diagonal ends in the corners of a tile that is no square.
+    longer = max(height, width) - 1
+    rows, columns = np.linspace(0, longer, height)[:, None], np.linspace(0, longer, width)
+    distance = np.abs(rows + columns - longer)
     if cross:
         distance = np.minimum(distance, np.abs(rows - columns))
     tile[distance <= 4] = 0

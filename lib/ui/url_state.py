@@ -18,8 +18,9 @@ from lib.design.presets import PRESETS
 from lib.design.recipe import FIELDS as RECIPE_FIELDS
 from lib.design.recipe import RECIPES, Recipe, recipe_from_values
 
-# Fits a network of MAX_LAYERS layers, each with every suffix.
-MAX_LENGTH = 1200
+# Characters of a text in the address. A ResNet-50 takes 550, and MAX_LAYERS layers have 11 each. Two networks, escaped,
+# stay below the 8 KB that servers in front of the app commonly take.
+MAX_LENGTH = 3000
 # The parts that `hide` in the URL may hide, on any page: name -> label.
 HIDEABLE_SECTIONS = {
     "presets": "The presets",

@@ -5,6 +5,12 @@ const SIDE = 2.5 // screen pixels for each pixel of a feature map
 const SLANT = [0.42, 0.26] // offset of the far edge of a map, to the right and up, as a fraction of its side
 const DEEPEST = 64 // screen pixels of the layer with the most channels
 const COLUMN = 64 // minimum width of a layer, for its labels
+const THIN = 3 // screen pixels of a layer that only changes single values
+const LETTER = 8 // width of a token's letter
+const JOIN = 11 // radius of a join's circle
+const LABELS = 40 // height of a layer's labels
+const SKIP = 26 // height of a lane in which only a line runs
+const GAP = 16 // between the columns of a network with branches, for its lines
 const IMAGE = 28
 const MARGIN = 12 // maximum number of image pixels shown around the image
 const CELL = 6 // screen pixels for each pixel of the digit
@@ -16,7 +22,7 @@ const element = (name, attributes = {}, ...children) => {
   node.append(...children)
   return node
 }
-const SVGS = new Set(["svg", "g", "rect", "polygon", "text", "image", "pattern", "path", "defs"])
+const SVGS = new Set(["svg", "g", "rect", "polygon", "text", "image", "pattern", "path", "defs", "circle"])
 const points = (...pairs) => pairs.map((pair) => pair.join(",")).join(" ")
 const has = (set, position) => (set >> position) & 1
 const count = (set) => {
@@ -25,14 +31,27 @@ const count = (set) => {
   return members
 }
 
-const slabSize = (layer) => Math.max(Math.min(layer.shape[1], MAX_DRAWN_SIDE) * SIDE, 3)
+// The two axes of a layer's output, vertical first.
+const axesOf = (layer) => [layer.vertical, layer.horizontal ?? layer.vertical]
+
+// Screen pixels of a map's height and width.
+const slabSize = (layer) => layer.shape.slice(1).map((side) => Math.max(Math.min(side, MAX_DRAWN_SIDE) * SIDE, 3))
+
+// Width and height of a layer's drawing, and the part of the width that is the depth of its slab.
+function drawnSize(layer, perChannel) {
+  if (layer.kind === "join") return { width: 2 * JOIN, height: 2 * JOIN, depth: 0 }
+  const isThin = layer.kind === "activation" || layer.kind === "norm"
+  const depth = isThin ? THIN : Math.max(layer.shape[0] * perChannel, 2)
+  const [height, width] = slabSize(layer)
+  return { width: depth + SLANT[0] * width, height: height + SLANT[1] * width, depth }
+}
 
 // The slab of a layer: its right face is the feature map, its depth the number of channels.
 function slab(layer, depth, x, middle) {
-  const size = slabSize(layer)
-  const [across, up] = SLANT.map((part) => part * size)
-  const top = middle - size / 2 + up / 2
-  const bottom = top + size
+  const [height, width] = slabSize(layer)
+  const [across, up] = SLANT.map((part) => part * width)
+  const top = middle - height / 2 + up / 2
+  const bottom = top + height
   return [
     ["front", [x, top], [x + depth, top], [x + depth, bottom], [x, bottom]],
     ["top", [x, top], [x + across, top - up], [x + depth + across, top - up], [x + depth, top]],
@@ -40,18 +59,61 @@ function slab(layer, depth, x, middle) {
   ].map(([face, ...corners]) => element("polygon", { class: face, points: points(...corners) }))
 }
 
+// The circle of a join: branches are added, or put beside each other.
+function joinSign(layer, x, middle) {
+  const sign = element("text", { class: "sign", x, y: middle + 6 })
+  sign.textContent = layer.token === "add" ? "+" : "‖"
+  return [element("circle", { cx: x, cy: middle, r: JOIN }), sign]
+}
+
+// The lines from the inputs of the layers, each along its lane; `columns` have their left edges and widths.
+function drawLinks(layers, columns, middles) {
+  return layers.flatMap((layer, index) =>
+    layer.links.map(([source, lane]) => {
+      const from = layers[source]
+      const [start, stop] = [from, layer].map(({ column }) => columns[column].x + columns[column].width / 2)
+      const out = columns[from.column].x + columns[from.column].width + GAP / 2
+      const into = columns[layer.column].x - GAP / 2
+      const path =
+        `M${start} ${middles[from.lane]}H${out}V${middles[lane]}H${into}V${middles[layer.lane]}H${stop}`
+      return element("path", { class: "link", d: path, "data-from": source, "data-to": index })
+    }),
+  )
+}
+
 function drawNetwork(host, layers, chosen, choose, preview) {
   const widest = Math.max(...layers.map((layer) => layer.shape[0]))
   const perChannel = Math.min(2, DEEPEST / widest)
-  const tallest = Math.max(IMAGE * SIDE, ...layers.map(slabSize))
-  const height = tallest * (1 + SLANT[1]) + 12
-  const middle = height / 2
+  const sizes = layers.map((layer) => drawnSize(layer, perChannel))
+  const gap = layers.some((layer) => layer.kind === "join") ? GAP : 0
+  const columns = []
+  layers.forEach((layer, index) => {
+    const labels = Math.max(LETTER * layer.token.length, 0.85 * LETTER * layer.shape.join("×").length) + 8
+    const column = (columns[layer.column] ??= { width: COLUMN })
+    column.width = Math.max(column.width, sizes[index].width + 14, labels)
+  })
   let x = 4
+  for (const column of columns) {
+    column.x = x
+    x += column.width + gap
+  }
+  // Lanes without layers are low; the first one has room for the image.
+  const heights = []
+  layers.forEach((layer, index) => {
+    heights[layer.lane] = Math.max(heights[layer.lane] ?? 0, sizes[index].height + 12)
+    for (const [, lane] of layer.links) heights[lane] ??= 0
+  })
+  const lanes = []
+  let y = 0
+  for (const height of heights) {
+    lanes.push({ y, height: height ? height + LABELS : SKIP, middle: y + (height || SKIP) / 2 })
+    y += lanes.at(-1).height
+  }
   const groups = layers.map((layer, index) => {
-    const depth = Math.max(layer.shape[0] * perChannel, 2)
-    const size = slabSize(layer)
-    const drawn = depth + SLANT[0] * size
-    const width = Math.max(drawn + 14, COLUMN)
+    const column = columns[layer.column]
+    const lane = lanes[layer.lane]
+    const size = sizes[index]
+    const center = column.x + column.width / 2
     const group = element("g", {
       class: `layer ${layer.kind}${index === chosen ? " chosen" : ""}`,
       role: "button",
@@ -61,11 +123,13 @@ function drawNetwork(host, layers, chosen, choose, preview) {
       "data-layer": index,
     })
     group.append(
-      element("rect", { class: "hit", x, y: 0, width, height: height + 40, rx: 6 }),
-      ...slab(layer, depth, x + (width - drawn) / 2, middle),
+      element("rect", { class: "hit", x: column.x, y: lane.y, width: column.width, height: lane.height, rx: 6 }),
+      ...(layer.kind === "join"
+        ? joinSign(layer, center, lane.middle)
+        : slab(layer, size.depth, center - size.width / 2, lane.middle)),
     )
     const word = (text, row, kind) => {
-      const node = element("text", { class: kind, x: x + width / 2, y: height + 14 + 16 * row })
+      const node = element("text", { class: kind, x: center, y: lane.y + lane.height - LABELS + 14 + 16 * row })
       node.textContent = text
       group.append(node)
     }
@@ -79,15 +143,16 @@ function drawNetwork(host, layers, chosen, choose, preview) {
     })
     group.addEventListener("pointerenter", () => preview(index))
     group.addEventListener("pointerleave", () => preview(null))
-    x += width
     return group
   })
-  const total = x + 4
-  const svg = element("svg", { viewBox: `0 0 ${total} ${height + 44}`, role: "group", "aria-label": "The network" })
+  const total = x - gap + 4
+  const svg = element("svg", { viewBox: `0 0 ${total} ${y + 4}`, role: "group", "aria-label": "The network" })
   // Drawn smaller if there is no room, as long as the labels can be read; below that it scrolls.
   svg.style.width = "100%"
   svg.style.minWidth = `${Math.round(total * 0.8)}px`
   svg.style.maxWidth = `${Math.round(total * 1.25)}px`
+  // In a row of layers the order is plain without lines.
+  if (gap) svg.append(...drawLinks(layers, columns, lanes.map((lane) => lane.middle)))
   svg.append(...groups)
   host.replaceChildren(svg)
 }
@@ -120,8 +185,9 @@ function drawField(host, layer, position, pixels, margin) {
       href: thumbnail(pixels).toDataURL(), x: at(0), y: at(0), width: IMAGE * CELL, height: IMAGE * CELL,
     }),
   )
-  const [rows, columns] = position.map((p) => layer.input_masks[p])
-  const square = (row, column, kind, width = 1, height = width) =>
+  const axes = axesOf(layer)
+  const [rows, columns] = position.map((p, axis) => axes[axis].input_masks[p])
+  const square = (row, column, kind, width, height) =>
     svg.append(
       element("rect", { class: kind, x: at(column), y: at(row), width: width * CELL, height: height * CELL }),
     )
@@ -134,14 +200,17 @@ function drawField(host, layer, position, pixels, margin) {
       from = column + 1
     }
   }
-  const [top, left] = position.map((p) => layer.center + p * layer.jump - (layer.receptive_field - 1) / 2)
-  square(top, left, "extent", layer.receptive_field)
+  const [top, left] = axes.map(
+    (axis, i) => axis.center + position[i] * axis.jump - (axis.receptive_field - 1) / 2,
+  )
+  const [fieldHeight, fieldWidth] = axes.map((axis) => axis.receptive_field)
+  square(top, left, "extent", fieldWidth, fieldHeight)
   const seen = count(rows) * count(columns)
-  const field = layer.receptive_field ** 2
-  const cut = field - overlap(top, layer) * overlap(left, layer)
+  const field = fieldHeight * fieldWidth
+  const cut = field - overlap(top, fieldHeight) * overlap(left, fieldWidth)
   const gaps = field - cut - seen
   const text = [
-    `Its receptive field is ${layer.receptive_field} × ${layer.receptive_field} = ${field.toLocaleString("en")} pixels.`,
+    `Its receptive field is ${fieldHeight} × ${fieldWidth} = ${field.toLocaleString("en")} pixels.`,
     cut
       ? `${cut.toLocaleString("en")} of them are outside the image, where padding puts zeros; ${seen} affect the output.`
       : "All of it is inside the image.",
@@ -152,21 +221,23 @@ function drawField(host, layer, position, pixels, margin) {
   return text
 }
 
-function overlap(start, layer) {
-  return Math.max(0, Math.min(start + layer.receptive_field, IMAGE) - Math.max(start, 0))
+function overlap(start, length) {
+  return Math.max(0, Math.min(start + length, IMAGE) - Math.max(start, 0))
 }
 
 // Draws the layer's output as a grid of positions; the arrow keys, a click or a drag choose one.
 function drawPositions(host, layer, position, move) {
-  const side = layer.shape[1]
-  const cell = 168 / side
+  const sides = layer.shape.slice(1)
+  const [height, width] = sides
+  const [vertical, horizontal] = axesOf(layer)
+  const cell = 168 / Math.max(height, width)
   const svg = element("svg", {
-    viewBox: "-1 -1 170 170", class: "positions", role: "application", tabindex: 0,
-    "aria-label": `Position in the output of ${layer.label}: row ${position[0] + 1}, column ${position[1] + 1} of ${side}. Arrow keys move it.`,
+    viewBox: `-1 -1 ${width * cell + 2} ${height * cell + 2}`, class: "positions", role: "application", tabindex: 0,
+    "aria-label": `Position in the output of ${layer.label}: row ${position[0] + 1}, column ${position[1] + 1} of ${height === width ? height : `${height} × ${width}`}. Arrow keys move it.`,
   })
-  for (let row = 0; row < side; row++) {
-    for (let column = 0; column < side; column++) {
-      const unused = !(layer.used[row] === "1" && layer.used[column] === "1")
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      const unused = !(vertical.used[row] === "1" && horizontal.used[column] === "1")
       const here = row === position[0] && column === position[1]
       svg.append(
         element("rect", {
@@ -176,10 +247,11 @@ function drawPositions(host, layer, position, move) {
       )
     }
   }
+  svg.style.width = `${width * cell}px`
   const pick = (event) => {
     const box = svg.getBoundingClientRect()
-    const place = (offset, length) => Math.min(side - 1, Math.max(0, Math.floor((offset / length) * side)))
-    move([place(event.clientY - box.top, box.height), place(event.clientX - box.left, box.width)])
+    const place = (offset, length, side) => Math.min(side - 1, Math.max(0, Math.floor((offset / length) * side)))
+    move([place(event.clientY - box.top, box.height, height), place(event.clientX - box.left, box.width, width)])
   }
   svg.addEventListener("pointerdown", (event) => {
     pick(event)
@@ -192,7 +264,7 @@ function drawPositions(host, layer, position, move) {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key]
     if (!step) return
     event.preventDefault()
-    move(position.map((p, axis) => Math.min(side - 1, Math.max(0, p + step[axis]))))
+    move(position.map((p, axis) => Math.min(sides[axis] - 1, Math.max(0, p + step[axis]))))
   })
   const focused = host.contains(host.getRootNode().activeElement)
   host.replaceChildren(svg)
@@ -210,13 +282,16 @@ export default function ({ data, parentElement, setStateValue }) {
   const digits = data.digits.map(decode)
   const margin = Math.min(
     MARGIN,
-    Math.max(2, ...layers.map((layer) => Math.ceil((layer.receptive_field - 1) / 2 - layer.center))),
+    Math.max(
+      2,
+      ...layers.flatMap(axesOf).map((axis) => Math.ceil((axis.receptive_field - 1) / 2 - axis.center)),
+    ),
   )
 
   const show = (index) => {
     const layer = layers[index]
-    const side = layer.shape[1]
-    const position = state.at.map((part) => Math.min(side - 1, Math.floor(part * side)))
+    const sides = layer.shape.slice(1)
+    const position = state.at.map((part, axis) => Math.min(sides[axis] - 1, Math.floor(part * sides[axis])))
     part("name").textContent = layer.label
     const formulas = data.guessing ? [] : layer.formulas
     part("formulas").replaceChildren(
@@ -227,7 +302,7 @@ export default function ({ data, parentElement, setStateValue }) {
         return [term, description]
       }),
     )
-    const drawable = layer.input_masks.length > 0
+    const drawable = layer.vertical.input_masks.length > 0
     part("explored").hidden = data.guessing || !drawable
     if (data.guessing) {
       part("summary").textContent = "Receptive field and formulas are shown when the class has guessed."
@@ -239,10 +314,10 @@ export default function ({ data, parentElement, setStateValue }) {
     }
     const fieldText = drawField(part("field"), layer, position, digits[state.digit], margin)
     drawPositions(part("grid"), layer, position, (next) => {
-      state.at = next.map((p) => (p + 0.5) / side)
+      state.at = next.map((p, axis) => (p + 0.5) / sides[axis])
       show(index)
     })
-    const positionText = `Output at row ${position[0] + 1}, column ${position[1] + 1} of ${side} × ${side}.`
+    const positionText = `Output at row ${position[0] + 1}, column ${position[1] + 1} of ${sides.join(" × ")}.`
     part("summary").textContent = [positionText, fieldText, layer.note].filter(Boolean).join(" ")
   }
   const choose = (index) => {

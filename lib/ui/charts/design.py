@@ -30,7 +30,9 @@ def layer_sizes(analysis: NetworkAnalysis, architecture: Architecture) -> str:
 
     The limit of parameters is a line across the first plot. Hovering over a bar shows the formula.
     """
-    names = [row.label for row in analysis.rows]
+    # Without the notes, which leave no room for the bars; the number is unique.
+    names = [row.label.partition(",")[0] for row in analysis.rows]
+    labels = [row.label for row in analysis.rows]
     formulas = layer_formulas(architecture)
     traces: list[dict[str, object]] = [
         {
@@ -40,8 +42,10 @@ def layer_sizes(analysis: NetworkAnalysis, architecture: Architecture) -> str:
             "x": numbers,
             "y": names,
             "base": [0, *accumulate(numbers)][:-1],
-            "customdata": list(zip(numbers, formula, strict=True)),
-            "hovertemplate": f"%{{y}}<br><b>%{{customdata[0]:,}}</b> {unit}<br>%{{customdata[1]}}<extra></extra>",
+            "customdata": list(zip(numbers, formula, labels, strict=True)),
+            "hovertemplate": (
+                f"%{{customdata[2]}}<br><b>%{{customdata[0]:,}}</b> {unit}<br>%{{customdata[1]}}<extra></extra>"
+            ),
             "marker": {"color": PALETTE[color]},
             "xaxis": axis,
             "yaxis": "y",
@@ -62,10 +66,10 @@ def layer_sizes(analysis: NetworkAnalysis, architecture: Architecture) -> str:
     }
     across = {"rangemode": "tozero", "nticks": 6, "anchor": "y"}
     layout = {
-        "xaxis": {**across, "domain": [0, 0.48], "title": {"text": "Parameters (cumulative)"}},
-        "xaxis2": {**across, "domain": [0.53, 1], "title": {"text": "MACs (cumulative)"}},
+        "xaxis": {**across, "domain": [0, 0.48], "title": {"text": "Parameters<br>(cumulative)"}},
+        "xaxis2": {**across, "domain": [0.53, 1], "title": {"text": "MACs<br>(cumulative)"}},
         "yaxis": {"type": "category", "autorange": "reversed", "automargin": True, "showgrid": False},
-        "margin": {"l": 10, "r": 15, "t": 30, "b": 45},
+        "margin": {"l": 10, "r": 15, "t": 30, "b": 60},
         "bargap": 0.25,
         "hovermode": "closest",
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0},
