@@ -9,11 +9,12 @@ import streamlit as st
 
 from lib.data.dataset import DatasetError
 from lib.design.analysis import NetworkAnalysis, analyze, per_layer
-from lib.design.exercise import PARAMS_REQUIREMENT, Requirement, requirements
+from lib.design.exercise import COMMENTED_FIELDS, PARAMS_REQUIREMENT, Requirement, requirements
 from lib.design.layers import Architecture, ArchitectureError
 from lib.design.notation import notation, parse
 from lib.design.presets import PRESETS, Preset
 from lib.design.recipe import RecipeError
+from lib.importing.stated_fields import checked
 from lib.text.untrusted_text import escaped
 from lib.training.time_estimate import estimate_text
 from lib.ui import guard
@@ -21,8 +22,9 @@ from lib.ui.cache import example_digits, trained_accuracy
 from lib.ui.charts.design import layer_sizes
 from lib.ui.compare_panel import compare_panel, compare_with
 from lib.ui.export_panel import export_panel
+from lib.ui.import_panel import import_button, stated_fields, stated_fields_table
 from lib.ui.layer_editor import layer_editor, network_menu, network_presets, undo_button
-from lib.ui.layer_table import layer_table, stated_fields_table
+from lib.ui.layer_table import layer_table
 from lib.ui.notation_help import SHORT_HELP, notation_popover
 from lib.ui.page import DESIGN, TRAIN, setup_page
 from lib.ui.public_results_panel import public_results_panel
@@ -67,10 +69,10 @@ def time_estimate(architecture: Architecture, *, waiting: bool) -> None:
         st.caption(estimate_text(profile, architecture, recipe()))
 
 
-def exercise_corrections(preset: Preset, analysis: NetworkAnalysis) -> None:
+def exercise_corrections(preset: Preset, architecture: Architecture) -> None:
     """Show what the exercise states wrongly about its own network."""
     with st.expander("The assignment's receptive fields, corrected", icon=":material/rule:"):
-        stated_fields_table(analysis)
+        stated_fields_table(checked(architecture, COMMENTED_FIELDS))
         st.caption(
             "The assignment's code and its summary table are two networks of 9,274 parameters: the code pads "
             "convolution 6 and not 7, the table 7 and not 6, and the table's last pool uses 9 of the 16 positions "
@@ -134,6 +136,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
     if st.button("Train this network", type="primary", icon=":material/play_arrow:", disabled=not is_valid):
         st.switch_page(TRAIN.file)
     undo_button()
+    import_button()
     if not hidden("estimate"):
         waiting = machine_profile() is None
         guard.fragment(time_estimate, ESTIMATE_SECONDS if waiting else None)(architecture, waiting=waiting)
@@ -184,8 +187,12 @@ if not guessing and not hidden("public"):
     with chart_place:
         public_results_panel(architecture, analysis.num_params)
 if not guessing:
+    imported_fields = stated_fields(architecture)
     if preset in PRESETS[:2] and not hidden("table"):
-        exercise_corrections(preset, layers)
+        exercise_corrections(preset, architecture)
+    elif any(field.stated is not None for field in imported_fields) and not hidden("table"):
+        with st.expander("The receptive fields in the comments", icon=":material/rule:", expanded=True):
+            stated_fields_table(imported_fields)
     if not hidden("compare"):
         compare_panel(architecture)
     if not hidden("take"):

@@ -146,7 +146,7 @@ def _set_width(architecture: Architecture, index: int) -> None:
 
 
 def _edit_network(architecture: Architecture) -> None:
-    _set_network(notation(edits.apply_to_network(architecture, st.session_state.edit_network)))
+    set_network(notation(edits.apply_to_network(architecture, st.session_state.edit_network)))
 
 
 def _edit_layer(architecture: Architecture, index: int) -> None:
