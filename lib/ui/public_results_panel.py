@@ -66,7 +66,7 @@ def public_results_panel(architecture: Architecture, num_params: int) -> None:
         _networks(results),
         index=None,
         key="public_network",
-        placeholder="Choose by parameters, accuracy and epochs",
+        placeholder="Or load a network from this list",
         on_change=_load_chosen,
         args=(results,),
         label_visibility="collapsed",

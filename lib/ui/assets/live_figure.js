@@ -72,9 +72,6 @@ export default function ({ data, parentElement, setTriggerValue }) {
   if (!host) return
   host.setAttribute("aria-label", data.alt)
   host.style.height = `${data.height}px`
-  const { traces, layout } = themed(
-    JSON.parse(data.figure), data.standard, getComputedStyle(host), data.height, data.revision,
-  )
   const config = {
     responsive: true,
     displaylogo: false,
@@ -84,6 +81,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
   // The rest of the page is painted first, unless the reader waits for this figure; of figures in quick succession only
   // the last is drawn.
   host.receptive = () => {
+    const { traces, layout } = themed(
+      JSON.parse(data.figure), data.standard, getComputedStyle(host), data.height, data.revision,
+    )
     window.Plotly.react(host, traces, layout, config)
     host.removeAllListeners("plotly_click")
     if (data.picks) host.on("plotly_click", ({ points: [{ x, y }] }) => setTriggerValue("picked", [String(x), String(y)]))

@@ -151,7 +151,7 @@ def public_results(results: tuple[PublicResult, ...], num_params: int, trained: 
         "shapes": [
             {**upright, **limit, "x0": PARAMS_LIMIT, "x1": PARAMS_LIMIT},
             {**across, **limit, "y0": target, "y1": target},
-            {**upright, "x0": own, "x1": own, "line": {"color": PALETTE[0], "width": 2}},
+            {**upright, "x0": own, "x1": own, "line": {"color": PALETTE[0], "width": 2}, "layer": "below"},
         ],
         # On a logarithmic axis, the place of a text is a logarithm and that of a line is not.
         "annotations": [
