@@ -25,15 +25,19 @@ PLACEHOLDER = """class Net(nn.Module):
         …"""
 _CACHE: BoundedCache[str, tuple[ImportedNetwork, ...]] = BoundedCache(max_size=32 * 2**20)
 _STATED = "stated_fields"
+_OPEN = "import_open"
 
 
 def import_button() -> None:
-    """Show the button that opens the dialog."""
-    if st.button(
+    """Show the button that opens the dialog, and the dialog while it is open."""
+    st.button(
         "Import",
         icon=":material/upload_file:",
         help="Bring a network: PyTorch source, a notebook, or an ONNX file. It is read, never run.",
-    ):
+        on_click=_open,
+    )
+    # A dialog is closed when the page runs again, as it does when the machine has been measured.
+    if st.session_state.get(_OPEN):
         _import_dialog()
 
 
@@ -72,7 +76,15 @@ def _verdict(field: StatedField) -> str:
     return f":red-badge[:material/close: wrong] {field.reason or ''}"
 
 
-@st.dialog("Import a network", width="large", icon=":material/upload_file:")
+def _open() -> None:
+    st.session_state[_OPEN] = True
+
+
+def _close() -> None:
+    st.session_state[_OPEN] = False
+
+
+@st.dialog("Import a network", width="large", icon=":material/upload_file:", on_dismiss=_close)
 def _import_dialog() -> None:
     text = st.text_area(
         "Paste PyTorch source",
@@ -137,6 +149,7 @@ def _choice(networks: Sequence[ImportedNetwork]) -> None:
 def _use(text: str, stated: tuple[int | None, ...]) -> None:
     set_network(text)
     st.session_state[_STATED] = (text, stated)
+    _close()
 
 
 def _networks(name: str, data: bytes) -> tuple[ImportedNetwork, ...]:
