@@ -286,6 +286,7 @@ def violations(page: Page) -> list[tuple[str, str, list[str]]]:
 
 
 BUSY = "?compare=4+8+M+10+A&layer=2"
+BRANCHES = "?net=8+add(8b+8x+N)+R+M+cat(4k3x1/4k1x3/)+D5+10+A&layer=5"
 
 
 @pytest.mark.parametrize(("scheme", "widths"), [("light", (1280, 390)), ("dark", (390, 1280))])
@@ -297,7 +298,7 @@ def test_pages_are_accessible_and_fit_the_screen(
     """
     context = chromium.new_context(viewport={"width": widths[0], "height": 900}, color_scheme=scheme)
     tab = context.new_page()
-    designs = (BUSY, "?net=4+oops&hide=nonsense", "?guess=true&modules=true&net=8+M+16+32f+10f")
+    designs = (BUSY, BRANCHES, "?net=4+oops&hide=nonsense", "?guess=true&modules=true&net=8+M+16+32f+10f")
     for path in (*designs, *(page.name for page in PAGES[1:])):
         visit(tab, f"{url}/{path}")
         if path in designs:

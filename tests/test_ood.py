@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from lib.data.dataset import Dataset, normalize
 from lib.data.outliers import sample_outliers
+from lib.design.layers import Architecture
 from lib.design.notation import parse
 from lib.evaluation import ood
 from lib.evaluation.calibration import calibrate
 from lib.inference.predict import Prediction, predict_all
 from lib.nn.network import build
+from tests.architectures import architectures
 from tests.measure import shipped_network
 
 
@@ -130,3 +132,14 @@ def test_the_score_recognizes_outliers_that_the_probabilities_do_not(mnist: Data
 
 def test_without_a_fit_nothing_is_out_of_distribution() -> None:
     assert not Prediction((0.5, 0.5) + (0.0,) * 8).is_ood
+
+
+@settings(max_examples=30, deadline=None)
+@given(architectures())
+def test_features_come_with_the_logits_of_any_network(architecture: Architecture) -> None:
+    network = build(architecture).eval()
+    x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    logits, found = ood.features(network, x)
+    with torch.inference_mode():
+        assert torch.allclose(logits, network(x).double(), atol=1e-5, equal_nan=True)
+    assert bool(found.shape[1]) == any(isinstance(module, nn.ReLU) for module in network)

@@ -20,8 +20,9 @@ from streamlit.testing.v1 import AppTest
 from lib.data import dataset, handwriting, public_results
 from lib.data.dataset import Dataset
 from lib.data.public_results import PublicResult
-from lib.design.layers import ArchitectureError
+from lib.design.layers import MAX_LAYERS, ArchitectureError
 from lib.design.notation import parse
+from lib.design.notation_tables import TABLES, markdown_table
 from lib.design.presets import PRESETS
 from lib.design.recipe import RECIPES, Recipe
 from lib.inference import photos
@@ -37,6 +38,8 @@ from tests.photographs import photo
 from tools.waiting import until
 
 ROOT = Path(__file__).parent.parent
+# As many layers as a network may have, with a suffix each.
+LONGEST = " ".join(["4k3s1d1p1b"] * (MAX_LAYERS - 2) + ["10", "A"])
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +149,47 @@ def test_layers_are_added_moved_and_removed_and_undo_brings_them_back() -> None:
         next(button for button in at.button if button.label == "Undo").click().run()
         assert at.text_input(key="net").value == expected
     assert next(button for button in at.button if button.label == "Undo").disabled
+
+
+def test_branches_are_named_in_the_editor_and_edited_as_a_whole() -> None:
+    at = visit("design", net="8 add( 8b 8x N ) M cat( 4k1 / 4k5 / ) 10 A")
+    shown = [element.value for element in at.markdown if element.value.startswith(":gray-background[")]
+    assert [text.removeprefix(":gray-background[").removesuffix("]") for text in shown] == [
+        "2 · Residual block",
+        "5 · Batch norm",
+        "6 · Sum with the input",
+        "7 · 2×2 max-pool",
+        "8 · Branches to concatenate",
+        "10 · Branch 2",
+        "12 · Branch 3: the input itself",
+        "13 · Concatenation of the branches",
+        "15 · Global average pool",
+    ]
+    edit(at, 1, "Keep only the first branch")
+    assert at.text_input(key="net").value == "8 8b 8x N M cat( 4k1 / 4k5 / ) 10 A"
+    network_menu: Any = at.menu_button(key="edit_network")
+    network_menu.click("Without bias").run()
+    assert at.text_input(key="net").value == "bias=off | 8 8b 8x N M cat( 4k1 / 4k5 / ) 10 A"
+
+
+def test_a_field_of_different_height_and_width_is_shown_as_both() -> None:
+    at = visit("design", net="8k3x1 M 10 A", compare="8 M 10 A")
+    assert not at.exception
+    field = at.table[0].proto.arrow_data.styler.display_values
+    assert "3\u00a0×\u00a01".encode() in field
+    assert "34\u00a0×\u00a032".encode() in field
+    metrics = {metric.label: (metric.value, metric.delta) for metric in at.metric}
+    assert metrics["Receptive field of B"] == ("34", "34 × 32 in A")
+    both = at.table[1].proto.arrow_data.styler.display_values
+    assert "34\u00a0×\u00a032".encode() in both
+
+
+def test_all_of_the_notation_is_on_the_design_page() -> None:
+    shown = words(visit("design"))
+    for title in TABLES:
+        assert markdown_table(title) in shown
+    assert "All of the notation" not in words(visit("design", hide="network"))
+    assert markdown_table("Layers") not in words(visit("design", hide="network"))
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
@@ -391,12 +435,12 @@ def test_a_bad_recipe_in_the_address_is_not_trained() -> None:
 
 
 def test_the_address_holds_a_recipe_to_the_last_digit_and_the_longest_network() -> None:
-    at = visit("train", learning_rate="0.012345678901", net=" ".join(["4k3s1d1p1b"] * 60 + ["10", "A"]))
+    at = visit("train", learning_rate="0.012345678901", net=LONGEST)
     assert at.number_input(key="learning_rate").value == 0.012345678901
     at.number_input(key="weight_decay").set_value(0.0123456789).run()
     assert at.query_params["weight_decay"] == "0.0123456789"
     assert at.query_params["learning_rate"] == "0.012345678901"
-    assert str(at.text_input(key="net").value).endswith("10 A")
+    assert at.text_input(key="net").value == LONGEST
     assert not at.error
 
 
@@ -955,12 +999,26 @@ def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> 
 
 
 @pytest.mark.slow
-def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved() -> None:
-    """Norm before, dropout, a fully connected head."""
-    at, run = learning(net="4b 6s2 D10 A3s2 64v 16f D10 10f", epochs="1", batch_size="500")
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        # Norm before, dropout, a fully connected head.
+        ("4b 6s2 D10 A3s2 64v 16f D10 10f", "its ReLU gives 0"),
+        # Branches, maps and filters that are no squares, logits with a norm.
+        (
+            "bias=off dropout=5 | 4s1x2 add( 4b 4x N ) hardswish cat( 4k3x1 / ) M 10 N A",
+            "its ReLU or Hardswish gives 0",
+        ),
+        # Groups, a norm over positions, and no activation that can be dead.
+        ("act=gelu norm=gn4 | 8 M 8g8 F N D25 16fx ln tanh 10fu", "every activation here (GELU, Tanh) has a gradient"),
+    ],
+)
+def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved(network: str, says: str) -> None:
+    at, run = learning(net=network, epochs="1", batch_size="500")
     at.switch_page("pages/inspect.py").run()
     at.selectbox(key="reader").set_value(run.identity).run()
     assert "in training, weights after" in words(at)
+    assert says in words(at)
     for section in VIEWS:
         at.segmented_control(key="section").set_value(section).run()
         assert not at.exception

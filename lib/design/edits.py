@@ -290,14 +290,16 @@ def _group_norm(channels: int) -> Normalization:
 
 def available_network_actions(architecture: Architecture) -> list[str]:
     """The actions on all layers that change a valid network into another valid one."""
-    found = {action: apply_to_network(architecture, action) for action in NETWORK_ACTIONS}
-    return [
-        action for action, changed in found.items() if changed != architecture and len(changed.layers) <= MAX_LAYERS
-    ]
+    found = {action: _changed_layers(architecture, action) for action in NETWORK_ACTIONS}
+    return [action for action, layers in found.items() if layers != architecture.layers and len(layers) <= MAX_LAYERS]
 
 
 def apply_to_network(architecture: Architecture, action: str) -> Architecture:
     """The network after one of NETWORK_ACTIONS, on all layers that it applies to."""
+    return canonical(Architecture(_changed_layers(architecture, action)))
+
+
+def _changed_layers(architecture: Architecture, action: str) -> tuple[Layer, ...]:
     logits = logits_layer(architecture)
     found: list[Layer] = []
     for index, layer in enumerate(architecture.layers):
@@ -311,7 +313,7 @@ def apply_to_network(architecture: Architecture, action: str) -> Architecture:
             found.append(_restyled(layer, action))
             if action == "Dropout after each convolution" and takes_dropout(layer, is_logits=False):
                 found.append(DEFAULT_DROPOUT)
-    return canonical(Architecture(tuple(found)))
+    return tuple(found)
 
 
 def _restyled(layer: Layer, action: str) -> Layer:

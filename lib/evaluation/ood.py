@@ -50,8 +50,7 @@ def features(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
         for batch in torch.split(x, eval_batch_size(network.architecture)):
             output, means = batch, [batch.new_zeros(len(batch), 0)]
-            for module in network:
-                output = module(output)
+            for module, output in zip(network, network.outputs(batch), strict=True):
                 if isinstance(module, nn.ReLU):
                     means.append(output.flatten(2).mean(2) if output.dim() == 4 else output)
             joined = torch.cat(means, 1)

@@ -196,8 +196,8 @@ def _dead_text(architecture: Architecture, images: int) -> str:
             "this image."
         )
     if found:
-        titles = " and ".join(spec.title for spec in found)
-        return f"No channel can be dead, because {titles} has a gradient at almost every input."
+        titles = ", ".join(spec.title for spec in found)
+        return f"No channel can be dead: every activation here ({titles}) has a gradient at almost every input."
     return "The network has no activation, so that no channel can be dead."
 
 
