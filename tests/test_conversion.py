@@ -61,7 +61,7 @@ def test_the_graph_of_an_architecture_gives_the_architecture(architecture: Archi
         (node("GhostBatchNorm2d", num_features=1, num_splits=2), "gbn2"),
         (node("GroupNorm", num_groups=1, num_channels=1), "gn1"),
         (node("LayerNorm", normalized_shape=(1, 28, 28)), "ln"),
-        (node("LayerNorm2d", num_channels=1), "ln2d"),
+        (node("LayerNorm2d", normalized_shape=1), "ln2d"),
         (node("InstanceNorm2d", num_features=1), "in"),
         (node("ReLU"), "R"),
         (node("ReLU6"), "relu6"),
