@@ -500,6 +500,28 @@ REFUSED: list[tuple[bytes, str]] = [
     (refusing(N("Conv", ["c", "k"], ["p"]), k=weights(10, 10, 3)), "no convolution of two axes"),
     (refusing(N("Constant", [], ["d"], value_string="a"), N("Relu", ["c"], ["p"])), "has no value that can be read"),
     (
+        refusing(N("Conv", ["c", "k"], ["p"], auto_pad="SAME_UPPER"), k=weights(10, 10, 2, 2)),
+        "pads 0 at one side and 1",
+    ),
+    # The inner value of what would be a SiLU is used again.
+    (
+        refusing(N("Sigmoid", ["c"], ["s"]), N("Mul", ["c", "s"], ["m"]), N("Add", ["m", "s"], ["p"])),
+        "as gates do",
+    ),
+    # What would be a convolution without its bias is used again.
+    (
+        refusing(N("Add", ["c", "b"], ["d"]), N("Add", ["c", "d"], ["p"]), b=weights(1, 10, 1, 1)),
+        "adds constants to values",
+    ),
+    (
+        refusing(*(N("Concat", [f"{n}" if n else "c"] * 30, [f"{n + 1}"], axis=1) for n in range(4))),
+        "more than 100,000,000 outputs",
+    ),
+    (
+        refusing(N("Flatten", ["c"], ["f"]), N("Gemm", ["f", "k"], ["p"], alpha=2.0), k=weights(6760, 10)),
+        "no linear layer",
+    ),
+    (
         made([N("Conv", ["x", "k"], ["c"]), N("Conv", ["c", "k"], ["p"]), POOL], {"k": weights(1, 1, 3, 3)}),
         "has the weights of a layer before it",
     ),
@@ -528,6 +550,11 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(data: bytes, reason: str) 
     assert reason in problem
     assert problem.endswith(".")
     assert "\n" not in problem
+
+
+def test_the_limit_of_the_size_is_named() -> None:
+    with pytest.raises(ImportSourceError, match="at most 100 MB are read"):
+        networks_in_onnx(bytes(MAX_ONNX_BYTES + 1))
 
 
 def test_two_inputs_are_refused() -> None:
