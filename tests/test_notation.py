@@ -168,7 +168,7 @@ def test_presets_are_in_the_canonical_form(preset: object) -> None:
         ("8 add( ) 10 A", "more than one empty branch"),
         ("8 cat( / 8 / ) 10 A", "more than one empty branch"),
         ("8 cat( 10f / A ) 10f", "joins an image with the output of a fully connected layer"),
-        ("6g4 10 A", "1 channels cannot be divided into 4 groups"),
+        ("6g4 10 A", "1 channel cannot be divided into 4 groups"),
         ("8 6g4 10 A", "6 channels cannot be divided into 4 groups"),
         ("6.gn4 10 A", "6 channels cannot be divided into 4 groups"),
         ("8f gn3 10f", "8 channels cannot be divided into 3 groups"),

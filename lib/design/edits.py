@@ -159,6 +159,10 @@ def available_actions(architecture: Architecture) -> list[list[str]]:
         count = len(layers) + len(replacement) - (stop - start)
         if replacement == layers[start:stop] or not 1 <= count <= MAX_LAYERS:
             return False
+        # Two texts of branches may mean the same network.
+        is_structure = any(isinstance(layer, Branch) for layer in replacement)
+        if is_structure and canonical(_spliced(layers, start, stop, replacement)) == architecture:
+            return False
         state = before[start]
         # The last layer with weights outputs the logits, and it may be another one now.
         last = -1 if logits >= stop else last_weights(replacement)
@@ -172,6 +176,10 @@ def available_actions(architecture: Architecture) -> list[list[str]]:
     ]
 
 
+def _spliced(layers: tuple[Layer, ...], start: int, stop: int, replacement: tuple[Layer, ...]) -> Architecture:
+    return Architecture(layers[:start] + replacement + layers[stop:])
+
+
 def apply(architecture: Architecture, index: int, action: str) -> Architecture:
     """The network after one of ACTIONS on layer `index`; the same network if the action does not apply to the layer."""
     layers = architecture.layers
@@ -181,7 +189,7 @@ def apply(architecture: Architecture, index: int, action: str) -> Architecture:
         state = _advanced(state, layer, place == logits)
     channels = state.values.shape[0] if state else 0
     start, stop, replacement = _splice(layers, index, action, channels, is_logits=index == logits)
-    return canonical(Architecture(layers[:start] + replacement + layers[stop:]))
+    return canonical(_spliced(layers, start, stop, replacement))
 
 
 def set_width(architecture: Architecture, index: int, width: int) -> Architecture:

@@ -61,7 +61,7 @@ def _given(step: Operation) -> dict[str, Argument]:
         case "LayerNorm":
             return {"normalized_shape": (channels,) if step.is_flat else step.output_shape}
         case "LayerNorm2d":
-            return {"num_channels": channels}
+            return {"normalized_shape": (channels,)}
         case "Dropout" | "Dropout2d":
             return {"p": step.parameter}
         case _ if kind in _PARAMETERS:

@@ -90,7 +90,12 @@ def layer_norm(reader: GraphReader, node: NodeProto, index: int) -> Known:
     if value.is_channels_last:
         if axis != rank - 1 or weight is None or weight.size != value.shape[0] or not bias:
             raise reader.refused(node, "normalizes over axes that are not available. Normalize over the channels.")
-        arguments: dict[str, Argument] = {"num_channels": value.shape[0], "eps": reader.epsilon(node)}
+        arguments: dict[str, Argument] = {
+            "normalized_shape": (value.shape[0],),
+            "eps": reader.epsilon(node),
+            "elementwise_affine": True,
+            "bias": True,
+        }
         return reader.add("LayerNorm2d", [value], value.shape, arguments)
     if axis == 0:
         raise reader.refused(node, "normalizes over the images of a batch. Leave it out.")
