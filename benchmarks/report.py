@@ -392,7 +392,7 @@ _WATCH_TABLE = """() => {
 # The clock starts when the pen is lifted and stops when the 28x28 pixels have changed and the page's script has ended:
 # the prediction is then on the screen, even if it is the same as before.
 _WATCH_PREDICTION = """() => {
-  const pixels = () => document.querySelector("img[alt='The digit in 28 by 28 pixels']")?.src
+  const pixels = () => document.querySelector("img[alt$='28 by 28 pixels']")?.src
   const ended = () => document.querySelector("[data-testid=stApp]").dataset.testScriptState === "notRunning"
   const before = pixels()
   window.latency = null
