@@ -50,13 +50,17 @@ from torchvision.datasets import MNIST
 
 from benchmarks import accuracy
 from benchmarks.environment import environment
+from lib.data import public_results
 from lib.data.dataset import FOLDER, MEAN, STD, load
-from lib.design.analysis import analyze
+from lib.design.analysis import NetworkAnalysis, analyze
 from lib.design.edits import available_actions
 from lib.design.notation import parse
+from lib.design.operations import operations
 from lib.design.presets import PRESETS
 from lib.design.recipe import Recipe
 from lib.evaluation.metrics import evaluate
+from lib.export.pytorch_source import pytorch_source
+from lib.importing.notebook import networks_in_notebook
 from lib.nn.network import build
 from lib.runs import run_store
 from lib.storage import checkpoints
@@ -77,6 +81,19 @@ STROKES = LOOKS = 30
 SPANS, SPAN_EPOCHS = 3, 2
 SPAN_SECONDS = 300
 ANALYSES = 200
+NOTEBOOKS = 20
+# He et al., "Deep Residual Learning for Image Recognition", 2016: the largest of the public networks.
+RESNET_50 = (
+    "bias=off norm=before | 64k7s2p3 M3s2p1 "
+    + " ".join(
+        f"add( {width}k1 {width}{'s2' * (block == 0 and width > 64)} {4 * width}k1x N"
+        + (f" / {4 * width}k1{'s2' * (width > 64)}x N" if block == 0 else "")
+        + " ) R"
+        for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3))
+        for block in range(blocks)
+    )
+    + " 10fw"
+)
 ESTIMATED = (
     PRESETS[1].text,
     PRESETS[3].text,
@@ -117,16 +134,36 @@ def _analysis_milliseconds() -> dict[str, float]:
     text = " ".join(["8", "8", "M", *["8"] * 12, "M", *["8", "D10", "8k5"] * 4, "10", "A"])
     assert len(text.split()) == 30
     architecture = parse(text)
+    notebook = _notebook()
     return {
-        "parse_and_analyse_30_layers_ms": _median_milliseconds(lambda: analyze(parse(text))),
+        "parse_and_analyse_30_layers_ms": _median_milliseconds(lambda: _analyzed(text)),
+        "parse_and_analyse_resnet_50_ms": _median_milliseconds(lambda: _analyzed(RESNET_50)),
         "menus_30_layers_ms": _median_milliseconds(lambda: available_actions(architecture)),
+        "import_notebook_of_1000_lines_ms": _median_milliseconds(lambda: networks_in_notebook(notebook), NOTEBOOKS),
     }
 
 
-def _median_milliseconds(call: Callable[[], object]) -> float:
+def _analyzed(text: str) -> NetworkAnalysis:
+    # Otherwise the second time would be faster than a reader's first.
+    operations.cache_clear()
+    return analyze(parse(text))
+
+
+def _notebook() -> bytes:
+    """A notebook of 1,000 lines of source: public networks, one in each cell."""
+    cells: list[str] = []
+    for result in public_results.load():
+        if result.notation:
+            cells.append(pytorch_source(parse(result.notation)))
+        if sum(cell.count("\n") for cell in cells) >= 1000:
+            break
+    return json.dumps({"cells": [{"cell_type": "code", "source": cell} for cell in cells]}).encode()
+
+
+def _median_milliseconds(call: Callable[[], object], rounds: int = ANALYSES) -> float:
     call()
     times = []
-    for _ in range(ANALYSES):
+    for _ in range(rounds):
         started = time.perf_counter()
         call()
         times.append(1000 * (time.perf_counter() - started))

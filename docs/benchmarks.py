@@ -205,7 +205,17 @@ def responses(found: Reports) -> str:
             "",
         ),
         (
-            "find the possible edits of all its layers, without a page",
+            "parse and analyze the largest public network, a ResNet-50",
+            _recorded(report, "parse_and_analyse_resnet_50_ms", " ms"),
+            "",
+        ),
+        (
+            "read the networks in a notebook of 1,000 lines",
+            _recorded(report, "import_notebook_of_1000_lines_ms", " ms"),
+            "",
+        ),
+        (
+            "find the possible edits of all layers of the network of 30, without a page",
             _recorded(report, "menus_30_layers_ms", " ms"),
             "",
         ),

