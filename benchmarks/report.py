@@ -54,6 +54,7 @@ from lib.data import public_results
 from lib.data.dataset import FOLDER, MEAN, STD, load
 from lib.design.analysis import NetworkAnalysis, analyze
 from lib.design.edits import available_actions
+from lib.design.layers import MAX_LAYERS
 from lib.design.notation import parse
 from lib.design.operations import operations
 from lib.design.presets import PRESETS
@@ -102,8 +103,8 @@ ESTIMATED = (
     "8 8 8 M 16 16 M 32 10 A",
     "8k5 16k5 M 10 A",
 )
-# The most layers, with maps up to 3,500 pixels a side; the most layers and channels; maps up to 1,148 pixels a side.
-LARGE = ("16p28 " * 62 + "10 A", "2048 " * 62 + "10 A", "16k1p28 " * 20 + "10 A")
+# The most layers, with maps up to 8,600 pixels a side; the most layers and channels; maps up to 1,148 pixels a side.
+LARGE = ("16p28 " * (MAX_LAYERS - 2) + "10 A", "2048 " * (MAX_LAYERS - 2) + "10 A", "16k1p28 " * 20 + "10 A")
 
 
 def main() -> None:

@@ -21,7 +21,16 @@ from hypothesis import strategies as st
 from lib.data import dataset
 from lib.data.dataset import normalize
 from lib.design.analysis import analyze, per_layer
-from lib.design.layers import Architecture, AveragePool, Convolution, FullyConnected, GlobalAveragePool, Layer, MaxPool
+from lib.design.layers import (
+    MAX_LAYERS,
+    Architecture,
+    AveragePool,
+    Convolution,
+    FullyConnected,
+    GlobalAveragePool,
+    Layer,
+    MaxPool,
+)
 from lib.design.notation import notation, parse
 from lib.evaluation import attribution, metrics
 from lib.evaluation.calibration import calibrate
@@ -42,8 +51,9 @@ FEW = 10
 # Bytes in a forward pass that do not depend on the network, of torch and the allocator, or that the system counts late.
 UNCOUNTED = 96 * 10**6
 EXAMPLES = (
-    "16p28 " * 62 + "10 A",
-    "2048 " * 62 + "10 A",
+    "16p28 " * (MAX_LAYERS - 2) + "10 A",
+    "2048 " * (MAX_LAYERS - 2) + "10 A",
+    "64 add( 64 64x / 64k5x ) R cat( 64 / 64k3x1 64k1x3 / ) 10 A",
     "256 256 M 256 10 A",
     "M M 1024 1024 10 A",
 )
@@ -71,13 +81,13 @@ pools = st.builds(
 
 @st.composite
 def large_architectures(draw: st.DrawFn) -> Architecture:
-    """Up to 64 layers: a few different ones, each repeated, then a head."""
+    """Up to MAX_LAYERS layers: a few different ones, each repeated, then a head."""
     body: list[Layer] = []
     for _ in range(draw(st.integers(1, 4))):
         layer = draw(st.one_of(convolutions, convolutions, pools))
         body += [layer] * draw(st.sampled_from([1, 1, 2, 4, 8, 20, 60]))
     head: list[Layer] = draw(st.sampled_from([[Convolution(10), GlobalAveragePool()], [FullyConnected(10)]]))
-    body = body[:62]
+    body = body[: MAX_LAYERS - 2]
     while not buildable(body + head):
         body.pop()
     return Architecture(tuple(body + head))
