@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Literal
 
@@ -41,6 +42,7 @@ BADGES: dict[str, tuple[str, Literal["green", "red", "gray"]]] = {
 }
 ROW_PIXELS = 26
 ESTIMATE_SECONDS = 1.0
+TABLE_FIRST_SECONDS = 0.02
 
 
 def requirement_cards(analysis: NetworkAnalysis, architecture: Architecture, *, guessing: bool) -> None:
@@ -158,7 +160,9 @@ with results:
         layer_table(rows, st.session_state.batch_size, guessing=guessing)
     chart_place = st.container()
 
-# Everything else is drawn after the table: a reader who moves a slider looks there.
+# Everything else is drawn after the table: a reader who moves a slider looks there. The browser draws together what
+# arrives together; after a pause the table is drawn first.
+time.sleep(TABLE_FIRST_SECONDS)
 if editor_place:
     with editor_place:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):

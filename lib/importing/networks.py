@@ -68,7 +68,7 @@ def _graphs(name: str, data: bytes) -> tuple[tuple[ModuleGraph, ...], SourceText
         raise ImportSourceError(f"A file {suffix[:12]} cannot be read. Choose one of {', '.join(SUFFIXES)}.")
     if len(data) > 2 * MAX_SOURCE_BYTES:
         raise ImportSourceError(
-            f"The source has {len(data) / 1e6:.1f} MB; at most {MAX_SOURCE_BYTES / 1e6:.0f} MB are read. Keep the file "
+            f"The source has {len(data) / 1e6:.1f} MB; at most {MAX_SOURCE_BYTES / 1e6:.1f} MB are read. Keep the part "
             "with the network."
         )
     text = _decoded(data)
