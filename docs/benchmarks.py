@@ -292,7 +292,8 @@ def _of_strangers(report: Report, kind: str) -> str:
 
 
 def _count(found: Reports, key: str, kind: str) -> int:
-    count: int = next(iter(found.drawings.values())).get(key, COUNTS)[kind]
+    # The files of some sets are optional: a report made without one has no count of it.
+    count: int = next(iter(found.drawings.values())).get(key, COUNTS).get(kind, COUNTS[kind])
     return count
 
 

@@ -82,6 +82,14 @@ def test_what_a_report_lacks_is_not_recorded(found: Reports) -> None:
     assert NOT_RECORDED in other_tabs(bare)
 
 
+def test_a_set_of_drawings_that_was_not_there_is_not_recorded(found: Reports) -> None:
+    bare = copy.deepcopy(found)
+    for report in bare.drawings.values():
+        report["strangers"], report["strangers_read_right"], report["certain_of_strangers"] = {}, {}, {}
+    for table in ("drawings", "certainty"):
+        assert TABLES[table](bare).count(NOT_RECORDED) >= 6
+
+
 def test_what_a_report_has_is_shown(found: Reports) -> None:
     known = {"cpu": "Zen 9", "cores": 3, "system": "Linux", "python": "3.12.1", "torch": "2.99", "date": "2027-01-01"}
     large = "8 " * 30 + "10 A"
