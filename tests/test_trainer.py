@@ -160,9 +160,9 @@ RESUMED = [
         Recipe(epochs=3, batch_size=64, augmentation=Augmentation(stroke=0.5), outlier_ratio=0.25, synthetic_ratio=0.1),
     ),
     ("8 D20 M 16b M 10 A", Recipe("Adam", 0.01, "step", 3, 64, 0.0, patience=1, validation="held-out")),
-    ("bias=off norm=gn2 act=gelu dropout=5c | 8 add( 8 8x ln ) R M 8g8x 12 10w R A", Recipe(epochs=3, batch_size=64)),
+    ("bias=off norm=gn2 act=gelu dropout=5c | M 4 add( 4 4x ln ) R M 4g4x 6 10w R A", Recipe(epochs=3, batch_size=64)),
     (
-        "8.gbn4 M cat( 8.in / 8k3x1.ln2d / ) 8xu prelu F N D30 16f.tanh 10f N",
+        "M 4.gbn4 cat( 4.in / 4k3x1.ln2d / ) 4xu prelu F N D30 16f.tanh 10f N",
         Recipe("SGD", 0.05, epochs=3, batch_size=60),
     ),
 ]
