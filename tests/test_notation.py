@@ -159,7 +159,7 @@ def test_presets_are_in_the_canonical_form(preset: object) -> None:
         ("8f 10 A", "fully connected"),
         ("8 ) 10 A", "none are open"),
         ("8 / 10 A", "none are open"),
-        ("add( 8 10 A", "have no end"),
+        ("8 add( 8 ) add( 8 cat( 8 / 8 ) 10 A", "layer 5, “add(”, have no end"),
         ("8 add( 16 ) 10 A", "cannot add 16 × 28 × 28 and 8 × 28 × 28"),
         ("8 cat( 8 / 8s2 ) 10 A", "positions are 1 and 2 pixels apart"),
         ("8 add( 8s2 / 8k2v M ) 10 A", "cannot add"),

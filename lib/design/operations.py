@@ -178,7 +178,8 @@ def operations(architecture: Architecture) -> tuple[Operation, ...]:
             after = State(replace(after.values, source=len(steps) - 1), after.forks)
         state = after
     if state.forks:
-        raise ArchitectureError(f"The branches of {state.forks[-1].join}( have no end. Add a ) where they join.")
+        place, token = _unclosed(architecture)
+        raise ArchitectureError(f"The branches of layer {place}, “{token}”, have no end. Add a ) where they join.")
     if not state.values.flat:
         steps.append(_flatten(len(architecture.layers) - 1, state.values))
     return tuple(steps)
@@ -436,6 +437,17 @@ def _misfit(layer: Layer, index: int, state: State, *, is_logits: bool) -> Archi
         f"{name} needs {rows}×{columns} pixels, but only {height}×{width} "
         "reach it. Remove a pool or a v before it, or make its kernel smaller."
     )
+
+
+def _unclosed(architecture: Architecture) -> tuple[int, str]:
+    """Number, from 1, and text of the innermost fork that no join closes."""
+    open_forks: list[tuple[int, str]] = []
+    for number, layer in enumerate(architecture.layers, start=1):
+        if isinstance(layer, Fork):
+            open_forks.append((number, layer.token))
+        elif isinstance(layer, Join):
+            open_forks.pop()
+    return open_forks[-1]
 
 
 def _misfit_of_groups(name: str, channels: int, groups: int) -> str:
