@@ -546,3 +546,14 @@ def test_a_print_of_python_2_within_a_network_is_passed_over() -> None:
     printing = plain.replace("        pass\n", "        print x.size(), 'after conv1'\n")
     assert rows_of(only(printing)) == rows_of(only(plain))
     assert [node.kind for node in only(printing).nodes] == ["Conv2d"]
+
+
+def test_lists_of_layers_are_joined_by_sum() -> None:
+    [graph] = networks_in_source(
+        "from torch import nn\n"
+        "def block(i, o):\n    return [nn.Conv2d(i, o, 3, padding=1), nn.ReLU()]\n"
+        "blocks = (block(i, o) for i, o in [(1, 4), (4, 8)])\n"
+        "net = nn.Sequential(*sum(blocks, []), nn.Conv2d(8, 10, 28), nn.Flatten())\n"
+    )
+    assert graph.problem is None
+    assert [node.kind for node in graph.nodes] == ["Conv2d", "ReLU", "Conv2d", "ReLU", "Conv2d", "Flatten"]

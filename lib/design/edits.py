@@ -26,36 +26,6 @@ from lib.design.layers import (
 )
 from lib.design.operations import OUTPUT_SHAPE, State, advance
 
-ACTIONS = (
-    "Move up",
-    "Move down",
-    "Begin one layer earlier",
-    "Begin one layer later",
-    "End one layer earlier",
-    "End one layer later",
-    "Add a convolution above",
-    "Add a max-pool above",
-    "Add a dropout above",
-    "Make it a residual block",
-    "No padding",
-    "Pad to keep the size",
-    "Kernel 1×1",
-    "Kernel 3×3",
-    "Kernel 5×5",
-    "Without norm",
-    "With batch norm",
-    "With ReLU and batch norm",
-    "Neither activation nor norm",
-    "Batch norm",
-    "Group norm",
-    "No activation",
-    "ReLU",
-    "GELU",
-    "Whole channels",
-    "Single values",
-    "Remove",
-    "Keep only the first branch",
-)
 # Actions on all layers at once.
 NETWORK_ACTIONS = (
     "Norm after the activation",
@@ -75,54 +45,42 @@ DEFAULT_DROPOUT = Dropout(0.05)
 
 _MOVES = ("Move up", "Move down")
 _ADDITIONS = ("Add a convolution above", "Add a max-pool above", "Add a dropout above")
-# The actions on a layer itself, for each class of layer.
-_CHANGES: dict[type[Layer], tuple[str, ...]] = {
-    Convolution: (
-        "Make it a residual block",
-        "No padding",
-        "Pad to keep the size",
-        "Kernel 1×1",
-        "Kernel 3×3",
-        "Kernel 5×5",
-        "Without norm",
-        "With batch norm",
-        "With ReLU and batch norm",
-        "Neither activation nor norm",
-    ),
+# The actions on a layer itself that may give it another shape, and those that do not.
+_RESHAPING = (
+    "Make it a residual block",
+    "No padding",
+    "Pad to keep the size",
+    "Kernel 1×1",
+    "Kernel 3×3",
+    "Kernel 5×5",
+)
+_KEEPING_SHAPE: dict[type[Layer], tuple[str, ...]] = {
+    Convolution: ("Without norm", "With batch norm", "With ReLU and batch norm", "Neither activation nor norm"),
+    Normalization: ("Batch norm", "Group norm"),
     FullyConnected: ("No activation", "ReLU", "GELU"),
     Activation: ("ReLU", "GELU"),
-    Normalization: ("Batch norm", "Group norm"),
     Dropout: ("Whole channels", "Single values"),
 }
-# They give a layer that fits wherever the layer itself fits.
-_KEEPING_SHAPE = frozenset(
-    {
-        "Without norm",
-        "With batch norm",
-        "With ReLU and batch norm",
-        "Neither activation nor norm",
-        "Batch norm",
-        "Group norm",
-        "No activation",
-        "ReLU",
-        "GELU",
-    }
-)
-# For a part of branches: how it moves, and what removes it.
-_BRANCHES: dict[type[Layer], tuple[str, ...]] = {
-    Fork: ("Begin one layer earlier", "Begin one layer later", "Keep only the first branch"),
-    Branch: (*_MOVES, "Keep only the first branch"),
-    Join: ("End one layer earlier", "End one layer later", "Keep only the first branch"),
+_KEEP_FIRST = "Keep only the first branch"
+# How a part of branches moves.
+_BRANCH_MOVES: dict[type[Layer], tuple[str, ...]] = {
+    Fork: ("Begin one layer earlier", "Begin one layer later"),
+    Branch: _MOVES,
+    Join: ("End one layer earlier", "End one layer later"),
 }
 
 
 def _candidates(kind: type[Layer]) -> tuple[str, ...]:
-    """The actions that layers of this class may have, in the order of ACTIONS."""
-    found = {*_ADDITIONS, *_BRANCHES.get(kind, (*_MOVES, *_CHANGES.get(kind, ()), "Remove"))}
-    return tuple(action for action in ACTIONS if action in found)
+    """The actions that layers of this class may have, in the order of the menu."""
+    if kind in _BRANCH_MOVES:
+        return (*_BRANCH_MOVES[kind], *_ADDITIONS, _KEEP_FIRST)
+    reshaping = _RESHAPING if kind is Convolution else ()
+    return (*_MOVES, *_ADDITIONS, *reshaping, *_KEEPING_SHAPE.get(kind, ()), "Remove")
 
 
 _CANDIDATES = {kind: _candidates(kind) for kind in get_args(Layer)}
+# All actions on a layer, each once.
+ACTIONS = tuple(dict.fromkeys(action for actions in _CANDIDATES.values() for action in actions))
 
 
 # (start, stop, replacement): the action replaces layers[start:stop].
@@ -154,7 +112,7 @@ def available_actions(architecture: Architecture) -> list[list[str]]:
         state = before[index]
         channels = state.values.shape[0] if state else 0
         start, stop, replacement = _splice(layers, index, action, channels, is_logits=index == logits)
-        if action in _KEEPING_SHAPE:
+        if action in _KEEPING_SHAPE.get(type(layers[index]), ()):
             return replacement[0] != layers[index]
         count = len(layers) + len(replacement) - (stop - start)
         if replacement == layers[start:stop] or not 1 <= count <= MAX_LAYERS:
@@ -245,7 +203,7 @@ def _splice(layers: tuple[Layer, ...], index: int, action: str, channels: int, i
             return index, index + 1, (Fork("add"), layer, Join())
         case "Remove":
             return index, index + 1, ()
-        case "Keep only the first branch":
+        case _ if action == _KEEP_FIRST:
             return _without_branches(layers, index)
     return index, index + 1, (_changed(layer, action, channels, is_logits),)
 

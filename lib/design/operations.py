@@ -243,14 +243,14 @@ def _after(values: Values, layer: Layer, *, is_logits: bool) -> Values | None:
 def _moved(values: Values, channels: int, extent: Pair, stride: Pair, padding: Pair, ceil_mode: bool) -> Values | None:
     """The values after windows of `extent` have moved over them, or None if no window fits."""
     _, height, width = values.shape
-    rows = _output_size(height, extent[0], stride[0], padding[0], ceil_mode)
-    columns = _output_size(width, extent[1], stride[1], padding[1], ceil_mode)
+    rows = output_size(height, extent[0], stride[0], padding[0], ceil_mode)
+    columns = output_size(width, extent[1], stride[1], padding[1], ceil_mode)
     jump = (values.jump[0] * stride[0], values.jump[1] * stride[1])
     # Without `replace`, whose time counts: the menus of a network ask for thousands of these.
     return Values((channels, rows, columns), values.flat, jump, values.is_unchanged) if rows and columns else None
 
 
-def _output_size(size: int, extent: int, stride: int, padding: int, ceil_mode: bool) -> int:
+def output_size(size: int, extent: int, stride: int, padding: int, ceil_mode: bool) -> int:
     """Number of windows of `extent` on `size` pixels along one axis; 0 if none fits. As in torch.nn.MaxPool2d."""
     room = size + 2 * padding - extent
     if room < 0:

@@ -302,7 +302,13 @@ def _from_items(name: str, given: Sequence[Value], named: Mapping[str, Value], u
         plain = all(map(is_number, first)) or all(isinstance(value, str) for value in first)
         return sorted(first, reverse=bool(named.get("reverse", False))) if plain and "key" not in named else unknown
     if name == "sum":
-        return sum(first) if all(map(is_number, first)) else unknown
+        start = named.get("start", given[1] if len(given) > 1 else 0)
+        if all(map(is_number, [*first, start])):
+            return sum(first, start)
+        # sum(lists, []) joins lists.
+        is_joined = all(isinstance(value, list) for value in [*first, start])
+        joined = [value for part in [start, *first] for value in part] if is_joined else []
+        return joined if is_joined and len(joined) <= MAX_LENGTH else unknown
     if name in ("any", "all"):
         truths = [truth(value) for value in first]
         return unknown if None in truths else (any if name == "any" else all)(bool(value) for value in truths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lib.design.operations import output_size
 from lib.importing.module_graph import Argument
 from lib.importing.onnx_graph import GraphReader, Known, Value
 
@@ -86,7 +87,7 @@ def pool(reader: GraphReader, node: NodeProto, index: int) -> Known:
         wanted = _count(side + begin + end, extent[axis], stride[axis])
         if wanted != floor:
             # What is beyond the padding is left out of a mean, as by torch with ceil_mode.
-            if wanted != _ceiled(side, extent[axis], stride[axis], begin) or (is_average and counts_padding):
+            if wanted != output_size(side, extent[axis], stride[axis], begin, True) or (is_average and counts_padding):
                 raise reader.refused(
                     node, f"pads {begin} at one side and {end} at the other. Use the same padding on each side."
                 )
@@ -127,9 +128,3 @@ def pad(reader: GraphReader, node: NodeProto, index: int) -> Known:
 def _count(length: int, extent: int, stride: int) -> int:
     """Number of windows along an axis."""
     return (length - extent) // stride + 1
-
-
-def _ceiled(side: int, extent: int, stride: int, padding: int) -> int:
-    """Number of windows of a pool with torch's ceil_mode."""
-    count = -(-(side + 2 * padding - extent) // stride) + 1
-    return count - ((count - 1) * stride >= side + padding)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from lib.design.operations import output_size
 from lib.importing.module_graph import Argument
 
 Shape = tuple[int, ...]
@@ -363,13 +364,9 @@ def _windowed(kind: str, arguments: Mapping[str, Argument], shape: Shape) -> Sha
         dilation = pair(arguments.get("dilation", 1))[axis]
         if kind != "Conv2d" and 2 * padding > kernel:
             raise ArgumentsError(f"nn.{kind}: the padding must be at most half of the kernel.")
-        free = length + 2 * padding - dilation * (kernel - 1) - 1
-        result = free // stride + 1
-        if arguments.get("ceil_mode") and free >= 0:
-            result = -(-free // stride) + 1
-            # torch drops a window that starts in the padding at the end.
-            result -= (result - 1) * stride >= length + padding
-        if free < 0 or result < 1:
+        extent = dilation * (kernel - 1) + 1
+        result = output_size(length, extent, stride, padding, bool(arguments.get("ceil_mode")))
+        if not result:
             raise ShapeMismatchError(
                 f"nn.{kind} with a kernel of {kernel} does not fit into {shape_words(shape)}. "
                 "Make the kernel smaller, or pool less before it."

@@ -48,7 +48,7 @@ def stated_fields(architecture: Architecture) -> tuple[StatedField, ...]:
 
 
 def stated_fields_table(fields: Sequence[StatedField]) -> None:
-    """Show the receptive fields that comments state beside the correct ones, and why a stated one is wrong."""
+    """Show the receptive fields that comments state beside the correct ones, and below why a stated one is wrong."""
     st.table(
         [
             {
@@ -66,6 +66,10 @@ def stated_fields_table(fields: Sequence[StatedField]) -> None:
     wrong = sum(field.is_right is False for field in fields)
     stated = sum(field.stated is not None for field in fields)
     st.caption(f"{stated - wrong} of {stated} stated receptive fields are right.")
+    # Below the table: on a phone a column of sentences would have one word a line.
+    for reason in dict.fromkeys(field.reason for field in fields if field.reason):
+        layers = [f"{field.layer + 1}" for field in fields if field.reason == reason]
+        st.caption(f"**{'Layers' if len(layers) > 1 else 'Layer'} {', '.join(layers)}.** {reason}")
 
 
 def _verdict(field: StatedField) -> str:
@@ -73,7 +77,7 @@ def _verdict(field: StatedField) -> str:
         return ""
     if field.is_right:
         return ":green-badge[:material/check: right]"
-    return f":red-badge[:material/close: wrong] {field.reason or ''}"
+    return ":red-badge[:material/close: wrong]"
 
 
 def _open() -> None:

@@ -64,7 +64,7 @@ def layer_editor(architecture: Architecture) -> None:
         if isinstance(layer, Fork):
             boxes.append(boxes[-1].container(border=True))
         with boxes[-1]:
-            _layer_row(architecture, index, f"{index + 1} · {labels[index]}", actions)
+            _layer_row(architecture, index, f"{index + 1} · {labels[index]}", actions, in_box=len(boxes) > 1)
         if isinstance(layer, Join):
             boxes.pop()
 
@@ -95,10 +95,12 @@ def layer_labels(layers: tuple[Layer, ...]) -> list[str]:
     return found
 
 
-def _layer_row(architecture: Architecture, index: int, label: str, actions: list[str]) -> None:
+def _layer_row(architecture: Architecture, index: int, label: str, actions: list[str], *, in_box: bool) -> None:
     layer = architecture.layers[index]
     has_width = isinstance(layer, Convolution | FullyConnected)
-    slider, menu = st.columns([4, 1], vertical_alignment="bottom" if has_width else "center", wrap=False)
+    # A box is narrower, and a menu needs the same room in it.
+    widths = [2, 1] if in_box else [4, 1]
+    slider, menu = st.columns(widths, vertical_alignment="bottom" if has_width else "center", wrap=False)
     match layer:
         case Convolution(channels=width) | FullyConnected(features=width):
             is_logits = index == logits_layer(architecture)
