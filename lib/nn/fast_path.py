@@ -16,237 +16,227 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.design.fast_path_eligibility import MAX_PADDING
-from lib.design.layers import INPUT_SHAPE
+from lib.design.layers import Shape
 from lib.nn import kernels
-from lib.nn.kernels import AVERAGE_POOL, CONVOLUTION, LANES, MAX_POOL, STAGE
-from lib.nn.modules import BatchNorm2d, update_running_statistics
-from lib.nn.network import Network
+from lib.nn.kernels import Workspace
+from lib.nn.plan import External, NetworkPlan, UnsupportedError, build_plan
+from lib.nn.vectors import LANES
 
 # A batch of 128 images has eight blocks: more threads than this find too few of them.
-MAX_THREADS = 4
+MAX_THREADS = 8
 
 
-def fast_path(network: nn.Sequential, threads: int | None = None) -> Callable[[Tensor], Tensor] | None:
+def fast_path(
+    network: nn.Sequential,
+    threads: int | None = None,
+    is_external: Callable[[nn.Module, Shape], bool] = lambda _module, _shape: False,
+) -> Callable[[Tensor], Tensor] | None:
     """Function from images (N, 1, 28, 28), float32 on the CPU, to logits (N, 10), in training mode.
 
-    None unless the network consists of pools and 3×3 convolutions of stride 1, each followed by ReLU, by ReLU and batch
-    norm, or by neither, and ends in one pixel and Flatten. None also if a module has any argument, attribute or hook
-    that the kernels do not know, so that nothing is ignored silently.
+    None if the kernels do not cover a module of a plain `nn.Sequential`. In a `Network`, torch computes the kinds of
+    modules that they do not cover. None also if a module has any argument, attribute or hook that is not known, so that
+    nothing is ignored silently.
 
     `threads` includes the calling thread; by default there is one for each core, and at most MAX_THREADS. The results
-    do not depend on it. A backward pass belongs to the last forward pass before it.
+    do not depend on it. `is_external` says of a convolution or linear layer, and the shape of its input, whether torch
+    computes it. A backward pass belongs to the last forward pass before it.
     """
     try:
-        return _FastPath(network, min(threads or os.cpu_count() or 1, MAX_THREADS))
-    except _UnsupportedError:
+        plan = build_plan(network, is_external)
+    except UnsupportedError:
         return None
-
-
-class _UnsupportedError(ValueError):
-    """The kernels do not cover a module."""
-
-
-def _require_like(module: nn.Module, plain: nn.Module) -> None:
-    """Raise _UnsupportedError unless both have the same class, attributes, hooks, and names and shapes of tensors.
-
-    All attributes are compared, not a list of known ones, so that an argument that torch adds is not ignored.
-    """
-    if (
-        type(module) is not type(plain)
-        or _attributes(module) != _attributes(plain)
-        or _shapes(module) != _shapes(plain)
-    ):
-        raise _UnsupportedError
-
-
-def _attributes(module: nn.Module) -> dict[str, object]:
-    compared_elsewhere = {"_parameters", "_buffers", "_modules", "training"}
-    return {name: value for name, value in vars(module).items() if name not in compared_elsewhere}
-
-
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    tensors = {**module._parameters, **module._buffers}
-    return {name: tensor.shape for name, tensor in tensors.items() if tensor is not None}
-
-
-def _is_float_on_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return _FastPath(plan, min(threads or os.cpu_count() or 1, MAX_THREADS))
 
 
 class _FastPath:
-    """The plan of a network, its workspace for one batch size, and the calls of the kernels."""
+    """The workspace of a plan for one batch size, and the calls of the kernels."""
 
-    def __init__(self, network: nn.Sequential, threads: int) -> None:
-        self._threads = threads
-        self._params: list[Tensor] = []
-        self._num_params = 0
-        # Each norm with its slots and the number of positions of its output.
-        self._norms: list[tuple[nn.BatchNorm2d, slice, int]] = []
-        self._eps: float | None = None
-        # Shape of the last stage's output, and the slot of its first channel; the image is slot 0.
-        self._channels, self._size, self._slot = *INPUT_SHAPE[:2], 0
-        # Images that the workspace is for.
+    def __init__(self, plan: NetworkPlan, threads: int) -> None:
+        # The places of tensors depend on the size of a batch.
+        records = plan.records._replace(tensors=plan.records.tensors.copy(), stages=plan.records.stages.copy())
+        self._plan, self._records, self._threads = plan, records, threads
+        external = [parameter for step in plan.externals for parameter in step.module.parameters()]
+        self._params: list[Tensor] = [*plan.params, *external]
+        self._num_params = sum(parameter.numel() for parameter in plan.params)
         self._images = 0
-        plain = nn.Sequential()
-        if isinstance(network, Network):
-            plain = Network()
-            plain.architecture = network.architecture
-            # The kernels know no branches.
-            plain.branches = None
-        _require_like(network, plain)
-        self._training = network.training
-        modules = list(network)
-        if not modules or not isinstance(modules[-1], nn.Flatten):
-            raise _UnsupportedError
-        stages: list[dict[str, int]] = []
-        while len(modules) > 1:
-            stages.append(self._plan_stage(modules))
-        _require_like(modules.pop(), nn.Flatten())
-        if self._size != 1 or not self._params:
-            raise _UnsupportedError
-        self._plan = np.zeros(len(stages), STAGE)
-        for row, stage in zip(self._plan, stages, strict=True):
-            for name, number in stage.items():
-                row[name] = number
+        # The inputs and outputs of external modules between the forward and the backward pass.
+        self._external: list[tuple[Tensor, Tensor]] = []
+        # Calls of the kernels: segments from `first` to `end`, each run after the external module, if any.
+        ends = [step.segment for step in plan.externals] + [len(plan.records.segments)]
+        self._runs: list[tuple[External | None, int, int]] = [(None, 0, ends[0])]
+        self._runs += [(step, step.segment, end) for step, end in zip(plan.externals, ends[1:], strict=True)]
+        self._scratch = [(kernels.zeros(plan.x_size), kernels.zeros(plan.g_size)) for _ in range(threads)]
+        self._thresholds = np.array([round(module.p * 2**32) for module in plan.dropouts], np.uint32)
+        self._keep_scales = np.array([1 / (1 - module.p) for module in plan.dropouts], np.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
         return cast(Tensor, _Pass.apply(x, self, *self._params))
 
-    def _plan_stage(self, modules: list[nn.Module]) -> dict[str, int]:
-        """Remove the modules of the next stage, and return its fields but for the offsets in the workspace."""
-        module = modules.pop(0)
-        stage = {"in_channels": self._channels, "in_size": self._size, "in_slot": self._slot}
-        slot = self._slot + self._channels
-        match module:
-            case nn.Conv2d():
-                padding = module.padding[0]
-                if not isinstance(padding, int) or padding > MAX_PADDING or module.in_channels != self._channels:
-                    raise _UnsupportedError
-                plain = nn.Conv2d(self._channels, module.out_channels, 3, padding=padding, device="meta")
-                _require_like(module, plain)
-                self._channels, self._size = module.out_channels, self._size + 2 * padding - 2
-                stage |= {"kind": CONVOLUTION, "padding": padding}
-                stage |= {"weight": self._add_param(module, "weight"), "bias": self._add_param(module, "bias")}
-                if isinstance(modules[0], nn.ReLU):
-                    _require_like(modules.pop(0), nn.ReLU())
-                    stage["relu"] = 1
-                if isinstance(modules[0], nn.BatchNorm2d):
-                    norm = cast(nn.BatchNorm2d, modules.pop(0))
-                    self._require_known_norm(norm)
-                    self._eps = norm.eps
-                    stage |= {
-                        "norm": 1,
-                        "gamma": self._add_param(norm, "weight"),
-                        "beta": self._add_param(norm, "bias"),
-                    }
-                    self._norms.append((norm, slice(slot, slot + self._channels), self._size**2))
-            case nn.MaxPool2d() | nn.AvgPool2d():
-                kernel_size, stride = module.kernel_size, module.stride
-                if not isinstance(kernel_size, int) or not isinstance(stride, int) or kernel_size > self._size:
-                    raise _UnsupportedError
-                plain_class = nn.MaxPool2d if isinstance(module, nn.MaxPool2d) else nn.AvgPool2d
-                _require_like(module, plain_class(kernel_size, stride))
-                kind = MAX_POOL if plain_class is nn.MaxPool2d else AVERAGE_POOL
-                stage |= {"kind": kind, "kernel_size": kernel_size, "stride": stride}
-                self._size = (self._size - kernel_size) // stride + 1
-            case nn.AdaptiveAvgPool2d():
-                _require_like(module, nn.AdaptiveAvgPool2d(1))
-                stage |= {"kind": AVERAGE_POOL, "kernel_size": self._size, "stride": 1}
-                self._size = 1
-            case _:
-                raise _UnsupportedError
-        if self._size < 1:
-            raise _UnsupportedError
-        self._slot = slot
-        return stage | {"out_channels": self._channels, "out_size": self._size, "out_slot": slot}
-
-    def _require_known_norm(self, norm: nn.BatchNorm2d) -> None:
-        """Raise _UnsupportedError unless the norm uses the batch's statistics and updates its running ones."""
-        norm_class = BatchNorm2d if isinstance(norm, BatchNorm2d) else nn.BatchNorm2d
-        _require_like(norm, norm_class(self._channels, norm.eps, norm.momentum, device="meta"))
-        known = norm.momentum is not None and norm.training == self._training and self._eps in (None, norm.eps)
-        statistics = norm.running_mean, norm.running_var
-        if not known or any(values is None or not _is_float_on_cpu(values) for values in statistics):
-            raise _UnsupportedError
-
-    def _add_param(self, module: nn.Module, name: str) -> int:
-        """Append a parameter to the flat parameters; returns its offset there."""
-        parameter = getattr(module, name)
-        if not isinstance(parameter, nn.Parameter) or not _is_float_on_cpu(parameter):
-            raise _UnsupportedError
-        offset, self._num_params = self._num_params, self._num_params + parameter.numel()
-        self._params.append(parameter)
-        return offset
-
     def _allocate(self, images: int) -> None:
-        """Allocate the workspace for a batch of this size; see `kernels.forward` and `kernels.backward`."""
-        blocks = -(-images // LANES)
-        start, end, argmax_end, largest = 0, blocks * LANES * INPUT_SHAPE[1] ** 2, 0, 0
-        for stage in self._plan:
-            count = int(blocks * LANES * stage["out_size"] ** 2 * stage["out_channels"])
-            stage["input"], stage["output"] = start, end
-            start, end = end, end + count
-            if stage["kind"] == MAX_POOL:
-                stage["argmax"], argmax_end = argmax_end, argmax_end + count
-            largest = max(largest, count)
+        """Allocate the workspace for a batch of this size."""
+        plan, blocks = self._plan, -(-images // LANES)
+        tensors = self._records.tensors
+        sizes = LANES * tensors["channels"] * tensors["height"] * tensors["width"]
+        tensors["values"] = np.cumsum(sizes) - sizes
+        tensors["grad"], grad_size = _grad_places(plan.records)
+        self._records.stages["argmax"] = plan.records.stages["argmax"] * blocks
+        lanes = blocks * plan.slots * LANES
+        ones = kernels.zeros(lanes)
+        ones[:] = 1
         self._images = images
-        self._activations, self._argmax = kernels.zeros(end), np.zeros(max(argmax_end, 1), np.int32)
-        self._grad_output, self._grad_input = kernels.zeros(largest), kernels.zeros(largest)
-        sizes = kernels.scratch_sizes(self._plan)
-        self._scratch = [tuple(kernels.zeros(size) for size in sizes) for _ in range(self._threads)]
-        slots = self._slot + self._channels
-        self._block_stats, self._norm_grad = np.zeros((blocks, slots, 2)), np.zeros((slots, 3), np.float32)
-        self._scale, self._shift = np.ones(slots, np.float32), np.zeros(slots, np.float32)
-        self._mean, self._variance, self._inv_std = np.zeros(slots), np.zeros(slots), np.zeros(slots)
+        self._work = Workspace(
+            params=np.zeros(self._num_params, np.float32),
+            packed=np.zeros(len(plan.packed), np.float32),
+            eps=np.array(plan.eps, np.float32),
+            seeds=np.zeros(2 * len(plan.dropouts), np.uint32),
+            thresholds=self._thresholds,
+            keep_scales=self._keep_scales,
+            values=kernels.zeros(blocks * int(sizes.sum())).reshape(blocks, -1),
+            argmax=np.zeros(plan.argmax_size * blocks, np.int32),
+            batch_mean=np.zeros((plan.parts, plan.slots)),
+            batch_variance=np.zeros((plan.parts, plan.slots)),
+            param_grads=np.zeros(blocks * self._num_params, np.float32),
+            scale=ones,
+            shift=kernels.zeros(lanes),
+            dropped=ones.copy(),
+            statistics=kernels.zeros(2 * lanes),
+            mean=kernels.zeros(lanes),
+            inv_std=kernels.zeros(lanes),
+            grad_sums=kernels.zeros(2 * lanes),
+            coefficients=kernels.zeros(3 * lanes),
+            grads=kernels.zeros(blocks * grad_size).reshape(blocks, -1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 1, 28, 28) -> logits (N, 10), and the running statistics updated."""
         images = len(x)
         if images != self._images:
             self._allocate(images)
-        blocks, pixels, full_blocks = -(-images // LANES), x[0].numel(), images // LANES
-        image_blocks = torch.from_numpy(self._activations[: blocks * pixels * LANES]).view(blocks, pixels, LANES)
-        image_blocks[:full_blocks] = x[: full_blocks * LANES].reshape(full_blocks, LANES, pixels).transpose(1, 2)
-        if full_blocks < blocks:
-            image_blocks[full_blocks] = 0
-            rest = x[full_blocks * LANES :].reshape(-1, pixels)
-            image_blocks[full_blocks, :, : len(rest)] = rest.t()
-        self._flat_params = torch.cat([parameter.detach().reshape(-1) for parameter in self._params]).numpy()
-        counters = np.zeros(2 * len(self._plan), np.int64)
-        shared = (
-            self._plan, self._flat_params, images, self._activations, self._argmax, self._scale, self._shift,
-            self._mean, self._variance, self._inv_std, self._block_stats, self._eps or 0.0, counters,
-        )  # fmt: skip
-        _run_parallel(
-            kernels.forward,
-            [(*shared, padded_input, conv_output) for padded_input, conv_output, _ in self._scratch],
-        )
-        mean, variance = torch.from_numpy(self._mean).float(), torch.from_numpy(self._variance).float()
-        for norm, slots, positions in self._norms:
-            update_running_statistics(norm, mean[slots], variance[slots], images * positions)
-        end = len(self._activations)
-        logits = torch.from_numpy(self._activations[end - blocks * self._channels * LANES :])
-        return logits.view(blocks, self._channels, LANES).transpose(1, 2).reshape(-1, self._channels)[:images]
+        plan, work = self._plan, self._work
+        self._write(work.values, 0, x)
+        if plan.params:
+            torch.cat(
+                [parameter.detach().reshape(-1) for parameter in plan.params], out=torch.from_numpy(work.params)
+            )
+            np.take(np.append(work.params, np.float32(0)), plan.packed, out=work.packed)
+        for number, module in enumerate(plan.dropouts):
+            drawn = torch.randint(2**32, (2,), generator=module.generator)
+            work.seeds[2 * number : 2 * number + 2] = drawn.numpy()
+        counters = np.zeros(2 * len(plan.records.segments), np.int64)
+        self._external = []
+        for external, first, end in self._runs:
+            if external is not None:
+                self._forward_external(external)
+            self._run(kernels.forward, (self._records, work, images, first, end, counters), with_grad=False)
+        self._update_running_statistics()
+        return self._read(work.values, plan.output).flatten(1)
+
+    def _forward_external(self, step: External) -> None:
+        x = self._read(self._work.values, step.source)
+        x = (x.flatten(1) if step.flat else x.contiguous(memory_format=torch.channels_last)).requires_grad_()
+        with torch.enable_grad():
+            y = step.module(x)
+        self._external.append((x, y))
+        self._write(self._work.values, step.target, y.detach())
+
+    def _update_running_statistics(self) -> None:
+        tensors = self._records.tensors
+        for norm in self._plan.norms:
+            tensor = tensors[norm.tensor]
+            slots = slice(int(tensor["slot"]), int(tensor["slot"] + tensor["channels"]))
+            size = -(-self._images // int(tensor["parts"]))
+            positions = int(tensor["height"] * tensor["width"])
+            counts = [min(size, self._images - start) * positions for start in range(0, self._images, size)]
+            mean = self._work.batch_mean[: len(counts), slots].mean(0)
+            variance = self._work.batch_variance[: len(counts), slots]
+            # The running variance is the unbiased one.
+            variance = (variance * [[count / (count - 1)] for count in counts]).mean(0)
+            _update(norm.module, torch.from_numpy(mean).float(), torch.from_numpy(variance).float())
 
     def backward(self, gradient: Tensor) -> list[Tensor]:
         """Gradient of the logits (N, 10) -> gradients of the parameters, in the shapes of the parameters."""
-        images, classes = gradient.shape
-        blocks = -(-images // LANES)
-        filled = torch.zeros(blocks * LANES, classes)
-        filled[:images] = gradient
-        grad_output = torch.from_numpy(self._grad_output[: filled.numel()]).view(blocks, classes, LANES)
-        grad_output.copy_(filled.view(blocks, LANES, classes).transpose(1, 2))
-        param_grads = np.zeros((blocks, self._num_params), np.float32)
-        counters = np.zeros(4 * len(self._plan), np.int64)
-        shared = (
-            self._plan, self._flat_params, images, self._activations, self._argmax, self._scale, self._shift,
-            self._mean, self._inv_std, param_grads, self._grad_output, self._grad_input, self._norm_grad, counters,
-        )  # fmt: skip
-        _run_parallel(kernels.backward, [(*shared, *scratch) for scratch in self._scratch])
-        sizes = [parameter.numel() for parameter in self._params]
-        pieces = torch.split(torch.from_numpy(param_grads).sum(0), sizes)
+        plan, work = self._plan, self._work
+        self._write(work.grads, plan.output, gradient, "grad")
+        counters = np.zeros(4 * len(plan.records.segments), np.int64)
+        external_grads: list[list[Tensor]] = []
+        for step, first, end in reversed(self._runs):
+            self._run(kernels.backward, (self._records, work, self._images, first, end, counters), with_grad=True)
+            if step is not None:
+                external_grads.append(self._backward_external(step))
+        sizes = [parameter.numel() for parameter in plan.params]
+        summed = torch.from_numpy(work.param_grads).view(-1, self._num_params).sum(0)
+        pieces = list(torch.split(summed, sizes))
+        pieces += [grad for grads in reversed(external_grads) for grad in grads]
         return [piece.view_as(parameter) for piece, parameter in zip(pieces, self._params, strict=True)]
+
+    def _backward_external(self, step: External) -> list[Tensor]:
+        x, y = self._external.pop()
+        gradient = self._read(self._work.grads, step.target, "grad")
+        x_grad, *grads = torch.autograd.grad(y, [x, *step.module.parameters()], gradient.reshape(y.shape))
+        self._write(self._work.grads, step.source, x_grad, "grad")
+        return grads
+
+    def _read(self, array: np.ndarray[Any, Any], tensor: int, field: str = "values") -> Tensor:
+        """The images of a tensor of the workspace, (N, channels, height, width)."""
+        blocks = self._blocks(array, tensor, field)
+        return blocks.permute(0, 4, 1, 2, 3).flatten(0, 1)[: self._images]
+
+    def _write(self, array: np.ndarray[Any, Any], tensor: int, x: Tensor, field: str = "values") -> None:
+        """Write images to a tensor of the workspace, and 0 to the lanes of the last block that have no image."""
+        blocks = self._blocks(array, tensor, field)
+        full = self._images // LANES
+        shape = blocks.shape[1:4]
+        blocks[:full] = x[: full * LANES].reshape(full, LANES, *shape).permute(0, 2, 3, 4, 1)
+        if full < len(blocks):
+            blocks[full] = 0
+            rest = x[full * LANES :].reshape(-1, *shape)
+            blocks[full, ..., : len(rest)] = rest.permute(1, 2, 3, 0)
+
+    def _blocks(self, array: np.ndarray[Any, Any], tensor: int, field: str) -> Tensor:
+        """A tensor of the workspace, (blocks, channels, height, width, LANES)."""
+        record = self._records.tensors[tensor]
+        shape = tuple(int(record[name]) for name in ("channels", "height", "width"))
+        start = int(record[field])
+        end = start + LANES * shape[0] * shape[1] * shape[2]
+        return torch.from_numpy(array)[:, start:end].view(-1, *shape, LANES)
+
+    def _run(self, kernel: Callable[..., None], shared: tuple[Any, ...], with_grad: bool) -> None:
+        _run_parallel(kernel, [(*shared, x, g) if with_grad else (*shared, x) for x, g in self._scratch])
+
+
+def _grad_places(records: kernels.Plan) -> tuple[np.ndarray[Any, Any], int]:
+    """Offsets of the gradients of all tensors, within the memory for one block, and the size of that.
+
+    A gradient is needed from the last stage that reads the tensor to the first that writes it. Others may use its
+    memory before and after.
+    """
+    tensors, stages = records.tensors, records.stages
+    sizes = LANES * tensors["channels"] * tensors["height"] * tensors["width"]
+    places = np.zeros(len(tensors), np.int64)
+    placed: list[tuple[int, int, int, int]] = []
+    for tensor in range(len(tensors)):
+        readers, writers = np.flatnonzero(stages["source"] == tensor), np.flatnonzero(stages["target"] == tensor)
+        if not tensors[tensor]["needs_grad"]:
+            continue
+        first, last = int(min(writers, default=0)), int(max(readers, default=len(stages)))
+        start = 0
+        for other_start, other_end, other_first, other_last in sorted(placed):
+            is_alive = other_first <= last and first <= other_last
+            if is_alive and other_start < start + sizes[tensor] and start < other_end:
+                start = other_end
+        places[tensor] = start
+        placed.append((start, start + int(sizes[tensor]), first, last))
+    return places, max((end for _, end, _, _ in placed), default=1)
+
+
+def _update(norm: nn.BatchNorm2d | nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance, norm.momentum)
+    norm.num_batches_tracked.add_(1)
 
 
 class _Pass(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The loops of a training step, compiled by numba: sixteen images side by side fill a vector register.
+"""The passes of a training step, compiled by numba: sixteen images side by side fill a vector register.
 
 torch's own kernels vectorize along the channels or along a row of an image. Networks here have four to twenty channels
 and rows of 28, 14 and 7, which leave most of a vector register empty. Here LANES images form a block, and the images
@@ -6,24 +6,27 @@ of a block are the last axis of every array of values, float32 and contiguous:
 
     (blocks, channels, height, width, LANES)
 
-A whole forward or backward pass is one call that releases the GIL. It works on one block at a time, so that a block's
-values stay in the processor's L2 cache. If the number of images is no multiple of LANES, the last lanes of the last
-block are padding.
+If the number of images is no multiple of LANES, the last lanes of the last block are padding.
 
 Words used below:
 
-- stage: a 3×3 convolution of stride 1 with the ReLU and the batch norm that follow it, or a pool. Its numbers are a
-  record of dtype `STAGE`; the records of all stages are the `plan`.
-- slot: index of a channel in an array with one entry for each channel of each stage. The image is slot 0.
-- The output of a convolution is stored before its batch norm. Stages that use it apply the norm as `scale * x + shift`
-  while they load it.
+- tensor: the output of a stage as it is stored, a record of dtype `TENSOR`. A norm, a ReLU and a dropout that follow
+  are not stored: they are applied when a stage reads the tensor, as `dropout * max(scale * x + shift, 0)`. Only a ReLU
+  that comes first is applied before the values are stored.
+- stage: reads one tensor and writes one, a record of dtype `STAGE`.
+- slot: index of a channel of a tensor in an array with one entry for each channel of all tensors.
+- segment: stages that need nothing from other blocks, so that a block passes all of them while its values are in the
+  cache. A segment ends at a tensor with a norm over the batch, whose statistics come from all blocks.
 
-Every compiled function writes its results into arrays that it is given, and returns None unless it says otherwise.
+A pass over some segments is one call that releases the GIL. Several threads may make the same call at once, each with
+its own scratch memory: they share the blocks of a segment. No thread waits for one that has not started, and the
+results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -32,28 +35,147 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-LANES = 16
-CONVOLUTION, MAX_POOL, AVERAGE_POOL = range(3)
-# One stage. Sizes are heights, which equal widths; `kernel_size` and `stride` are those of a pool; `relu` and `norm`
-# are 0 or 1. Offsets are indices of the first element: `input` and `output` in the activations, `weight` to `beta` in
-# the flat parameters, `argmax` in the array of that name.
-STAGE = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "kind", "in_channels", "out_channels", "in_size", "out_size", "kernel_size", "stride", "padding", "relu",
-            "norm", "in_slot", "out_slot", "input", "output", "weight", "bias", "gamma", "beta", "argmax",
-        )
-    ]
+from lib.nn.tiles import (
+    MAX_CHANNELS,
+    MAX_GRAD_CHANNELS,
+    MAX_POSITIONS,
+    MAX_WEIGHTS,
+    convolution_tile,
+    weight_grad_tile,
+)
+from lib.nn.vectors import (
+    LANES,
+    add,
+    fill,
+    fill_indexes,
+    first_lanes,
+    fma,
+    keep,
+    load,
+    load_indexes,
+    maximum,
+    maximum_index,
+    multiply,
+    relu,
+    store,
+    store_indexes,
+    subtract,
+    total,
+    where_equal,
+    where_positive,
+)
+
+CONVOLUTION, MAX_POOL, AVERAGE_POOL, COPY, EXTERNAL = range(5)
+NO_NORM, BATCH_NORM, IMAGE_NORM = range(3)
+NO_DROPOUT, DROPOUT, CHANNEL_DROPOUT = range(3)
+
+
+def _record(*names: str) -> np.dtype[np.void]:
+    return np.dtype([(name, np.int64) for name in names])
+
+
+# Offsets are indices of the first number: `values` and `grad` in the arrays of these names, `gamma` and `beta` in
+# `params`, -1 for a norm without them. `stored_relu` and `relu` are 1 for a ReLU before the values are stored and when
+# they are read. A norm over the batch has `parts` parts of the batch, one over each image has `groups` groups of
+# channels; `number` is its index among the norms and dropouts of each kind.
+TENSOR = _record(
+    "channels", "height", "width", "slot", "values", "grad", "needs_grad", "stored_relu", "relu", "norm", "parts",
+    "groups", "gamma", "beta", "norm_number", "dropout", "dropout_number",
 )  # fmt: skip
-# Output rows of a convolution that are computed over all input channels before the next ones: they stay in the L1
-# cache.
-_ROWS = 4
+# A stage reads tensor `source` and writes the channels of tensor `target` from `channel` on; `adds` is 1 if it adds to
+# what a stage before has written, `completes` if it is the last that writes them. In the backward pass `adds_grad` is 1
+# if another stage has written the gradient of `source` before, `completes_grad` if it is the last.
+#
+# Of a convolution, which has `groups` groups: its input and the gradient of its output are copied to `x` and `g`, where
+# they have the padding that is needed; `x_top`, `x_left`, `x_height`, `x_width` describe it. `weight` and `bias` are
+# offsets in `params` (-1 for no bias), `packed` is that in `packed`, and `offsets` that in `offsets`, for one group.
+# The gradient of its input is computed by the phases from `phase` to `end_phase`.
+STAGE = _record(
+    "kind", "source", "target", "channel", "adds", "completes", "adds_grad", "completes_grad", "needs_grad",
+    "kernel_height", "kernel_width", "stride_height", "stride_width", "padding_height", "padding_width", "argmax",
+    "groups", "weight", "bias", "packed", "offsets", "count", "x_top", "x_left", "x_height", "x_width", "g_top",
+    "g_left", "g_height", "g_width", "phase", "end_phase",
+)  # fmt: skip
+# The positions of an input whose gradient takes the same weights: rows `row`, `row + stride` and so on, and columns
+# likewise; with a stride of 1 there is one phase. `packed` and `offsets` are for the first group.
+PHASE = _record("row", "column", "rows", "columns", "packed", "offsets", "count")
+# Stages from `start` to `end`; `tensor` is the one with a norm over the batch that ends it, or -1.
+SEGMENT = _record("start", "end", "tensor")
+
 # Polls of a counter before the thread starts to yield: most waits take microseconds.
 _SPINS = 200
-# `reassoc` lets a sum be vectorized. The order of its terms is fixed when it is compiled, so every run gives the same
-# bits.
-_compiled = njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)
+# A call passes every array of a workspace on the stack, which takes longer than a row of values.
+_inlined = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, forceinline=True)
+
+
+class Plan(NamedTuple):
+    """What a network computes. Records as above, and for all convolutions:
+
+    - `offsets`: int64, the addresses of the vectors of a tile's input, see `lib.nn.tiles`.
+    """
+
+    tensors: NDArray[np.void]
+    stages: NDArray[np.void]
+    phases: NDArray[np.void]
+    segments: NDArray[np.void]
+    offsets: NDArray[np.int64]
+
+
+class Workspace(NamedTuple):
+    """The memory of a training step for a batch of one size. Slots are described above.
+
+    Inputs:
+
+    - `params`: float32 (parameters,), all parameters of the compiled stages, flattened.
+    - `packed`: float32, the same for `lib.nn.tiles`, in the order in which tiles read them.
+    - `eps`: float32 (norms,).
+    - `seeds`: uint32 (dropouts, 2); `thresholds`: uint32 (dropouts,), 2^32 times the probability to drop a value;
+      `keep_scales`: float32 (dropouts,), what the others are multiplied by.
+
+    Results:
+
+    - `values`: float32, the values of all tensors; those of the image, normalized, are an input.
+    - `argmax`: int32, for each output of a max-pool the index of its maximum in the window, row by row.
+    - `batch_mean`, `batch_variance`: float64 (parts, slots), of a norm over the batch. The variance is biased.
+    - `param_grads`: float32 (blocks, parameters). Its sum over the blocks is the gradient of `params`.
+
+    For each block, slot and lane, float32:
+
+    - `scale`, `shift`: the norm as `scale * x + shift`, with the dropout of whole channels; 1 and 0 on entry.
+    - `dropped`: the factors of that dropout; 1 on entry.
+    - `statistics` (blocks, slots, 2, LANES): mean, and sum of squared deviations, over the positions of an image.
+    - `mean`, `inv_std`: of the group of values that the norm normalizes together.
+    - `grad_sums` (blocks, slots, 2, LANES): sums of the gradient g of the norm's output, and of g * (x - mean).
+    - `coefficients` (blocks, slots, 3, LANES): a, b and c for which the gradient of the norm's input is
+      a * g + b * x + c.
+
+    All arrays of these are flat.
+
+    - `grads`: float32, gradients of the tensors: as they are read, after norm and ReLU, until the last stage has
+      written them; then before ReLU and dropout, but after the norm.
+    """
+
+    params: NDArray[np.float32]
+    packed: NDArray[np.float32]
+    eps: NDArray[np.float32]
+    seeds: NDArray[np.uint32]
+    thresholds: NDArray[np.uint32]
+    keep_scales: NDArray[np.float32]
+    values: NDArray[np.float32]
+    argmax: NDArray[np.int32]
+    batch_mean: NDArray[np.float64]
+    batch_variance: NDArray[np.float64]
+    param_grads: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    dropped: NDArray[np.float32]
+    statistics: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    inv_std: NDArray[np.float32]
+    grad_sums: NDArray[np.float32]
+    coefficients: NDArray[np.float32]
+    grads: NDArray[np.float32]
 
 
 def zeros(count: int) -> NDArray[np.float32]:
@@ -61,33 +183,6 @@ def zeros(count: int) -> NDArray[np.float32]:
     room = np.zeros(count + LANES, np.float32)
     start = (-room.ctypes.data // 4) % LANES
     return room[start : start + count]
-
-
-def row_width(in_size: int, padding: int) -> int:
-    """Columns of a padded row, which holds the padded input or the padded gradient of the output."""
-    return max(in_size + 2 * padding, in_size + 2)
-
-
-def scratch_sizes(plan: NDArray[np.void]) -> tuple[int, int, int]:
-    """Lengths of `padded_input`, `conv_output` and `padded_grad`, the arrays of float32 that each thread needs.
-
-    `plan` is STAGE (stages,). Each length is that of the largest convolution, and at least LANES.
-    """
-    largest = [1, 1, 1]
-    for stage in plan[plan["kind"] == CONVOLUTION]:
-        in_channels, out_channels = stage["in_channels"], stage["out_channels"]
-        in_size, out_size, padding = stage["in_size"], stage["out_size"], stage["padding"]
-        width = row_width(in_size, padding)
-        # Output channels are computed in pairs, so there must be room for one more. The windows at the end of the last
-        # row read past it: four more columns are enough.
-        output_rows = (max(in_channels, out_channels) + 1) * max(in_size, out_size)
-        counts = (
-            in_channels * ((in_size + 2 * padding) * width + 4),
-            output_rows * width,
-            out_channels * ((out_size + 2 * (2 - padding)) * width + 4),
-        )
-        largest = [max(before, int(count)) for before, count in zip(largest, counts, strict=True)]
-    return largest[0] * LANES, largest[1] * LANES, largest[2] * LANES
 
 
 @intrinsic
@@ -126,584 +221,812 @@ def _wait_for(counters, index, number):
 
 
 @_compiled
-def forward(
-    plan,
-    params,
-    images,
-    activations,
-    argmax,
-    scale,
-    shift,
-    mean,
-    variance,
-    inv_std,
-    block_stats,
-    eps,
-    counters,
-    padded_input,
-    conv_output,
-):
-    """Forward pass in training mode, through all stages.
+def forward(plan, work, images, first, end, counters, x):
+    """Forward pass in training mode through the segments from `first` to `end`.
 
-    Several threads may call it at once with the same arguments, except that each has its own `padded_input` and
-    `conv_output`. They share the blocks of a stage, and finish it before the next one. No thread waits for one that
-    has not started. The results do not depend on the number of threads.
-
-    Inputs:
-
-    - `plan`: STAGE (stages,).
-    - `params`: float32 (parameters,), all parameters of the network, flattened.
-    - `images`: number of images; the number of blocks is images / LANES, rounded up.
-    - `eps`: float, of all batch norms.
-
-    Results; the number of slots is the number of channels of the image and of all stages:
-
-    - `activations`: float32, the normalized images (blocks, 1, 28, 28, LANES) on entry, then the output of each stage.
-    - `argmax`: int32, for each output of a max-pool the index of its maximum in the window, row by row.
-    - `scale`, `shift`: float32 (slots,), the batch norm of each channel as `scale * x + shift`; 1 and 0 on entry.
-    - `mean`, `variance`, `inv_std`: float64 (slots,), of the batch, for channels with a norm. `variance` is biased;
-      `inv_std` is 1 / sqrt(variance + eps).
-
-    Workspace:
-
-    - `block_stats`: float64 (blocks, slots, 2), mean and sum of squared deviations of each block.
-    - `counters`: int64 (2 * stages,), zero on entry: for each stage the blocks taken and the blocks done.
-    - `padded_input`, `conv_output`: float32, see `scratch_sizes`.
+    `counters` is int64 (2 * segments,), zero on entry: for each segment the blocks taken and done. `x` is this thread's
+    own scratch memory.
     """
     blocks = (images + LANES - 1) // LANES
-    row_values, row_argmax = _row_buffers(plan)
-    for number in range(len(plan)):
-        stage = plan[number]
-        is_first = True
+    for number in range(first, end):
+        segment = plan.segments[number]
         while True:
             block = _atomic_add(counters, 2 * number, 1)
             if block >= blocks:
                 break
-            if stage.kind == CONVOLUTION:
-                lanes = min(LANES, images - block * LANES)
-                _conv_forward(
-                    stage, params, activations, scale, shift, block_stats, padded_input, conv_output, block, lanes,
-                    is_first,
-                )  # fmt: skip
-                is_first = False
-            else:
-                _pool_forward(stage, activations, argmax, scale, shift, row_values, row_argmax, block)
+            for index in range(segment.start, segment.end):
+                _stage_forward(plan, work, index, images, block, x)
             if _atomic_add(counters, 2 * number + 1, 1) == blocks - 1:
-                if stage.norm:
-                    _norm_forward(stage, params, scale, shift, mean, variance, inv_std, block_stats, images, eps)
+                if segment.tensor >= 0:
+                    _batch_norm_forward(plan.tensors[segment.tensor], work, images)
                 _atomic_add(counters, 2 * number + 1, 1)
         _wait_for(counters, 2 * number + 1, blocks + 1)
 
 
 @_compiled
-def backward(
-    plan,
-    params,
-    images,
-    activations,
-    argmax,
-    scale,
-    shift,
-    mean,
-    inv_std,
-    param_grads,
-    grad_output,
-    grad_input,
-    norm_grad,
-    counters,
-    padded_input,
-    conv_output,
-    padded_grad,
-):
-    """Backward pass through all stages, last to first. Several threads may call it at once, as with `forward`.
+def backward(plan, work, images, first, end, counters, x, g):
+    """Backward pass through the segments from `end` to `first`, last to first.
 
-    `plan`, `params`, `images`, `activations`, `argmax`, `scale`, `shift`, `mean`, `inv_std`: as `forward` left them.
-
-    Results:
-
-    - `param_grads`: float32 (blocks, parameters), zero on entry. Its sum over the blocks is the gradient of `params`.
-
-    Workspace:
-
-    - `grad_output`: float32, on entry the gradient of the last stage's output, with blocks as in `activations`.
-    - `grad_input`: float32, as long. The two have room for the largest output, and change places at each stage.
-    - `norm_grad`: float32 (slots, 3), see `_norm_backward`.
-    - `counters`: int64 (4 * stages,), zero on entry: for each stage channels of the norm taken and done, then blocks
-      taken and done.
-    - `padded_input`, `conv_output`, `padded_grad`: float32, see `scratch_sizes`; each thread has its own.
+    `counters` is int64 (4 * segments,), zero on entry: for each segment whether its norm is taken and done, then the
+    blocks taken and done. `x` and `g` are this thread's own scratch memory.
     """
     blocks = (images + LANES - 1) // LANES
-    row_values, row_argmax = _row_buffers(plan)
-    flipped_weights = np.empty(len(params), np.float32)
-    for number in range(len(plan) - 1, -1, -1):
-        stage = plan[number]
-        channels = stage.out_channels if stage.norm else 0
-        while True:
-            channel = _atomic_add(counters, 4 * number, 1)
-            if channel >= channels:
-                break
-            _norm_backward(
-                stage, params, activations, mean, inv_std, param_grads[0], grad_output, norm_grad, channel, images,
-                blocks,
-            )  # fmt: skip
-            _atomic_add(counters, 4 * number + 1, 1)
-        if number and stage.kind == CONVOLUTION:
-            _flip_weights(stage, params, flipped_weights)
-        _wait_for(counters, 4 * number + 1, channels)
-        is_first = True
+    for number in range(end - 1, first - 1, -1):
+        segment = plan.segments[number]
+        if segment.tensor >= 0:
+            if _atomic_add(counters, 4 * number, 1) == 0:
+                _batch_norm_backward(plan.tensors[segment.tensor], work, images)
+                _atomic_add(counters, 4 * number + 1, 1)
+            _wait_for(counters, 4 * number + 1, 1)
         while True:
             block = _atomic_add(counters, 4 * number + 2, 1)
             if block >= blocks:
                 break
-            if stage.kind == CONVOLUTION:
-                lanes = min(LANES, images - block * LANES)
-                _conv_backward(
-                    stage, activations, scale, shift, param_grads[block], grad_output, grad_input, norm_grad,
-                    padded_input, conv_output, padded_grad, flipped_weights, block, lanes, number > 0, is_first,
-                )  # fmt: skip
-                is_first = False
-            elif number:
-                # The image needs no gradient, and `grad_input` may be too short for one.
-                _pool_backward(stage, argmax, grad_output, grad_input, row_values, row_argmax, block)
+            for index in range(segment.end - 1, segment.start - 1, -1):
+                _stage_backward(plan, work, index, images, block, x, g)
             _atomic_add(counters, 4 * number + 3, 1)
         _wait_for(counters, 4 * number + 3, blocks)
-        grad_output, grad_input = grad_input, grad_output
 
 
 @_compiled
-def _row_buffers(plan):
-    """Two buffers for the longest row of an input, float32 and int32 (size * LANES,); returns both."""
-    size = 1
-    for number in range(len(plan)):
-        size = max(size, plan[number].in_size)
-    return np.zeros(size * LANES, np.float32), np.zeros(size * LANES, np.int32)
+def _stage_forward(plan, work, index, images, block, x):
+    """Compute one stage for one block, and the statistics for a norm that follows."""
+    stage = plan.stages[index]
+    source, target = plan.tensors[stage.source], plan.tensors[stage.target]
+    lanes = min(LANES, images - block * LANES)
+    if stage.kind == CONVOLUTION:
+        _convolution_forward(plan, work, stage, source, target, block, x)
+    elif stage.kind == MAX_POOL:
+        _max_pool_forward(work, stage, source, target, block)
+    elif stage.kind == AVERAGE_POOL:
+        _average_pool_forward(work, stage, source, target, block)
+    elif stage.kind == COPY:
+        _copy_forward(work, stage, source, target, block)
+    else:
+        for row in range(target.height):
+            _row_statistics(work, target, row, block)
+    if stage.completes:
+        if target.norm == IMAGE_NORM:
+            _image_norm_forward(target, work, block, lanes)
+        if target.dropout == CHANNEL_DROPOUT and target.norm != BATCH_NORM:
+            _drop_channels(target, work, block)
 
 
 @_compiled
-def _conv_two_outputs(inputs, weights, first, second, in_channels, plane, start, count, width, upper, lower):
-    """Part of two output channels of a 3×3 convolution, summed over all input channels.
-
-    - `inputs`: float32, padded planes of `plane` numbers, rows of `width` numbers.
-    - `weights`: float32, flat; `first` and `second` are the offsets of the two output channels' weights.
-    - `start`, `count`: the part of a plane to compute, in numbers.
-    - `upper`, `lower`: float32 (count,), the results for `first` and `second`.
-    """
-    for channel in range(in_channels):
-        a = inputs[channel * plane + start : (channel + 1) * plane]
-        x0, x1, x2 = a[0:count], a[LANES : count + LANES], a[2 * LANES : count + 2 * LANES]
-        b = a[width:]
-        x3, x4, x5 = b[0:count], b[LANES : count + LANES], b[2 * LANES : count + 2 * LANES]
-        c = a[2 * width :]
-        x6, x7, x8 = c[0:count], c[LANES : count + LANES], c[2 * LANES : count + 2 * LANES]
-        p = weights[first + 9 * channel : first + 9 * channel + 9]
-        q = weights[second + 9 * channel : second + 9 * channel + 9]
-        p0, p1, p2, p3, p4, p5, p6, p7, p8 = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]
-        q0, q1, q2, q3, q4, q5, q6, q7, q8 = q[0], q[1], q[2], q[3], q[4], q[5], q[6], q[7], q[8]
-        if channel == 0:
-            for i in range(count):
-                a0, a1, a2, a3, a4, a5, a6, a7, a8 = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i], x8[i]
-                upper[i] = p0 * a0 + p1 * a1 + p2 * a2 + p3 * a3 + p4 * a4 + p5 * a5 + p6 * a6 + p7 * a7 + p8 * a8
-                lower[i] = q0 * a0 + q1 * a1 + q2 * a2 + q3 * a3 + q4 * a4 + q5 * a5 + q6 * a6 + q7 * a7 + q8 * a8
+def _stage_backward(plan, work, index, images, block, x, g):
+    """Compute the gradients of one stage for one block."""
+    stage = plan.stages[index]
+    source, target = plan.tensors[stage.source], plan.tensors[stage.target]
+    if target.norm == IMAGE_NORM and stage.completes:
+        _image_norm_backward(target, work, block, min(LANES, images - block * LANES))
+    if stage.kind == CONVOLUTION:
+        _convolution_backward(plan, work, stage, source, target, block, x, g)
+    elif stage.kind == EXTERNAL:
+        _external_backward(work, target, block)
+    elif stage.needs_grad:
+        if stage.kind == MAX_POOL:
+            _max_pool_backward(work, stage, source, target, block)
+        elif stage.kind == AVERAGE_POOL:
+            _average_pool_backward(work, stage, source, target, block)
         else:
-            for i in range(count):
-                u, v = upper[i], lower[i]
-                a0, a1, a2, a3, a4, a5, a6, a7, a8 = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i], x8[i]
-                upper[i] = u + p0 * a0 + p1 * a1 + p2 * a2 + p3 * a3 + p4 * a4 + p5 * a5 + p6 * a6 + p7 * a7 + p8 * a8
-                lower[i] = v + q0 * a0 + q1 * a1 + q2 * a2 + q3 * a3 + q4 * a4 + q5 * a5 + q6 * a6 + q7 * a7 + q8 * a8
+            _copy_backward(work, stage, source, target, block, g)
+
+
+# Reading a tensor
+
+
+@_inlined
+def _is_plain(tensor):
+    """Return whether the tensor is read as it is stored."""
+    return tensor.norm == NO_NORM and tensor.relu == 0 and tensor.dropout == NO_DROPOUT
+
+
+@_inlined
+def _value_at(work, tensor, channel, row, block):
+    """Return the offset in `values` of a row of a tensor."""
+    return block * work.values.shape[1] + tensor.values + (channel * tensor.height + row) * tensor.width * LANES
+
+
+@_inlined
+def _grad_at(work, tensor, channel, row, block):
+    """Return the offset in `grads` of a row of a tensor."""
+    return block * work.grads.shape[1] + tensor.grad + (channel * tensor.height + row) * tensor.width * LANES
+
+
+@_inlined
+def _counter(tensor, channel, row, block):
+    """Return the number of the first value of a row among all values of the tensor, to draw its dropout with."""
+    return (((block * tensor.channels + channel) * tensor.height + row) * tensor.width) * LANES
+
+
+@_inlined
+def _copy_row(work, tensor, channel, row, block, out, out_at):
+    """Write a row of a tensor as stages read it, with norm, ReLU and dropout, to `out`."""
+    slots = ((block * _slots(work)) + tensor.slot + channel) * LANES
+    source = _value_at(work, tensor, channel, row, block)
+    if _is_plain(tensor):
+        for column in range(tensor.width):
+            store(out, out_at + column * LANES, load(work.values, source + column * LANES))
+        return
+    scale, shift = load(work.scale, slots), load(work.shift, slots)
+    if tensor.relu:
+        for column in range(tensor.width):
+            value = fma(scale, load(work.values, source + column * LANES), shift)
+            store(out, out_at + column * LANES, relu(value))
+    else:
+        for column in range(tensor.width):
+            store(out, out_at + column * LANES, fma(scale, load(work.values, source + column * LANES), shift))
+    if tensor.dropout == DROPOUT:
+        number = tensor.dropout_number
+        seed, other, threshold = work.seeds[2 * number], work.seeds[2 * number + 1], work.thresholds[number]
+        kept, counter = work.keep_scales[number], _counter(tensor, channel, row, block)
+        for column in range(tensor.width):
+            factor = keep(np.uint32(counter + column * LANES), seed, other, threshold, kept)
+            place = out_at + column * LANES
+            store(out, place, multiply(load(out, place), factor))
+
+
+@_inlined
+def _slots(work):
+    """Return the number of slots."""
+    return work.batch_mean.shape[1]
+
+
+@_inlined
+def _finish_grad_row(work, tensor, channel, row, block):
+    """Take the gradient of a row through dropout and ReLU, once all stages have written it; add to `grad_sums`."""
+    if _is_plain(tensor):
+        return
+    slots = ((block * _slots(work)) + tensor.slot + channel) * LANES
+    scale, shift, dropped = load(work.scale, slots), load(work.shift, slots), load(work.dropped, slots)
+    source, target = _value_at(work, tensor, channel, row, block), _grad_at(work, tensor, channel, row, block)
+    if tensor.dropout == DROPOUT:
+        number = tensor.dropout_number
+        seed, other, threshold = work.seeds[2 * number], work.seeds[2 * number + 1], work.thresholds[number]
+        kept, counter = work.keep_scales[number], _counter(tensor, channel, row, block)
+        for column in range(tensor.width):
+            factor = keep(np.uint32(counter + column * LANES), seed, other, threshold, kept)
+            place = target + column * LANES
+            store(work.grads, place, multiply(load(work.grads, place), factor))
+    elif tensor.dropout == CHANNEL_DROPOUT:
+        for column in range(tensor.width):
+            place = target + column * LANES
+            store(work.grads, place, multiply(load(work.grads, place), dropped))
+    if tensor.relu:
+        for column in range(tensor.width):
+            place = target + column * LANES
+            value = fma(scale, load(work.values, source + column * LANES), shift)
+            store(work.grads, place, where_positive(value, load(work.grads, place)))
+    if tensor.norm != NO_NORM:
+        mean = load(work.mean, slots)
+        plain, weighted = fill(np.float32(0)), fill(np.float32(0))
+        if row:
+            plain, weighted = load(work.grad_sums, 2 * slots), load(work.grad_sums, 2 * slots + LANES)
+        for column in range(tensor.width):
+            g = load(work.grads, target + column * LANES)
+            plain = add(plain, g)
+            weighted = fma(g, subtract(load(work.values, source + column * LANES), mean), weighted)
+        store(work.grad_sums, 2 * slots, plain)
+        store(work.grad_sums, 2 * slots + LANES, weighted)
+
+
+@_inlined
+def _copy_grad_row(work, tensor, channel, row, block, out, out_at):
+    """Write the gradient of a row of the values as they were before the stored ReLU to `out`."""
+    source, values = _grad_at(work, tensor, channel, row, block), _value_at(work, tensor, channel, row, block)
+    if tensor.norm == NO_NORM:
+        if tensor.stored_relu:
+            for column in range(tensor.width):
+                g = load(work.grads, source + column * LANES)
+                store(out, out_at + column * LANES, where_positive(load(work.values, values + column * LANES), g))
+        else:
+            for column in range(tensor.width):
+                store(out, out_at + column * LANES, load(work.grads, source + column * LANES))
+        return
+    slots = 3 * ((block * _slots(work)) + tensor.slot + channel) * LANES
+    a = load(work.coefficients, slots)
+    b = load(work.coefficients, slots + LANES)
+    c = load(work.coefficients, slots + 2 * LANES)
+    if tensor.stored_relu:
+        for column in range(tensor.width):
+            value = load(work.values, values + column * LANES)
+            g = fma(a, load(work.grads, source + column * LANES), fma(b, value, c))
+            store(out, out_at + column * LANES, where_positive(value, g))
+    else:
+        for column in range(tensor.width):
+            value = load(work.values, values + column * LANES)
+            g = fma(a, load(work.grads, source + column * LANES), fma(b, value, c))
+            store(out, out_at + column * LANES, g)
+
+
+# Norms
+
+
+@_inlined
+def _row_statistics(work, tensor, row, block):
+    """Add a row of all channels to the statistics of a norm that follows.
+
+    Rows are merged as in Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
+    Variances", 1979.
+    """
+    if tensor.norm == NO_NORM:
+        return
+    width = tensor.width
+    inverse = fill(np.float32(1) / np.float32(width))
+    fraction = np.float32(1) / np.float32(row + 1)
+    weight = np.float32(row * width) * fraction
+    for channel in range(tensor.channels):
+        at = _value_at(work, tensor, channel, row, block)
+        summed, squares = fill(np.float32(0)), fill(np.float32(0))
+        for column in range(width):
+            summed = add(summed, load(work.values, at + column * LANES))
+        average = multiply(summed, inverse)
+        for column in range(width):
+            deviation = subtract(load(work.values, at + column * LANES), average)
+            squares = fma(deviation, deviation, squares)
+        place = 2 * ((block * _slots(work)) + tensor.slot + channel) * LANES
+        if row:
+            mean = load(work.statistics, place)
+            distance = subtract(average, mean)
+            average = fma(distance, fill(fraction), mean)
+            squares = add(squares, load(work.statistics, place + LANES))
+            squares = fma(multiply(distance, distance), fill(weight), squares)
+        store(work.statistics, place, average)
+        store(work.statistics, place + LANES, squares)
 
 
 @_compiled
-def _conv3x3(inputs, weights, base, out, in_channels, out_channels, plane, rows, width):
-    """3×3 convolution of stride 1 without bias.
+def _batch_norm_forward(tensor, work, images):
+    """Statistics of each channel over each part of the batch, and the norm as `scale` and `shift`."""
+    positions = tensor.height * tensor.width
+    slots = _slots(work)
+    blocks = (images + LANES - 1) // LANES
+    part_size = (images + tensor.parts - 1) // tensor.parts
+    eps = np.float64(work.eps[tensor.norm_number])
+    for channel in range(tensor.channels):
+        slot = tensor.slot + channel
+        gamma = np.float64(1)
+        beta = np.float64(0)
+        if tensor.gamma >= 0:
+            gamma, beta = np.float64(work.params[tensor.gamma + channel]), np.float64(work.params[tensor.beta + channel])
+        for part in range(tensor.parts):
+            start, end = part * part_size, min(images, (part + 1) * part_size)
+            if start >= end:
+                continue
+            average = 0.0
+            for image in range(start, end):
+                place = 2 * ((image // LANES) * slots + slot) * LANES + image % LANES
+                average += work.statistics[place]
+            average /= end - start
+            squares = 0.0
+            for image in range(start, end):
+                place = 2 * ((image // LANES) * slots + slot) * LANES + image % LANES
+                distance = work.statistics[place] - average
+                squares += work.statistics[place + LANES] + positions * distance * distance
+            variance = squares / ((end - start) * positions)
+            work.batch_mean[part, slot], work.batch_variance[part, slot] = average, variance
+            inv_std = 1 / np.sqrt(variance + eps)
+            scale = np.float32(gamma * inv_std)
+            shift = np.float32(beta - average * gamma * inv_std)
+            mean = np.float32(average)
+            narrow = np.float32(inv_std)
+            for image in range(start, end):
+                place = ((image // LANES) * slots + slot) * LANES + image % LANES
+                work.scale[place], work.shift[place] = scale, shift
+                work.mean[place], work.inv_std[place] = mean, narrow
+    if tensor.dropout == CHANNEL_DROPOUT:
+        for block in range(blocks):
+            _drop_channels(tensor, work, block)
 
-    - `inputs`, `plane`, `width`: as in `_conv_two_outputs`, already padded.
-    - `weights`: float32, flat; (out_channels, in_channels, 3, 3) starts at `base`.
-    - `out`: float32, planes of `rows` rows of `width` numbers. The last two columns of a row have no meaning. If
-      `out_channels` is odd, the last channel is computed twice, the second time into the plane after it.
+
+@_compiled
+def _batch_norm_backward(tensor, work, images):
+    """Gradients of gamma and beta, and the coefficients of the gradient of the norm's input.
+
+    (Ioffe and Szegedy, "Batch Normalization", 2015, section 3, with the sums over the batch as constants.)
     """
-    size = rows * width
-    for start in range(0, size, _ROWS * width):
-        count = min(_ROWS * width, size - start)
-        for channel in range(0, out_channels, 2):
-            other = min(channel + 1, out_channels - 1)
-            _conv_two_outputs(
-                inputs, weights, base + 9 * in_channels * channel, base + 9 * in_channels * other, in_channels,
-                plane, start, count, width,
-                out[channel * size + start : channel * size + start + count],
-                out[(channel + 1) * size + start : (channel + 1) * size + start + count],
+    positions = tensor.height * tensor.width
+    slots = _slots(work)
+    part_size = (images + tensor.parts - 1) // tensor.parts
+    parameters = len(work.params)
+    for channel in range(tensor.channels):
+        slot = tensor.slot + channel
+        gamma = np.float64(1)
+        if tensor.gamma >= 0:
+            gamma = np.float64(work.params[tensor.gamma + channel])
+        gamma_grad = beta_grad = 0.0
+        for part in range(tensor.parts):
+            start, end = part * part_size, min(images, (part + 1) * part_size)
+            if start >= end:
+                continue
+            plain = weighted = 0.0
+            for image in range(start, end):
+                place = 2 * ((image // LANES) * slots + slot) * LANES + image % LANES
+                plain += work.grad_sums[place]
+                weighted += work.grad_sums[place + LANES]
+            first = ((start // LANES) * slots + slot) * LANES + start % LANES
+            inv_std, mean = np.float64(work.inv_std[first]), np.float64(work.mean[first])
+            gamma_grad += weighted * inv_std
+            beta_grad += plain
+            count = (end - start) * positions
+            a = gamma * inv_std
+            b = -a * inv_std * inv_std * weighted / count
+            c = -a * plain / count - b * mean
+            for image in range(start, end):
+                place = 3 * ((image // LANES) * slots + slot) * LANES + image % LANES
+                work.coefficients[place] = a
+                work.coefficients[place + LANES] = b
+                work.coefficients[place + 2 * LANES] = c
+        if tensor.gamma >= 0:
+            work.param_grads[tensor.gamma + channel] = gamma_grad
+            work.param_grads[tensor.beta + channel] = beta_grad
+            for block in range(1, (images + LANES - 1) // LANES):
+                work.param_grads[block * parameters + tensor.gamma + channel] = 0
+                work.param_grads[block * parameters + tensor.beta + channel] = 0
+
+
+@_compiled
+def _image_norm_forward(tensor, work, block, lanes):
+    """Statistics of each group of channels of each image, and the norm as `scale` and `shift`."""
+    positions = tensor.height * tensor.width
+    slots = block * _slots(work) + tensor.slot
+    size = tensor.channels // tensor.groups
+    eps = np.float64(work.eps[tensor.norm_number])
+    for group in range(tensor.groups):
+        for lane in range(lanes):
+            average = 0.0
+            for channel in range(group * size, (group + 1) * size):
+                average += work.statistics[2 * (slots + channel) * LANES + lane]
+            average /= size
+            squares = 0.0
+            for channel in range(group * size, (group + 1) * size):
+                place = 2 * (slots + channel) * LANES + lane
+                distance = work.statistics[place] - average
+                squares += work.statistics[place + LANES] + positions * distance * distance
+            inv_std = 1 / np.sqrt(squares / (size * positions) + eps)
+            for channel in range(group * size, (group + 1) * size):
+                place = (slots + channel) * LANES + lane
+                gamma = np.float64(1)
+                beta = np.float64(0)
+                if tensor.gamma >= 0:
+                    gamma = np.float64(work.params[tensor.gamma + channel])
+                    beta = np.float64(work.params[tensor.beta + channel])
+                work.scale[place] = gamma * inv_std
+                work.shift[place] = beta - average * gamma * inv_std
+                work.mean[place] = average
+                work.inv_std[place] = inv_std
+
+
+@_compiled
+def _image_norm_backward(tensor, work, block, lanes):
+    """Like `_batch_norm_backward`, for each group of channels of each image."""
+    positions = tensor.height * tensor.width
+    slots = block * _slots(work) + tensor.slot
+    size = tensor.channels // tensor.groups
+    count = size * positions
+    first_param = block * len(work.params)
+    if tensor.gamma >= 0:
+        for channel in range(tensor.channels):
+            gamma_grad = beta_grad = 0.0
+            for lane in range(lanes):
+                place = (slots + channel) * LANES + lane
+                inv_std = np.float64(work.inv_std[place])
+                gamma_grad += work.grad_sums[2 * (slots + channel) * LANES + LANES + lane] * inv_std
+                beta_grad += work.grad_sums[2 * (slots + channel) * LANES + lane]
+            work.param_grads[first_param + tensor.gamma + channel] = gamma_grad
+            work.param_grads[first_param + tensor.beta + channel] = beta_grad
+    for group in range(tensor.groups):
+        for lane in range(lanes):
+            plain = weighted = 0.0
+            for channel in range(group * size, (group + 1) * size):
+                gamma = np.float64(1)
+                if tensor.gamma >= 0:
+                    gamma = np.float64(work.params[tensor.gamma + channel])
+                place = 2 * (slots + channel) * LANES + lane
+                plain += gamma * work.grad_sums[place]
+                weighted += gamma * work.grad_sums[place + LANES]
+            first = (slots + group * size) * LANES + lane
+            inv_std, mean = np.float64(work.inv_std[first]), np.float64(work.mean[first])
+            b = -inv_std * inv_std * inv_std * weighted / count
+            c = -inv_std * plain / count - b * mean
+            for channel in range(group * size, (group + 1) * size):
+                gamma = np.float64(1)
+                if tensor.gamma >= 0:
+                    gamma = np.float64(work.params[tensor.gamma + channel])
+                place = 3 * (slots + channel) * LANES + lane
+                work.coefficients[place] = gamma * inv_std
+                work.coefficients[place + LANES] = b
+                work.coefficients[place + 2 * LANES] = c
+
+
+@_compiled
+def _drop_channels(tensor, work, block):
+    """Drop whole channels of images: multiply `scale` and `shift` by their factors."""
+    number = tensor.dropout_number
+    for channel in range(tensor.channels):
+        place = (block * _slots(work) + tensor.slot + channel) * LANES
+        factor = keep(
+            np.uint32((block * tensor.channels + channel) * LANES), work.seeds[2 * number], work.seeds[2 * number + 1],
+            work.thresholds[number], work.keep_scales[number],
+        )  # fmt: skip
+        store(work.dropped, place, factor)
+        if tensor.norm == NO_NORM:
+            store(work.scale, place, factor)
+        else:
+            store(work.scale, place, multiply(load(work.scale, place), factor))
+            store(work.shift, place, multiply(load(work.shift, place), factor))
+
+
+# Convolutions
+
+
+@_compiled
+def _pad(work, stage, source, block, x):
+    """Copy a block's input, as it is read, with its padding to `x`."""
+    width = stage.x_width * LANES
+    plane = stage.x_height * width
+    left, right = stage.x_left * LANES, (stage.x_left + source.width) * LANES
+    for channel in range(source.channels):
+        at = channel * plane
+        bottom = stage.x_top + source.height
+        for number in range(at, at + stage.x_top * width, LANES):
+            store(x, number, fill(np.float32(0)))
+        for row in range(source.height):
+            line = at + (stage.x_top + row) * width
+            for number in range(line, line + left, LANES):
+                store(x, number, fill(np.float32(0)))
+            _copy_row(work, source, channel, row, block, x, line + left)
+            for number in range(line + right, line + width, LANES):
+                store(x, number, fill(np.float32(0)))
+        for number in range(at + bottom * width, at + plane, LANES):
+            store(x, number, fill(np.float32(0)))
+
+
+@_compiled
+def _tile(
+    positions, channels, x, x_at, step, offsets, offsets_at, count, weights, weights_at, out, out_at, out_step,
+    out_plane, adds, floor,
+):  # fmt: skip
+    convolution_tile(
+        positions, channels, x, x_at, step, offsets, offsets_at, count, weights, weights_at, out, out_at, out_step,
+        out_plane, adds, floor,
+    )  # fmt: skip
+
+
+@_compiled
+def _grad_tile(
+    channels, weights, g, g_at, g_plane, g_row, x, x_at, x_row, x_step, offsets, offsets_at, rows, columns, out, out_at,
+    out_row,
+):  # fmt: skip
+    weight_grad_tile(
+        channels, weights, g, g_at, g_plane, g_row, x, x_at, x_row, x_step, offsets, offsets_at, rows, columns, out,
+        out_at, out_row,
+    )  # fmt: skip
+
+
+@_compiled
+def _row_of_tiles(
+    columns, channels, x, x_at, step, offsets, offsets_at, count, weights, weights_at, out, out_at, out_step,
+    out_plane, adds, floor,
+):  # fmt: skip
+    """Compute one row of some channels of a convolution; for the arguments see `tiles.convolution_tile`."""
+    parts = (columns + MAX_POSITIONS - 1) // MAX_POSITIONS
+    channel_parts = (channels + MAX_CHANNELS - 1) // MAX_CHANNELS
+    for channel_part in range(channel_parts):
+        channel = channels * channel_part // channel_parts
+        end_channel = channels * (channel_part + 1) // channel_parts
+        for part in range(parts):
+            column, end = columns * part // parts, columns * (part + 1) // parts
+            _tile(
+                end - column, end_channel - channel, x, x_at + column * step, step, offsets, offsets_at, count, weights,
+                weights_at + channel * (count + 1), out, out_at + column * out_step + channel * out_plane, out_step,
+                out_plane, adds, floor,
             )  # fmt: skip
 
 
 @_compiled
-def _pad_input(stage, activations, scale, shift, padded_input, block, is_first):
-    """Copy a block's input, normalized, into padded rows of `padded_input`.
-
-    The zeros of the padding are written only if `is_first`, for a thread's first block of the stage: later blocks
-    leave them as they are. Returns the numbers in a row and in a plane.
-    """
-    channels, size, padding = stage.in_channels, stage.in_size, stage.padding
-    width = max(size + 2 * padding, size + 2) * LANES
-    plane = (size + 2 * padding) * width + 4 * LANES
-    if is_first:
-        padded_input[: channels * plane] = 0
-    row = size * LANES
-    for channel in range(channels):
-        a, b = scale[stage.in_slot + channel], shift[stage.in_slot + channel]
-        source = stage.input + (block * channels + channel) * size * row
-        target = channel * plane + padding * width + padding * LANES
-        for line in range(size):
-            _affine(activations[source + line * row :], padded_input[target + line * width :], row, a, b)
-    return width, plane
-
-
-@_compiled
-def _affine(x, y, count, a, b):
-    """y = a * x + b for the first `count` numbers."""
-    for i in range(count):
-        y[i] = a * x[i] + b
+def _convolution_forward(plan, work, stage, source, target, block, x):
+    """Convolution, bias and stored ReLU of one block."""
+    _pad(work, stage, source, block, x)
+    row_size = stage.x_width * LANES
+    group_size = source.channels // stage.groups * stage.x_height * row_size
+    channels = target.channels // stage.groups
+    plane = target.height * target.width * LANES
+    floor = np.float32(0) if target.stored_relu else np.float32(-np.inf)
+    for row in range(target.height):
+        at = _value_at(work, target, 0, row, block)
+        for group in range(stage.groups):
+            _row_of_tiles(
+                target.width, channels, x, group * group_size + row * stage.stride_height * row_size,
+                stage.stride_width * LANES, plan.offsets, stage.offsets, stage.count, work.packed,
+                stage.packed + group * channels * (stage.count + 1), work.values, at + group * channels * plane,
+                LANES, plane, 0, floor,
+            )  # fmt: skip
+        _row_statistics(work, target, row, block)
 
 
 @_compiled
-def _add_affine(x, y, count, a, b):
-    """y += a * x + b for the first `count` numbers."""
-    for i in range(count):
-        y[i] += a * x[i] + b
-
-
-@_compiled
-def _bias_relu(x, y, count, bias):
-    """y = max(x + bias, 0) for the first `count` numbers."""
-    for i in range(count):
-        value = x[i] + bias
-        y[i] = value if value > 0 else np.float32(0)
-
-
-@_compiled
-def _copy(x, y, count):
-    """y = x for the first `count` numbers."""
-    for i in range(count):
-        y[i] = x[i]
-
-
-@_compiled
-def _sum(x, count):
-    """Return the sum of the first `count` numbers of x."""
-    total = np.float32(0)
-    for i in range(count):
-        total += x[i]
-    return total
-
-
-@_compiled
-def _update_max(x, best, argmax, count, a, b, tap):
-    """best = max(best, a * x + b); where x is larger, argmax = tap. The first of equal numbers wins, as in torch."""
-    for i in range(count):
-        value = a * x[i] + b
-        argmax[i] = tap if value > best[i] else argmax[i]
-        best[i] = value if value > best[i] else best[i]
-
-
-@_compiled
-def _add_where_max(x, argmax, y, count, tap):
-    """y += x where argmax is `tap`, for the first `count` numbers."""
-    for i in range(count):
-        y[i] += x[i] if argmax[i] == tap else np.float32(0)
-
-
-@_compiled
-def _norm_input_grad(g, x, y, count, g_scale, x_scale, constant):
-    """y = g_scale * g + x_scale * x + constant for the first `count` numbers, see `_norm_backward`."""
-    for i in range(count):
-        y[i] = g_scale * g[i] + x_scale * x[i] + constant
-
-
-@_compiled
-def _relu_norm_input_grad(g, x, y, count, g_scale, x_scale, constant):
-    """Like `_norm_input_grad`, and 0 where x, the output of a ReLU, is 0."""
-    for i in range(count):
-        value = g_scale * g[i] + x_scale * x[i] + constant
-        y[i] = value if x[i] > 0 else np.float32(0)
-
-
-@_compiled
-def _conv_forward(
-    stage, params, activations, scale, shift, block_stats, padded_input, conv_output, block, lanes, is_first
-):  # fmt: skip
-    """Convolution, bias and ReLU of one block, and its `block_stats` for the norm.
-
-    `block` is its index and `lanes` the number of its images. For `is_first` see `_pad_input`, for the arrays
-    `forward`.
-    """
-    width, plane = _pad_input(stage, activations, scale, shift, padded_input, block, is_first)
-    channels, size = stage.out_channels, stage.out_size
-    _conv3x3(padded_input, params, stage.weight, conv_output, stage.in_channels, channels, plane, size, width)
-    row = size * LANES
-    for channel in range(channels):
-        bias = params[stage.bias + channel]
-        target = stage.output + (block * channels + channel) * size * row
-        for line in range(size):
-            x, y = conv_output[(channel * size + line) * width :], activations[target + line * row :]
-            if stage.relu:
-                _bias_relu(x, y, row, bias)
-            else:
-                _affine(x, y, row, np.float32(1), bias)
-        if stage.norm:
-            average, squares = _moments(activations[target : target + size * row], lanes)
-            block_stats[block, stage.out_slot + channel, 0] = average
-            block_stats[block, stage.out_slot + channel, 1] = squares
-
-
-@_compiled
-def _moments(values, lanes):
-    """Return mean and sum of squared deviations of the first `lanes` lanes of float32 (positions * LANES,)."""
-    total = squares = np.float32(0)
-    if lanes == LANES:
-        for i in range(len(values)):
-            total += values[i]
-        average = total / np.float32(len(values))
-        for i in range(len(values)):
-            squares += (values[i] - average) * (values[i] - average)
-        return average, squares
-    count = len(values) // LANES
-    for i in range(count):
-        for lane in range(lanes):
-            total += values[i * LANES + lane]
-    average = total / np.float32(count * lanes)
-    for i in range(count):
-        for lane in range(lanes):
-            deviation = values[i * LANES + lane] - average
-            squares += deviation * deviation
-    return average, squares
-
-
-@_compiled
-def _norm_forward(stage, params, scale, shift, mean, variance, inv_std, block_stats, images, eps):
-    """Batch statistics of a stage's channels, and its batch norm as `scale` and `shift`.
-
-    The statistics of the blocks are merged as in Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm
-    for Computing Sample Variances", 1979. For the arrays see `forward`.
-    """
-    positions = stage.out_size * stage.out_size
-    for channel in range(stage.out_channels):
-        slot = stage.out_slot + channel
-        seen, average, squares = 0.0, 0.0, 0.0
-        for block in range((images + LANES - 1) // LANES):
-            count = float(min(LANES, images - block * LANES) * positions)
-            distance = block_stats[block, slot, 0] - average
-            squares += block_stats[block, slot, 1] + distance * distance * seen * count / (seen + count)
-            seen += count
-            average += distance * count / seen
-        mean[slot], variance[slot] = average, squares / seen
-        inv_std[slot] = 1 / np.sqrt(squares / seen + eps)
-        scale[slot] = params[stage.gamma + channel] * inv_std[slot]
-        shift[slot] = params[stage.beta + channel] - average * scale[slot]
-
-
-@_compiled
-def _norm_backward(
-    stage, params, activations, mean, inv_std, param_grad, grad_output, norm_grad, channel, images, blocks
-):  # fmt: skip
-    """Gradients of gamma and beta of one channel, and the coefficients of the gradient of the norm's input.
-
-    With g for the gradient of the norm's output and x for its input, the gradient of x is
-
-        norm_grad[slot, 0] * g + norm_grad[slot, 1] * x + norm_grad[slot, 2]
-
-    (Ioffe and Szegedy, "Batch Normalization", 2015, section 3, with the sums over the batch as constants.)
-    `param_grad` is float32 (parameters,); for the other arrays see `backward`.
-    """
-    channels, size = stage.out_channels, stage.out_size * stage.out_size * LANES
-    count = float(images * stage.out_size * stage.out_size)
-    slot = stage.out_slot + channel
-    beta_grad, gamma_grad = 0.0, 0.0
-    for block in range(blocks):
-        offset = (block * channels + channel) * size
-        x = activations[stage.output + offset :]
-        plain, weighted = _grad_sums(grad_output[offset:], x, size, np.float32(mean[slot]))
-        beta_grad += plain
-        gamma_grad += weighted
-    gamma_grad *= inv_std[slot]
-    param_grad[stage.beta + channel] = beta_grad
-    param_grad[stage.gamma + channel] = gamma_grad
-    g_scale = params[stage.gamma + channel] * inv_std[slot]
-    x_scale = -g_scale * inv_std[slot] * gamma_grad / count
-    norm_grad[slot, 0], norm_grad[slot, 1] = g_scale, x_scale
-    norm_grad[slot, 2] = -g_scale * beta_grad / count - x_scale * mean[slot]
-
-
-@_compiled
-def _grad_sums(g, x, count, mean):
-    """Return the sums of g and of g * (x - mean) over the first `count` numbers."""
-    plain = weighted = np.float32(0)
-    for i in range(count):
-        plain += g[i]
-        weighted += g[i] * (x[i] - mean)
-    return plain, weighted
-
-
-@_compiled
-def _flip_weights(stage, params, flipped_weights):
-    """Weights of the convolution that computes the input's gradient, (in_channels, out_channels, 3, 3), flat.
-
-    They are the stage's weights with inputs and outputs exchanged, and each kernel rotated by 180°.
-    """
-    in_channels, out_channels = stage.in_channels, stage.out_channels
-    for o in range(out_channels):
-        for i in range(in_channels):
-            for tap in range(9):
-                flipped_weights[(i * out_channels + o) * 9 + 8 - tap] = params[
-                    stage.weight + (o * in_channels + i) * 9 + tap
-                ]
-
-
-@_compiled
-def _conv_backward(
-    stage, activations, scale, shift, param_grad, grad_output, grad_input, norm_grad, padded_input, conv_output,
-    padded_grad, flipped_weights, block, lanes, needs_input_grad, is_first,
-):  # fmt: skip
-    """Gradients of one block through norm, ReLU and convolution.
-
-    Adds those of weight and bias to `param_grad`, float32 (parameters,). Writes that of the input to `grad_input` if
-    `needs_input_grad`. `flipped_weights` is the result of `_flip_weights`; for `block`, `lanes` and `is_first` see
-    `_conv_forward`, for the other arrays `backward`.
-    """
-    width, plane = _pad_input(stage, activations, scale, shift, padded_input, block, is_first)
-    in_channels, out_channels, size = stage.in_channels, stage.out_channels, stage.out_size
-    border = 2 - stage.padding
-    row = size * LANES
-    grad_plane = (size + 2 * border) * width + 4 * LANES
-    if is_first:
-        padded_grad[: out_channels * grad_plane] = 0
-    for channel in range(out_channels):
-        g_scale, x_scale, constant = np.float32(1), np.float32(0), np.float32(0)
-        if stage.norm:
-            g_scale, x_scale, constant = norm_grad[stage.out_slot + channel]
-        source = (block * out_channels + channel) * size * row
-        target = channel * grad_plane + border * width + border * LANES
-        total = np.float32(0)
-        for line in range(size):
-            g, x = grad_output[source + line * row :], activations[stage.output + source + line * row :]
-            y = padded_grad[target + line * width : target + line * width + row]
-            if stage.relu:
-                _relu_norm_input_grad(g, x, y, row, g_scale, x_scale, constant)
-            else:
-                _norm_input_grad(g, x, y, row, g_scale, x_scale, constant)
-            if lanes < LANES:
-                for i in range(size):
-                    for lane in range(lanes, LANES):
-                        y[i * LANES + lane] = 0
-            total += _sum(y, row)
-        param_grad[stage.bias + channel] += total
-        start = border * width + border * LANES
-        for in_channel in range(in_channels):
-            _weight_grad(
-                padded_grad[channel * grad_plane + start : channel * grad_plane + start + size * width],
-                padded_input[in_channel * plane : (in_channel + 1) * plane],
-                width,
-                param_grad[stage.weight + (channel * in_channels + in_channel) * 9 :],
-            )
-    if not needs_input_grad:
+def _convolution_backward(plan, work, stage, source, target, block, x, g):
+    """Gradients of one block through norm, stored ReLU and convolution."""
+    _pad(work, stage, source, block, x)
+    width, row_size = stage.g_width * LANES, stage.x_width * LANES
+    plane = stage.g_height * width
+    left, right = stage.g_left * LANES, (stage.g_left + target.width) * LANES
+    first_param = block * len(work.params)
+    for channel in range(target.channels):
+        at = channel * plane
+        summed = fill(np.float32(0))
+        for number in range(at, at + stage.g_top * width, LANES):
+            store(g, number, fill(np.float32(0)))
+        for row in range(target.height):
+            line = at + (stage.g_top + row) * width
+            for number in range(line, line + left, LANES):
+                store(g, number, fill(np.float32(0)))
+            _copy_grad_row(work, target, channel, row, block, g, line + left)
+            for number in range(line + left, line + right, LANES):
+                summed = add(summed, load(g, number))
+            for number in range(line + right, line + width, LANES):
+                store(g, number, fill(np.float32(0)))
+        for number in range(at + (stage.g_top + target.height) * width, at + plane, LANES):
+            store(g, number, fill(np.float32(0)))
+        if stage.bias >= 0:
+            work.param_grads[first_param + stage.bias + channel] = total(summed)
+    channels, in_channels = target.channels // stage.groups, source.channels // stage.groups
+    x_group = in_channels * stage.x_height * row_size
+    weight_parts = (stage.count + MAX_WEIGHTS - 1) // MAX_WEIGHTS
+    channel_parts = (channels + MAX_GRAD_CHANNELS - 1) // MAX_GRAD_CHANNELS
+    start = stage.g_top * width + left
+    for group in range(stage.groups):
+        for weight_part in range(weight_parts):
+            weight, end_weight = (
+                stage.count * weight_part // weight_parts, stage.count * (weight_part + 1) // weight_parts,
+            )  # fmt: skip
+            for channel_part in range(channel_parts):
+                channel = group * channels + channels * channel_part // channel_parts
+                end_channel = group * channels + channels * (channel_part + 1) // channel_parts
+                _grad_tile(
+                    end_channel - channel, end_weight - weight, g, channel * plane + start, plane, width, x,
+                    group * x_group, stage.stride_height * row_size, stage.stride_width * LANES, plan.offsets,
+                    stage.offsets + weight, target.height, target.width, work.param_grads,
+                    first_param + stage.weight + channel * stage.count + weight, stage.count,
+                )  # fmt: skip
+    if not stage.needs_grad:
         return
-    in_size = stage.in_size
-    _conv3x3(padded_grad, flipped_weights, 0, conv_output, out_channels, in_channels, grad_plane, in_size, width)
-    row = in_size * LANES
-    for channel in range(in_channels):
-        target = (block * in_channels + channel) * in_size * row
-        for line in range(in_size):
-            _copy(conv_output[(channel * in_size + line) * width :], grad_input[target + line * row :], row)
+    in_plane = source.height * source.width * LANES
+    for number in range(stage.phase, stage.end_phase):
+        phase = plan.phases[number]
+        for row in range(phase.rows):
+            line = phase.row + row * stage.stride_height
+            at = _grad_at(work, source, 0, line, block) + phase.column * LANES
+            for group in range(stage.groups):
+                _row_of_tiles(
+                    phase.columns, in_channels, g, group * channels * plane + row * width, LANES, plan.offsets,
+                    phase.offsets, phase.count, work.packed, phase.packed + group * in_channels * (phase.count + 1),
+                    work.grads, at + group * in_channels * in_plane, stage.stride_width * LANES, in_plane,
+                    stage.adds_grad, np.float32(-np.inf),
+                )  # fmt: skip
+            if stage.completes_grad and stage.end_phase - stage.phase == 1:
+                for channel in range(source.channels):
+                    _finish_grad_row(work, source, channel, line, block)
+    if stage.completes_grad and stage.end_phase - stage.phase > 1:
+        _finish_grad(work, source, block)
 
 
 @_compiled
-def _weight_grad(g, a, width, gradient):
-    """Add the gradient of one 3×3 kernel to the first nine numbers of `gradient`.
+def _finish_grad(work, tensor, block):
+    """Apply `_finish_grad_row` to all rows of a block."""
+    for channel in range(tensor.channels):
+        for row in range(tensor.height):
+            _finish_grad_row(work, tensor, channel, row, block)
 
-    `g` is the gradient of an output plane and `a` a padded input plane, both with rows of `width` numbers.
-    """
-    count = len(g)
-    # The window of the last row's last columns ends past the plane; `g` is 0 there.
-    count = min(count, len(a) - 2 * width - 2 * LANES)
-    x0, x1, x2 = a[0:count], a[LANES : count + LANES], a[2 * LANES : count + 2 * LANES]
-    b = a[width:]
-    x3, x4, x5 = b[0:count], b[LANES : count + LANES], b[2 * LANES : count + 2 * LANES]
-    c = a[2 * width :]
-    x6, x7, x8 = c[0:count], c[LANES : count + LANES], c[2 * LANES : count + 2 * LANES]
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = np.float32(0)
-    for i in range(count):
-        v = g[i]
-        s0 += v * x0[i]
-        s1 += v * x1[i]
-        s2 += v * x2[i]
-        s3 += v * x3[i]
-        s4 += v * x4[i]
-        s5 += v * x5[i]
-        s6 += v * x6[i]
-        s7 += v * x7[i]
-        s8 += v * x8[i]
-    gradient[0] += s0
-    gradient[1] += s1
-    gradient[2] += s2
-    gradient[3] += s3
-    gradient[4] += s4
-    gradient[5] += s5
-    gradient[6] += s6
-    gradient[7] += s7
-    gradient[8] += s8
+
+# Pools
+
+
+@_inlined
+def _read(work, tensor, at, place, counter):
+    """Return the vector at `at` of a tensor as stages read it, with its slot at `place`; for the rest see `_counter`."""
+    value = load(work.values, at)
+    if _is_plain(tensor):
+        return value
+    value = fma(load(work.scale, place), value, load(work.shift, place))
+    if tensor.relu:
+        value = relu(value)
+    if tensor.dropout == DROPOUT:
+        number = tensor.dropout_number
+        value = multiply(
+            value,
+            keep(
+                np.uint32(counter), work.seeds[2 * number], work.seeds[2 * number + 1], work.thresholds[number],
+                work.keep_scales[number],
+            ),
+        )  # fmt: skip
+    return value
 
 
 @_compiled
-def _pool_forward(stage, activations, argmax, scale, shift, row_values, row_argmax, block):
-    """Pool one block, and store the argmax of a max-pool.
-
-    A row of outputs is computed at every column, which is vectorized; the columns of the stride are then copied.
-    `row_values` and `row_argmax` are the results of `_row_buffers`; for the other arrays see `forward`.
-    """
-    channels, size, out_size = stage.in_channels, stage.in_size, stage.out_size
-    kernel_size, stride, is_average = stage.kernel_size, stage.stride, stage.kind == AVERAGE_POOL
-    count = (size - kernel_size + 1) * LANES
-    for channel in range(channels):
-        a, b = scale[stage.in_slot + channel], shift[stage.in_slot + channel]
-        if is_average:
-            a, b = a / np.float32(kernel_size * kernel_size), b / np.float32(kernel_size * kernel_size)
-        source = stage.input + (block * channels + channel) * size * size * LANES
-        target = (block * channels + channel) * out_size * out_size * LANES
-        for row in range(out_size):
-            for tap in range(kernel_size * kernel_size):
-                at = source + ((row * stride + tap // kernel_size) * size + tap % kernel_size) * LANES
-                if tap == 0:
-                    _affine(activations[at:], row_values, count, a, b)
-                    row_argmax[:count] = 0
-                elif is_average:
-                    _add_affine(activations[at:], row_values, count, a, b)
-                else:
-                    _update_max(activations[at:], row_values, row_argmax, count, a, b, np.int32(tap))
-            for column in range(out_size):
-                to, start = target + (row * out_size + column) * LANES, column * stride * LANES
-                _copy(row_values[start:], activations[stage.output + to :], LANES)
-                if not is_average:
-                    _copy(row_argmax[start:], argmax[stage.argmax + to :], LANES)
+def _max_pool_forward(work, stage, source, target, block):
+    """Max-pool one block, and store the index of each maximum."""
+    for channel in range(target.channels):
+        place = (block * _slots(work) + source.slot + channel) * LANES
+        plane, counter = _value_at(work, source, channel, 0, block), _counter(source, channel, 0, block)
+        for row in range(target.height):
+            top = row * stage.stride_height - stage.padding_height
+            to = _value_at(work, target, channel, row, block)
+            argmax = stage.argmax + _counter(target, channel, row, block)
+            for column in range(target.width):
+                left = column * stage.stride_width - stage.padding_width
+                best, best_index = fill(np.float32(-np.inf)), fill_indexes(np.int32(0))
+                for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
+                    for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
+                        at = ((top + y) * source.width + left + z) * LANES
+                        value = _read(work, source, plane + at, place, counter + at)
+                        index = fill_indexes(np.int32(y * stage.kernel_width + z))
+                        best_index = maximum_index(value, best, index, best_index)
+                        best = maximum(value, best)
+                if target.stored_relu:
+                    best = relu(best)
+                store(work.values, to + column * LANES, best)
+                store_indexes(work.argmax, argmax + column * LANES, best_index)
+    for row in range(target.height):
+        _row_statistics(work, target, row, block)
 
 
 @_compiled
-def _pool_backward(stage, argmax, grad_output, grad_input, row_values, row_argmax, block):
-    """Gradient of one block through a pool; the arguments are those of `_pool_forward` and `backward`."""
-    channels, size, out_size = stage.in_channels, stage.in_size, stage.out_size
-    kernel_size, stride, is_average = stage.kernel_size, stage.stride, stage.kind == AVERAGE_POOL
-    count = (size - kernel_size + 1) * LANES
-    share = np.float32(1 / (kernel_size * kernel_size)) if is_average else np.float32(1)
-    for channel in range(channels):
-        target = (block * channels + channel) * size * size * LANES
-        source = (block * channels + channel) * out_size * out_size * LANES
-        grad_input[target : target + size * size * LANES] = 0
-        row_values[:count] = 0
-        for row in range(out_size):
-            for column in range(out_size):
-                at, start = source + (row * out_size + column) * LANES, column * stride * LANES
-                _affine(grad_output[at:], row_values[start:], LANES, share, np.float32(0))
-                if not is_average:
-                    _copy(argmax[stage.argmax + at :], row_argmax[start:], LANES)
-            for tap in range(kernel_size * kernel_size):
-                to = target + ((row * stride + tap // kernel_size) * size + tap % kernel_size) * LANES
-                if is_average:
-                    _add_affine(row_values, grad_input[to:], count, np.float32(1), np.float32(0))
-                else:
-                    _add_where_max(row_values, row_argmax, grad_input[to:], count, np.int32(tap))
+def _average_pool_forward(work, stage, source, target, block):
+    """Average-pool one block. Padding counts, but not what a window has beyond it (as torch's `ceil_mode`)."""
+    for channel in range(target.channels):
+        place = (block * _slots(work) + source.slot + channel) * LANES
+        plane, counter = _value_at(work, source, channel, 0, block), _counter(source, channel, 0, block)
+        for row in range(target.height):
+            top = row * stage.stride_height - stage.padding_height
+            to = _value_at(work, target, channel, row, block)
+            for column in range(target.width):
+                left = column * stage.stride_width - stage.padding_width
+                summed = fill(np.float32(0))
+                for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
+                    for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
+                        at = ((top + y) * source.width + left + z) * LANES
+                        summed = add(summed, _read(work, source, plane + at, place, counter + at))
+                value = multiply(summed, fill(_share(stage, source, top, left)))
+                if target.stored_relu:
+                    value = relu(value)
+                store(work.values, to + column * LANES, value)
+    for row in range(target.height):
+        _row_statistics(work, target, row, block)
+
+
+@_inlined
+def _share(stage, source, top, left):
+    """Return 1 / the number of positions of a window of an average pool."""
+    height = min(stage.kernel_height, source.height + stage.padding_height - top)
+    width = min(stage.kernel_width, source.width + stage.padding_width - left)
+    return np.float32(1) / np.float32(height * width)
+
+
+@_inlined
+def _clear_grad(work, tensor, channel, block):
+    at = _grad_at(work, tensor, channel, 0, block)
+    for number in range(at, at + tensor.height * tensor.width * LANES, LANES):
+        store(work.grads, number, fill(np.float32(0)))
+
+
+@_inlined
+def _pool_grad(work, target, grad_at, value_at):
+    """Return one vector of the gradient of a pool's output, before norm and stored ReLU."""
+    g = load(work.grads, grad_at)
+    if target.norm == NO_NORM and target.stored_relu:
+        g = where_positive(load(work.values, value_at), g)
+    return g
+
+
+@_compiled
+def _undo_norm(work, target, block):
+    """Replace the gradient of a tensor by that before its norm, if it has one, and before the stored ReLU."""
+    if target.norm == NO_NORM:
+        return
+    for channel in range(target.channels):
+        for row in range(target.height):
+            at = _grad_at(work, target, channel, row, block)
+            _copy_grad_row(work, target, channel, row, block, work.grads, at)
+
+
+@_compiled
+def _max_pool_backward(work, stage, source, target, block):
+    """Gradient of one block through a max-pool."""
+    _undo_norm(work, target, block)
+    for channel in range(target.channels):
+        if not stage.adds_grad:
+            _clear_grad(work, source, channel, block)
+        plane = _grad_at(work, source, channel, 0, block)
+        for row in range(target.height):
+            top = row * stage.stride_height - stage.padding_height
+            grad, value = _grad_at(work, target, channel, row, block), _value_at(work, target, channel, row, block)
+            argmax = stage.argmax + _counter(target, channel, row, block)
+            for column in range(target.width):
+                left = column * stage.stride_width - stage.padding_width
+                g = _pool_grad(work, target, grad + column * LANES, value + column * LANES)
+                best_index = load_indexes(work.argmax, argmax + column * LANES)
+                for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
+                    for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
+                        place = plane + ((top + y) * source.width + left + z) * LANES
+                        share = where_equal(fill_indexes(np.int32(y * stage.kernel_width + z)), best_index, g)
+                        store(work.grads, place, add(load(work.grads, place), share))
+        if stage.completes_grad:
+            for row in range(source.height):
+                _finish_grad_row(work, source, channel, row, block)
+
+
+@_compiled
+def _average_pool_backward(work, stage, source, target, block):
+    """Gradient of one block through an average pool."""
+    _undo_norm(work, target, block)
+    for channel in range(target.channels):
+        if not stage.adds_grad:
+            _clear_grad(work, source, channel, block)
+        plane = _grad_at(work, source, channel, 0, block)
+        for row in range(target.height):
+            top = row * stage.stride_height - stage.padding_height
+            grad, value = _grad_at(work, target, channel, row, block), _value_at(work, target, channel, row, block)
+            for column in range(target.width):
+                left = column * stage.stride_width - stage.padding_width
+                g = _pool_grad(work, target, grad + column * LANES, value + column * LANES)
+                g = multiply(g, fill(_share(stage, source, top, left)))
+                for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
+                    for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
+                        place = plane + ((top + y) * source.width + left + z) * LANES
+                        store(work.grads, place, add(load(work.grads, place), g))
+        if stage.completes_grad:
+            for row in range(source.height):
+                _finish_grad_row(work, source, channel, row, block)
+
+
+# Copies: the branches of sums and concatenations, and tensors between two norms
+
+
+@_compiled
+def _copy_forward(work, stage, source, target, block):
+    """Write or add one block of a tensor, as it is read, to some channels of another."""
+    width = source.width * LANES
+    for row in range(source.height):
+        for channel in range(source.channels):
+            at = _value_at(work, target, stage.channel + channel, row, block)
+            if stage.adds:
+                slots = (block * _slots(work) + source.slot + channel) * LANES
+                start, counter = _value_at(work, source, channel, row, block), _counter(source, channel, row, block)
+                for number in range(0, width, LANES):
+                    value = _read(work, source, start + number, slots, counter + number)
+                    store(work.values, at + number, add(load(work.values, at + number), value))
+            else:
+                _copy_row(work, source, channel, row, block, work.values, at)
+            if stage.completes and target.stored_relu:
+                for number in range(at, at + width, LANES):
+                    store(work.values, number, relu(load(work.values, number)))
+        if stage.completes:
+            _row_statistics(work, target, row, block)
+
+
+@_compiled
+def _copy_backward(work, stage, source, target, block, row_buffer):
+    """Gradient of one block through a copy."""
+    width = source.width * LANES
+    for row in range(source.height):
+        for channel in range(source.channels):
+            at = _grad_at(work, source, channel, row, block)
+            _copy_grad_row(work, target, stage.channel + channel, row, block, row_buffer, 0)
+            for number in range(0, width, LANES):
+                g = load(row_buffer, number)
+                if stage.adds_grad:
+                    g = add(g, load(work.grads, at + number))
+                store(work.grads, at + number, g)
+            if stage.completes_grad:
+                _finish_grad_row(work, source, channel, row, block)
+
+
+@_compiled
+def _external_backward(work, target, block):
+    """Replace the gradient of a tensor that torch has computed by that before norm and stored ReLU."""
+    for channel in range(target.channels):
+        for row in range(target.height):
+            at = _grad_at(work, target, channel, row, block)
+            _copy_grad_row(work, target, channel, row, block, work.grads, at)
