@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lib.design.layers import Shape
 from lib.nn import kernels
 from lib.nn.kernels import Workspace
-from lib.nn.plan import External, NetworkPlan, UnsupportedError, build_plan
+from lib.nn.plan import External, NetworkPlan, Norm, UnsupportedError, build_plan
 from lib.nn.vectors import LANES
 
 # A batch of 128 images has eight blocks: more threads than this find too few of them.
@@ -59,13 +59,21 @@ class _FastPath:
         self._params: list[Tensor] = [*plan.params, *external]
         self._num_params = sum(parameter.numel() for parameter in plan.params)
         self._images = 0
+        # The batch norms by momentum, each with its slots.
+        self._norms: dict[float, list[tuple[Norm, slice]]] = {}
+        for norm in plan.norms:
+            record = records.tensors[norm.tensor]
+            slots = slice(int(record["slot"]), int(record["slot"] + record["channels"]))
+            self._norms.setdefault(cast(float, norm.module.momentum), []).append((norm, slots))
         # The inputs and outputs of external modules between the forward and the backward pass.
         self._external: list[tuple[Tensor, Tensor]] = []
         # Calls of the kernels: segments from `first` to `end`, each run after the external module, if any.
         ends = [step.segment for step in plan.externals] + [len(plan.records.segments)]
         self._runs: list[tuple[External | None, int, int]] = [(None, 0, ends[0])]
         self._runs += [(step, step.segment, end) for step, end in zip(plan.externals, ends[1:], strict=True)]
-        self._scratch = [(kernels.zeros(plan.x_size), kernels.zeros(plan.g_size)) for _ in range(threads)]
+        self._scratch = [
+            tuple(kernels.zeros(size) for size in (plan.x_size, plan.g_size, plan.w_size)) for _ in range(threads)
+        ]
         self._thresholds = np.array([round(module.p * 2**32) for module in plan.dropouts], np.uint32)
         self._keep_scales = np.array([1 / (1 - module.p) for module in plan.dropouts], np.float32)
 
@@ -84,18 +92,22 @@ class _FastPath:
         ones = kernels.zeros(lanes)
         ones[:] = 1
         self._images = images
+        self._shares, self._unbiased_shares = self._part_shares()
         self._work = Workspace(
-            params=np.zeros(self._num_params, np.float32),
+            values_size=int(sizes.sum()),
+            grads_size=grad_size,
+            # One number more, for the biases of convolutions that have none.
+            params=np.zeros(self._num_params + 1, np.float32),
             packed=np.zeros(len(plan.packed), np.float32),
             eps=np.array(plan.eps, np.float32),
             seeds=np.zeros(2 * len(plan.dropouts), np.uint32),
             thresholds=self._thresholds,
             keep_scales=self._keep_scales,
-            values=kernels.zeros(blocks * int(sizes.sum())).reshape(blocks, -1),
+            values=kernels.zeros(blocks * int(sizes.sum())),
             argmax=np.zeros(plan.argmax_size * blocks, np.int32),
             batch_mean=np.zeros((plan.parts, plan.slots)),
             batch_variance=np.zeros((plan.parts, plan.slots)),
-            param_grads=np.zeros(blocks * self._num_params, np.float32),
+            param_grads=np.zeros(blocks * (self._num_params + 1), np.float32),
             scale=ones,
             shift=kernels.zeros(lanes),
             dropped=ones.copy(),
@@ -104,7 +116,7 @@ class _FastPath:
             inv_std=kernels.zeros(lanes),
             grad_sums=kernels.zeros(2 * lanes),
             coefficients=kernels.zeros(3 * lanes),
-            grads=kernels.zeros(blocks * grad_size).reshape(blocks, -1),
+            grads=kernels.zeros(blocks * grad_size),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,10 +127,9 @@ class _FastPath:
         plan, work = self._plan, self._work
         self._write(work.values, 0, x)
         if plan.params:
-            torch.cat(
-                [parameter.detach().reshape(-1) for parameter in plan.params], out=torch.from_numpy(work.params)
-            )
-            np.take(np.append(work.params, np.float32(0)), plan.packed, out=work.packed)
+            flat = torch.from_numpy(work.params)[:-1]
+            torch.cat([parameter.detach().reshape(-1) for parameter in plan.params], out=flat)
+            np.take(work.params, plan.packed, out=work.packed, mode="clip")
         for number, module in enumerate(plan.dropouts):
             drawn = torch.randint(2**32, (2,), generator=module.generator)
             work.seeds[2 * number : 2 * number + 2] = drawn.numpy()
@@ -127,7 +138,8 @@ class _FastPath:
         for external, first, end in self._runs:
             if external is not None:
                 self._forward_external(external)
-            self._run(kernels.forward, (self._records, work, images, first, end, counters), with_grad=False)
+            shared = (self._records, work, images, first, end, counters)
+            _run_parallel(kernels.forward, [(*shared, x, w) for x, _, w in self._scratch])
         self._update_running_statistics()
         return self._read(work.values, plan.output).flatten(1)
 
@@ -140,18 +152,34 @@ class _FastPath:
         self._write(self._work.values, step.target, y.detach())
 
     def _update_running_statistics(self) -> None:
-        tensors = self._records.tensors
-        for norm in self._plan.norms:
-            tensor = tensors[norm.tensor]
-            slots = slice(int(tensor["slot"]), int(tensor["slot"] + tensor["channels"]))
-            size = -(-self._images // int(tensor["parts"]))
-            positions = int(tensor["height"] * tensor["width"])
-            counts = [min(size, self._images - start) * positions for start in range(0, self._images, size)]
-            mean = self._work.batch_mean[: len(counts), slots].mean(0)
-            variance = self._work.batch_variance[: len(counts), slots]
-            # The running variance is the unbiased one.
-            variance = (variance * [[count / (count - 1)] for count in counts]).mean(0)
-            _update(norm.module, torch.from_numpy(mean).float(), torch.from_numpy(variance).float())
+        """Update running means and variances as torch does, those of all norms with one momentum at once."""
+        mean = torch.from_numpy((self._work.batch_mean * self._shares).sum(0)).float()
+        variance = torch.from_numpy((self._work.batch_variance * self._unbiased_shares).sum(0)).float()
+        for momentum, norms in self._norms.items():
+            modules = [norm.module for norm, _ in norms]
+            buffers = [module.running_mean for module in modules] + [module.running_var for module in modules]
+            updates = [values[slots] for values in (mean, variance) for _, slots in norms]
+            torch._foreach_lerp_(cast(list[Tensor], buffers), updates, momentum)
+            torch._foreach_add_([cast(Tensor, module.num_batches_tracked) for module in modules], 1)
+
+    def _part_shares(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Weights of the statistics of the parts of a batch in its mean and its unbiased variance, (parts, slots).
+
+        Raises ValueError if a part has one value for a channel, whose variance is unknown.
+        """
+        shares = np.zeros((self._plan.parts, self._plan.slots))
+        unbiased = np.zeros_like(shares)
+        for norms in self._norms.values():
+            for norm, slots in norms:
+                tensor = self._records.tensors[norm.tensor]
+                size = -(-self._images // int(tensor["parts"]))
+                positions = int(tensor["height"] * tensor["width"])
+                counts = [min(size, self._images - start) * positions for start in range(0, self._images, size)]
+                if min(counts) < 2:
+                    raise ValueError("Expected more than 1 value per channel when training.")
+                shares[: len(counts), slots] = 1 / len(counts)
+                unbiased[: len(counts), slots] = [[count / (count - 1) / len(counts)] for count in counts]
+        return shares, unbiased
 
     def backward(self, gradient: Tensor) -> list[Tensor]:
         """Gradient of the logits (N, 10) -> gradients of the parameters, in the shapes of the parameters."""
@@ -160,11 +188,12 @@ class _FastPath:
         counters = np.zeros(4 * len(plan.records.segments), np.int64)
         external_grads: list[list[Tensor]] = []
         for step, first, end in reversed(self._runs):
-            self._run(kernels.backward, (self._records, work, self._images, first, end, counters), with_grad=True)
+            shared = (self._records, work, self._images, first, end, counters)
+            _run_parallel(kernels.backward, [(*shared, *scratch) for scratch in self._scratch])
             if step is not None:
                 external_grads.append(self._backward_external(step))
         sizes = [parameter.numel() for parameter in plan.params]
-        summed = torch.from_numpy(work.param_grads).view(-1, self._num_params).sum(0)
+        summed = torch.from_numpy(work.param_grads).view(-1, self._num_params + 1).sum(0)[:-1]
         pieces = list(torch.split(summed, sizes))
         pieces += [grad for grads in reversed(external_grads) for grad in grads]
         return [piece.view_as(parameter) for piece, parameter in zip(pieces, self._params, strict=True)]
@@ -198,10 +227,7 @@ class _FastPath:
         shape = tuple(int(record[name]) for name in ("channels", "height", "width"))
         start = int(record[field])
         end = start + LANES * shape[0] * shape[1] * shape[2]
-        return torch.from_numpy(array)[:, start:end].view(-1, *shape, LANES)
-
-    def _run(self, kernel: Callable[..., None], shared: tuple[Any, ...], with_grad: bool) -> None:
-        _run_parallel(kernel, [(*shared, x, g) if with_grad else (*shared, x) for x, g in self._scratch])
+        return torch.from_numpy(array).view(-(-self._images // LANES), -1)[:, start:end].view(-1, *shape, LANES)
 
 
 def _grad_places(records: kernels.Plan) -> tuple[np.ndarray[Any, Any], int]:
@@ -227,16 +253,6 @@ def _grad_places(records: kernels.Plan) -> tuple[np.ndarray[Any, Any], int]:
         places[tensor] = start
         placed.append((start, start + int(sizes[tensor]), first, last))
     return places, max((end for _, end, _, _ in placed), default=1)
-
-
-def _update(norm: nn.BatchNorm2d | nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(variance, norm.momentum)
-    norm.num_batches_tracked.add_(1)
 
 
 class _Pass(torch.autograd.Function):

@@ -93,7 +93,7 @@ TENSOR = _record(
 STAGE = _record(
     "kind", "source", "target", "channel", "adds", "completes", "adds_grad", "completes_grad", "needs_grad",
     "kernel_height", "kernel_width", "stride_height", "stride_width", "padding_height", "padding_width", "argmax",
-    "groups", "weight", "bias", "packed", "offsets", "count", "x_top", "x_left", "x_height", "x_width", "g_top",
+    "groups", "is_direct", "weight", "bias", "packed", "offsets", "count", "x_top", "x_left", "x_height", "x_width", "g_top",
     "g_left", "g_height", "g_width", "phase", "end_phase",
 )  # fmt: skip
 # The positions of an input whose gradient takes the same weights: rows `row`, `row + stride` and so on, and columns
@@ -156,6 +156,8 @@ class Workspace(NamedTuple):
       written them; then before ReLU and dropout, but after the norm.
     """
 
+    values_size: int
+    grads_size: int
     params: NDArray[np.float32]
     packed: NDArray[np.float32]
     eps: NDArray[np.float32]
@@ -221,11 +223,11 @@ def _wait_for(counters, index, number):
 
 
 @_compiled
-def forward(plan, work, images, first, end, counters, x):
+def forward(plan, work, images, first, end, counters, x, w):
     """Forward pass in training mode through the segments from `first` to `end`.
 
-    `counters` is int64 (2 * segments,), zero on entry: for each segment the blocks taken and done. `x` is this thread's
-    own scratch memory.
+    `counters` is int64 (2 * segments,), zero on entry: for each segment the blocks taken and done. `x` and `w` are
+    this thread's own scratch memory.
     """
     blocks = (images + LANES - 1) // LANES
     for number in range(first, end):
@@ -235,7 +237,22 @@ def forward(plan, work, images, first, end, counters, x):
             if block >= blocks:
                 break
             for index in range(segment.start, segment.end):
-                _stage_forward(plan, work, index, images, block, x)
+                stage = plan.stages[index]
+                source, target = plan.tensors[stage.source], plan.tensors[stage.target]
+                if stage.kind == CONVOLUTION:
+                    _convolution_forward(plan, work, stage, source, target, block, x, w)
+                elif stage.kind == MAX_POOL:
+                    _max_pool_forward(work, stage, source, target, block)
+                elif stage.kind == AVERAGE_POOL:
+                    _average_pool_forward(work, stage, source, target, block)
+                elif stage.kind == COPY:
+                    _copy_forward(work, stage, source, target, block)
+                elif target.norm != NO_NORM:
+                    _external_statistics(work, target, block)
+                if stage.completes and target.norm == IMAGE_NORM:
+                    _image_norm_forward(target, work, block, min(LANES, images - block * LANES))
+                if stage.completes and target.norm != BATCH_NORM and target.dropout == CHANNEL_DROPOUT:
+                    _drop_channels(target, work, block)
             if _atomic_add(counters, 2 * number + 1, 1) == blocks - 1:
                 if segment.tensor >= 0:
                     _batch_norm_forward(plan.tensors[segment.tensor], work, images)
@@ -244,11 +261,11 @@ def forward(plan, work, images, first, end, counters, x):
 
 
 @_compiled
-def backward(plan, work, images, first, end, counters, x, g):
+def backward(plan, work, images, first, end, counters, x, g, w):
     """Backward pass through the segments from `end` to `first`, last to first.
 
     `counters` is int64 (4 * segments,), zero on entry: for each segment whether its norm is taken and done, then the
-    blocks taken and done. `x` and `g` are this thread's own scratch memory.
+    blocks taken and done. `x`, `g` and `w` are this thread's own scratch memory.
     """
     blocks = (images + LANES - 1) // LANES
     for number in range(end - 1, first - 1, -1):
@@ -263,53 +280,22 @@ def backward(plan, work, images, first, end, counters, x, g):
             if block >= blocks:
                 break
             for index in range(segment.end - 1, segment.start - 1, -1):
-                _stage_backward(plan, work, index, images, block, x, g)
+                stage = plan.stages[index]
+                source, target = plan.tensors[stage.source], plan.tensors[stage.target]
+                if stage.completes and target.norm == IMAGE_NORM:
+                    _image_norm_backward(target, work, block, min(LANES, images - block * LANES))
+                if stage.kind == CONVOLUTION:
+                    _convolution_backward(plan, work, stage, source, target, block, x, g, w)
+                elif stage.kind == EXTERNAL:
+                    _undo_norm(work, target, block)
+                elif stage.needs_grad and stage.kind == MAX_POOL:
+                    _max_pool_backward(work, stage, source, target, block)
+                elif stage.needs_grad and stage.kind == AVERAGE_POOL:
+                    _average_pool_backward(work, stage, source, target, block)
+                elif stage.needs_grad:
+                    _copy_backward(work, stage, source, target, block, g)
             _atomic_add(counters, 4 * number + 3, 1)
         _wait_for(counters, 4 * number + 3, blocks)
-
-
-@_compiled
-def _stage_forward(plan, work, index, images, block, x):
-    """Compute one stage for one block, and the statistics for a norm that follows."""
-    stage = plan.stages[index]
-    source, target = plan.tensors[stage.source], plan.tensors[stage.target]
-    lanes = min(LANES, images - block * LANES)
-    if stage.kind == CONVOLUTION:
-        _convolution_forward(plan, work, stage, source, target, block, x)
-    elif stage.kind == MAX_POOL:
-        _max_pool_forward(work, stage, source, target, block)
-    elif stage.kind == AVERAGE_POOL:
-        _average_pool_forward(work, stage, source, target, block)
-    elif stage.kind == COPY:
-        _copy_forward(work, stage, source, target, block)
-    else:
-        for row in range(target.height):
-            _row_statistics(work, target, row, block)
-    if stage.completes:
-        if target.norm == IMAGE_NORM:
-            _image_norm_forward(target, work, block, lanes)
-        if target.dropout == CHANNEL_DROPOUT and target.norm != BATCH_NORM:
-            _drop_channels(target, work, block)
-
-
-@_compiled
-def _stage_backward(plan, work, index, images, block, x, g):
-    """Compute the gradients of one stage for one block."""
-    stage = plan.stages[index]
-    source, target = plan.tensors[stage.source], plan.tensors[stage.target]
-    if target.norm == IMAGE_NORM and stage.completes:
-        _image_norm_backward(target, work, block, min(LANES, images - block * LANES))
-    if stage.kind == CONVOLUTION:
-        _convolution_backward(plan, work, stage, source, target, block, x, g)
-    elif stage.kind == EXTERNAL:
-        _external_backward(work, target, block)
-    elif stage.needs_grad:
-        if stage.kind == MAX_POOL:
-            _max_pool_backward(work, stage, source, target, block)
-        elif stage.kind == AVERAGE_POOL:
-            _average_pool_backward(work, stage, source, target, block)
-        else:
-            _copy_backward(work, stage, source, target, block, g)
 
 
 # Reading a tensor
@@ -324,13 +310,13 @@ def _is_plain(tensor):
 @_inlined
 def _value_at(work, tensor, channel, row, block):
     """Return the offset in `values` of a row of a tensor."""
-    return block * work.values.shape[1] + tensor.values + (channel * tensor.height + row) * tensor.width * LANES
+    return block * work.values_size + tensor.values + (channel * tensor.height + row) * tensor.width * LANES
 
 
 @_inlined
 def _grad_at(work, tensor, channel, row, block):
     """Return the offset in `grads` of a row of a tensor."""
-    return block * work.grads.shape[1] + tensor.grad + (channel * tensor.height + row) * tensor.width * LANES
+    return block * work.grads_size + tensor.grad + (channel * tensor.height + row) * tensor.width * LANES
 
 
 @_inlined
@@ -440,6 +426,13 @@ def _copy_grad_row(work, tensor, channel, row, block, out, out_at):
 
 
 # Norms
+
+
+@_compiled
+def _external_statistics(work, tensor, block):
+    """Statistics of a tensor that torch has computed."""
+    for row in range(tensor.height):
+        _row_statistics(work, tensor, row, block)
 
 
 @_inlined
@@ -725,9 +718,59 @@ def _row_of_tiles(
 
 
 @_compiled
-def _convolution_forward(plan, work, stage, source, target, block, x):
+def _fold_norm(work, stage, source, target, block, w):
+    """Write the weights for the values before the norm to `w`: norm and convolution in one."""
+    ins, outs = source.channels // stage.groups, target.channels // stage.groups
+    taps = stage.count // ins
+    parts = (outs + MAX_CHANNELS - 1) // MAX_CHANNELS
+    for group in range(stage.groups):
+        for part in range(parts):
+            start, end = outs * part // parts, outs * (part + 1) // parts
+            size = end - start
+            at = (group * outs + start) * (stage.count + 1)
+            for channel in range(size):
+                w[at + channel] = work.packed[stage.packed + at + channel]
+            number = at + size
+            for channel in range(ins):
+                slot = (block * _slots(work) + source.slot + group * ins + channel) * LANES
+                scale, shift = work.scale[slot], work.shift[slot]
+                for _ in range(taps):
+                    for out in range(size):
+                        weight = work.packed[stage.packed + number + out]
+                        w[number + out] = weight * scale
+                        w[at + out] += weight * shift
+                    number += size
+
+
+@_compiled
+def _unfold_norm(work, stage, source, target, block, sums):
+    """Turn the gradient of the weights for values before the norm into that for values after it.
+
+    `sums` has the sum of the gradient of the output for each channel.
+    """
+    ins, outs = source.channels // stage.groups, target.channels // stage.groups
+    taps = stage.count // ins
+    for out in range(target.channels):
+        at = block * len(work.params) + stage.weight + out * stage.count
+        for channel in range(ins):
+            slot = (block * _slots(work) + source.slot + out // outs * ins + channel) * LANES
+            scale, offset = work.scale[slot], work.shift[slot] * sums[out]
+            for tap in range(taps):
+                place = at + channel * taps + tap
+                work.param_grads[place] = work.param_grads[place] * scale + offset
+
+
+@_compiled
+def _convolution_forward(plan, work, stage, source, target, block, x, w):
     """Convolution, bias and stored ReLU of one block."""
-    _pad(work, stage, source, block, x)
+    inputs, inputs_at = work.values, _value_at(work, source, 0, 0, block)
+    weights, weights_at = work.packed, stage.packed
+    if stage.is_direct == 0:
+        _pad(work, stage, source, block, x)
+        inputs, inputs_at = x, 0
+    elif source.norm != NO_NORM:
+        _fold_norm(work, stage, source, target, block, w)
+        weights, weights_at = w, 0
     row_size = stage.x_width * LANES
     group_size = source.channels // stage.groups * stage.x_height * row_size
     channels = target.channels // stage.groups
@@ -737,18 +780,21 @@ def _convolution_forward(plan, work, stage, source, target, block, x):
         at = _value_at(work, target, 0, row, block)
         for group in range(stage.groups):
             _row_of_tiles(
-                target.width, channels, x, group * group_size + row * stage.stride_height * row_size,
-                stage.stride_width * LANES, plan.offsets, stage.offsets, stage.count, work.packed,
-                stage.packed + group * channels * (stage.count + 1), work.values, at + group * channels * plane,
+                target.width, channels, inputs, inputs_at + group * group_size + row * stage.stride_height * row_size,
+                stage.stride_width * LANES, plan.offsets, stage.offsets, stage.count, weights,
+                weights_at + group * channels * (stage.count + 1), work.values, at + group * channels * plane,
                 LANES, plane, 0, floor,
             )  # fmt: skip
         _row_statistics(work, target, row, block)
 
 
 @_compiled
-def _convolution_backward(plan, work, stage, source, target, block, x, g):
+def _convolution_backward(plan, work, stage, source, target, block, x, g, sums):
     """Gradients of one block through norm, stored ReLU and convolution."""
-    _pad(work, stage, source, block, x)
+    inputs, inputs_at = work.values, _value_at(work, source, 0, 0, block)
+    if stage.is_direct == 0:
+        _pad(work, stage, source, block, x)
+        inputs, inputs_at = x, 0
     width, row_size = stage.g_width * LANES, stage.x_width * LANES
     plane = stage.g_height * width
     left, right = stage.g_left * LANES, (stage.g_left + target.width) * LANES
@@ -769,8 +815,9 @@ def _convolution_backward(plan, work, stage, source, target, block, x, g):
                 store(g, number, fill(np.float32(0)))
         for number in range(at + (stage.g_top + target.height) * width, at + plane, LANES):
             store(g, number, fill(np.float32(0)))
+        sums[channel] = total(summed)
         if stage.bias >= 0:
-            work.param_grads[first_param + stage.bias + channel] = total(summed)
+            work.param_grads[first_param + stage.bias + channel] = sums[channel]
     channels, in_channels = target.channels // stage.groups, source.channels // stage.groups
     x_group = in_channels * stage.x_height * row_size
     weight_parts = (stage.count + MAX_WEIGHTS - 1) // MAX_WEIGHTS
@@ -785,11 +832,13 @@ def _convolution_backward(plan, work, stage, source, target, block, x, g):
                 channel = group * channels + channels * channel_part // channel_parts
                 end_channel = group * channels + channels * (channel_part + 1) // channel_parts
                 _grad_tile(
-                    end_channel - channel, end_weight - weight, g, channel * plane + start, plane, width, x,
-                    group * x_group, stage.stride_height * row_size, stage.stride_width * LANES, plan.offsets,
+                    end_channel - channel, end_weight - weight, g, channel * plane + start, plane, width, inputs,
+                    inputs_at + group * x_group, stage.stride_height * row_size, stage.stride_width * LANES, plan.offsets,
                     stage.offsets + weight, target.height, target.width, work.param_grads,
                     first_param + stage.weight + channel * stage.count + weight, stage.count,
                 )  # fmt: skip
+    if stage.is_direct and source.norm != NO_NORM:
+        _unfold_norm(work, stage, source, target, block, sums)
     if not stage.needs_grad:
         return
     in_plane = source.height * source.width * LANES
@@ -911,19 +960,10 @@ def _clear_grad(work, tensor, channel, block):
         store(work.grads, number, fill(np.float32(0)))
 
 
-@_inlined
-def _pool_grad(work, target, grad_at, value_at):
-    """Return one vector of the gradient of a pool's output, before norm and stored ReLU."""
-    g = load(work.grads, grad_at)
-    if target.norm == NO_NORM and target.stored_relu:
-        g = where_positive(load(work.values, value_at), g)
-    return g
-
-
 @_compiled
 def _undo_norm(work, target, block):
-    """Replace the gradient of a tensor by that before its norm, if it has one, and before the stored ReLU."""
-    if target.norm == NO_NORM:
+    """Replace the gradient of a tensor by that before its norm and the stored ReLU."""
+    if target.norm == NO_NORM and target.stored_relu == 0:
         return
     for channel in range(target.channels):
         for row in range(target.height):
@@ -941,11 +981,11 @@ def _max_pool_backward(work, stage, source, target, block):
         plane = _grad_at(work, source, channel, 0, block)
         for row in range(target.height):
             top = row * stage.stride_height - stage.padding_height
-            grad, value = _grad_at(work, target, channel, row, block), _value_at(work, target, channel, row, block)
+            grad = _grad_at(work, target, channel, row, block)
             argmax = stage.argmax + _counter(target, channel, row, block)
             for column in range(target.width):
                 left = column * stage.stride_width - stage.padding_width
-                g = _pool_grad(work, target, grad + column * LANES, value + column * LANES)
+                g = load(work.grads, grad + column * LANES)
                 best_index = load_indexes(work.argmax, argmax + column * LANES)
                 for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
                     for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
@@ -967,10 +1007,10 @@ def _average_pool_backward(work, stage, source, target, block):
         plane = _grad_at(work, source, channel, 0, block)
         for row in range(target.height):
             top = row * stage.stride_height - stage.padding_height
-            grad, value = _grad_at(work, target, channel, row, block), _value_at(work, target, channel, row, block)
+            grad = _grad_at(work, target, channel, row, block)
             for column in range(target.width):
                 left = column * stage.stride_width - stage.padding_width
-                g = _pool_grad(work, target, grad + column * LANES, value + column * LANES)
+                g = load(work.grads, grad + column * LANES)
                 g = multiply(g, fill(_share(stage, source, top, left)))
                 for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
                     for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
@@ -1021,12 +1061,3 @@ def _copy_backward(work, stage, source, target, block, row_buffer):
                 store(work.grads, at + number, g)
             if stage.completes_grad:
                 _finish_grad_row(work, source, channel, row, block)
-
-
-@_compiled
-def _external_backward(work, target, block):
-    """Replace the gradient of a tensor that torch has computed by that before norm and stored ReLU."""
-    for channel in range(target.channels):
-        for row in range(target.height):
-            at = _grad_at(work, target, channel, row, block)
-            _copy_grad_row(work, target, channel, row, block, work.grads, at)

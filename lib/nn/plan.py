@@ -75,7 +75,7 @@ class NetworkPlan:
     - `packed`: for each number of the packed parameters its index in the flat ones; the number of parameters for 0.
     - `dropouts`: the dropout of each number.
     - `eps`: of the norm of each number.
-    - `x_size`, `g_size`: numbers of scratch memory that each thread needs.
+    - `x_size`, `g_size`, `w_size`: numbers of scratch memory that each thread needs.
     - `argmax_size`: numbers for one block of images.
     - `output`: the tensor of the logits.
     """
@@ -91,6 +91,7 @@ class NetworkPlan:
     parts: int
     x_size: int
     g_size: int
+    w_size: int
     argmax_size: int
     output: int
 
@@ -615,6 +616,8 @@ class _Builder:
 
     def _finished(self, output: int) -> NetworkPlan:
         self._order_gradients()
+        for stage in self.stages:
+            stage["is_direct"] = int(stage["kind"] == CONVOLUTION and self._is_direct(stage))
         segments, external_segments = self._segments()
         tensors, stages, phases = (
             _records(rows, kind)
@@ -641,9 +644,16 @@ class _Builder:
             max(tensor["parts"] for tensor in self.tensors),
             LANES * int(max(x_sizes, default=1)),
             LANES * int(max([*g_sizes, *tensors["width"]])),
+            int(max([*targets["channels"] * (convolutions["count"] + 1), 1])),
             self.argmax_size,
             output,
         )
+
+    def _is_direct(self, stage: dict[str, int]) -> bool:
+        """Whether a convolution can read its input as it is stored; the norm, if any, becomes part of its weights."""
+        tensor = self.tensors[stage["source"]]
+        is_changed = tensor["relu"] or tensor["dropout"] or tensor["norm"] == IMAGE_NORM or tensor["parts"] > 1
+        return not (is_changed or stage["x_top"] or stage["x_left"])
 
     def _order_gradients(self) -> None:
         """Say of each stage whether it is the first and the last to write its input's gradient, last stage first."""

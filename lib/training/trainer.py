@@ -211,7 +211,8 @@ class Trainer(Iterator[Event]):
         batches = torch.split(order, recipe.batch_size)
         for batch in batches[self.step - (epoch - 1) * self.steps_per_epoch :]:
             started = time.perf_counter()
-            self.network.train()
+            if not self.network.training:
+                self.network.train()
             rate = self.lr_scale * learning_rate(recipe, self.step, self.steps_per_epoch, self._losses)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
