@@ -48,7 +48,6 @@ from lib.nn.vectors import (
     add,
     fill,
     fill_indexes,
-    first_lanes,
     fma,
     keep,
     load,
@@ -56,6 +55,7 @@ from lib.nn.vectors import (
     maximum,
     maximum_index,
     multiply,
+    prefetch,
     relu,
     store,
     store_indexes,
@@ -320,6 +320,16 @@ def _grad_at(work, tensor, channel, row, block):
 
 
 @_inlined
+def _prefetch_rows(work, tensor, row, block):
+    """Ask for a row of all channels of a tensor."""
+    if row < tensor.height:
+        for channel in range(tensor.channels):
+            at = _value_at(work, tensor, channel, row, block)
+            for number in range(at, at + tensor.width * LANES, LANES):
+                prefetch(work.values, number)
+
+
+@_inlined
 def _counter(tensor, channel, row, block):
     """Return the number of the first value of a row among all values of the tensor, to draw its dropout with."""
     return (((block * tensor.channels + channel) * tensor.height + row) * tensor.width) * LANES
@@ -481,7 +491,10 @@ def _batch_norm_forward(tensor, work, images):
         gamma = np.float64(1)
         beta = np.float64(0)
         if tensor.gamma >= 0:
-            gamma, beta = np.float64(work.params[tensor.gamma + channel]), np.float64(work.params[tensor.beta + channel])
+            gamma, beta = (
+                np.float64(work.params[tensor.gamma + channel]),
+                np.float64(work.params[tensor.beta + channel]),
+            )
         for part in range(tensor.parts):
             start, end = part * part_size, min(images, (part + 1) * part_size)
             if start >= end:
@@ -777,6 +790,9 @@ def _convolution_forward(plan, work, stage, source, target, block, x, w):
     plane = target.height * target.width * LANES
     floor = np.float32(0) if target.stored_relu else np.float32(-np.inf)
     for row in range(target.height):
+        if stage.is_direct:
+            # The rows of all channels are far apart: the processor does not foresee them.
+            _prefetch_rows(work, source, (row + 1) * stage.stride_height + stage.kernel_height - 1, block)
         at = _value_at(work, target, 0, row, block)
         for group in range(stage.groups):
             _row_of_tiles(

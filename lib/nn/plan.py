@@ -29,7 +29,6 @@ from lib.nn.kernels import (
     EXTERNAL,
     IMAGE_NORM,
     MAX_POOL,
-    NO_NORM,
     PHASE,
     SEGMENT,
     STAGE,
@@ -203,7 +202,7 @@ class _Builder:
                     raise UnsupportedError from None
                 values[index] = self._add_external(module, sources[0], step.output_shape, step.is_flat)
         last = values[len(network) - 1]
-        if not last.flat or not self.params and not self.externals:
+        if not last.flat or (not self.params and not self.externals):
             raise UnsupportedError
         output = self._copied(last.tensor)
         return self._finished(output)
@@ -400,6 +399,8 @@ class _Builder:
             "weight": weight,
             "bias": bias,
             "count": ins * len(taps),
+            "kernel_height": reach[0] + 1,
+            "kernel_width": reach[1] + 1,
             "x_top": padding[0],
             "x_left": padding[1],
             "x_height": x_height,
@@ -542,9 +543,7 @@ class _Builder:
         self.tensors[target]["parted"] = 1
         channel = 0
         for number, (source, shape) in enumerate(zip(sources, shapes, strict=True)):
-            self._add_stage(
-                COPY, source.tensor, target, channel=channel, completes=int(number == len(sources) - 1)
-            )
+            self._add_stage(COPY, source.tensor, target, channel=channel, completes=int(number == len(sources) - 1))
             channel += shape[0]
         return _Value(target)
 
@@ -620,8 +619,7 @@ class _Builder:
             stage["is_direct"] = int(stage["kind"] == CONVOLUTION and self._is_direct(stage))
         segments, external_segments = self._segments()
         tensors, stages, phases = (
-            _records(rows, kind)
-            for rows, kind in ((self.tensors, TENSOR), (self.stages, STAGE), (self.phases, PHASE))
+            _records(rows, kind) for rows, kind in ((self.tensors, TENSOR), (self.stages, STAGE), (self.phases, PHASE))
         )
         convolutions = stages[stages["kind"] == CONVOLUTION]
         sources, targets = tensors[convolutions["source"]], tensors[convolutions["target"]]
@@ -682,9 +680,7 @@ def _packed(weights: NDArray[np.int64], biases: NDArray[np.int64] | None = None)
     first = np.full((1, weights.shape[1]), -1) if biases is None else biases[None]
     table = np.concatenate([first, weights])
     ends = bounds(weights.shape[1], MAX_CHANNELS)
-    return np.concatenate(
-        [table[:, start:end].reshape(-1) for start, end in zip(ends, ends[1:], strict=False)]
-    )
+    return np.concatenate([table[:, start:end].reshape(-1) for start, end in zip(ends, ends[1:], strict=False)])
 
 
 def _records(rows: list[dict[str, int]], kind: np.dtype[np.void]) -> NDArray[np.void]:

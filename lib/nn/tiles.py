@@ -19,8 +19,20 @@ from llvmlite import ir
 from numba import float32, int64, none
 from numba.extending import intrinsic
 
-from lib.nn.vectors import ALIGN, FLOAT, FLOATS, INT64, LANES, at_least, constant, data_pointer, lane_sum, multiply_add
-from lib.nn.vectors import splat, vector_pointer
+from lib.nn.vectors import (
+    ALIGN,
+    FLOAT,
+    FLOATS,
+    INT64,
+    LANES,
+    at_least,
+    constant,
+    data_pointer,
+    lane_sum,
+    multiply_add,
+    splat,
+    vector_pointer,
+)
 
 # 32 registers hold a vector each, otherwise (AVX2, NEON) two to four registers hold one.
 _IS_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
@@ -94,11 +106,7 @@ def convolution_tile(
                         builder,
                         builder.gep(
                             out,
-                            [
-                                builder.add(
-                                    builder.mul(out_step, _number(row)), builder.mul(out_plane, _number(column))
-                                )
-                            ],
+                            [builder.add(builder.mul(out_step, _number(row)), builder.mul(out_plane, _number(column)))],
                         ),
                     )
                     for row, column in cells

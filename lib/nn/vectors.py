@@ -63,7 +63,9 @@ def splat(builder: Any, number: Any, kind: ir.VectorType = FLOATS) -> Any:
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
     function_type = ir.FunctionType(FLOATS, [FLOATS] * 3)
-    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, f"llvm.fma.v{LANES}f32"), [a, b, c])
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function_type, f"llvm.fma.v{LANES}f32"), [a, b, c]
+    )
 
 
 def at_least(builder: Any, x: Any, floor: Any) -> Any:
@@ -136,6 +138,22 @@ def store_indexes(typing_context, array, index, x):
         return context.get_dummy_value()
 
     return none(array, int64, index_vector), code
+
+
+@intrinsic
+def prefetch(typing_context, array, index):
+    """Ask for the cache line of array[index], which is read soon. The index may be beyond the array."""
+
+    def code(context, builder, signature, arguments):
+        pointer = data_pointer(context, builder, signature.args[0], *arguments)
+        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, INT32, INT32, INT32])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        # For reading, to all levels of the cache, of data.
+        builder.call(function, [pointer, *(ir.Constant(INT32, number) for number in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return none(array, int64), code
 
 
 @intrinsic
