@@ -6,8 +6,7 @@ import streamlit as st
 from torch import Tensor
 
 from lib.data.dataset import DatasetError
-from lib.design.analysis import analyze
-from lib.design.fast_path_eligibility import FAST_PATH_MACS
+from lib.design.analysis import LARGE_MACS, analyze
 from lib.inference.loaded_model import LoadedModel
 from lib.inference.predict import Prediction, prediction_caption, prediction_heading
 from lib.text.untrusted_text import escaped
@@ -99,6 +98,6 @@ view = View(
 run = run_in_training(name)
 seconds = None
 if run:
-    is_large = analyze(run.architecture).macs > FAST_PATH_MACS
+    is_large = analyze(run.architecture).macs > LARGE_MACS
     seconds = LARGE_NETWORK_TICK_SECONDS if is_large else TICK_SECONDS[view]
 guard.fragment(inspect_panel, seconds)(name, image, description, view, run is not None)

@@ -15,6 +15,8 @@ from lib.design.operation_specs import SPECS, num_macs, num_params
 from lib.design.operations import operations
 from lib.design.receptive_field import axes_differ, normalizes_over_positions, receptive_fields, used_positions
 
+# Networks with more MACs per image keep all cores busy, and one image takes some time.
+LARGE_MACS = 10_000_000
 _JOIN_NAMES = {"Add": JOIN_NAMES["add"], "Concat": JOIN_NAMES["cat"]}
 
 

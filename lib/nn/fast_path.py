@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from lib.design.layers import Shape
 from lib.nn import kernels
-from lib.nn.kernels import Workspace
+from lib.nn.kernels import CONVOLUTION, Workspace
+from lib.nn.network import torch_threads
 from lib.nn.plan import External, NetworkPlan, Norm, UnsupportedError, build_plan
 from lib.nn.vectors import LANES
 
@@ -29,8 +30,8 @@ MAX_THREADS = 8
 def fast_path(
     network: nn.Sequential,
     threads: int | None = None,
-    is_external: Callable[[nn.Module, Shape], bool] = lambda _module, _shape: False,
-) -> Callable[[Tensor], Tensor] | None:
+    is_external: Callable[[nn.Conv2d | nn.Linear, Shape], bool] = lambda _module, _shape: False,
+) -> FastPath | None:
     """Function from images (N, 1, 28, 28), float32 on the CPU, to logits (N, 10), in training mode.
 
     None if the kernels do not cover a module of a plain `nn.Sequential`. In a `Network`, torch computes the kinds of
@@ -45,13 +46,22 @@ def fast_path(
         plan = build_plan(network, is_external)
     except UnsupportedError:
         return None
-    return _FastPath(plan, min(threads or os.cpu_count() or 1, MAX_THREADS))
+    # Then torch alone is faster: it need not convert its tensors.
+    if plan.externals and not (plan.records.stages["kind"] == CONVOLUTION).any():
+        return None
+    return FastPath(plan, threads)
 
 
-class _FastPath:
-    """The workspace of a plan for one batch size, and the calls of the kernels."""
+class FastPath:
+    """The workspace of a plan for one batch size, and the calls of the kernels; see `fast_path`.
 
-    def __init__(self, plan: NetworkPlan, threads: int) -> None:
+    If `check` is given, it is called between two segments, and may end a pass with an exception.
+    """
+
+    check: Callable[[], None] | None = None
+
+    def __init__(self, plan: NetworkPlan, threads: int | None = None) -> None:
+        threads = min(threads or os.cpu_count() or 1, MAX_THREADS)
         # The places of tensors depend on the size of a batch.
         records = plan.records._replace(tensors=plan.records.tensors.copy(), stages=plan.records.stages.copy())
         self._plan, self._records, self._threads = plan, records, threads
@@ -138,15 +148,22 @@ class _FastPath:
         for external, first, end in self._runs:
             if external is not None:
                 self._forward_external(external)
-            shared = (self._records, work, images, first, end, counters)
-            _run_parallel(kernels.forward, [(*shared, x, w) for x, _, w in self._scratch])
+            for start, stop in self._parts(first, end):
+                if self.check:
+                    self.check()
+                shared = (self._records, work, images, start, stop, counters)
+                _run_parallel(kernels.forward, [(*shared, x, w) for x, _, w in self._scratch])
         self._update_running_statistics()
         return self._read(work.values, plan.output).flatten(1)
+
+    def _parts(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The segments of each call of a kernel: all at once, or one for each call if there is a check between."""
+        return [(first, end)] if self.check is None else [(segment, segment + 1) for segment in range(first, end)]
 
     def _forward_external(self, step: External) -> None:
         x = self._read(self._work.values, step.source)
         x = (x.flatten(1) if step.flat else x.contiguous(memory_format=torch.channels_last)).requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), torch_threads(self._threads):
             y = step.module(x)
         self._external.append((x, y))
         self._write(self._work.values, step.target, y.detach())
@@ -188,8 +205,11 @@ class _FastPath:
         counters = np.zeros(4 * len(plan.records.segments), np.int64)
         external_grads: list[list[Tensor]] = []
         for step, first, end in reversed(self._runs):
-            shared = (self._records, work, self._images, first, end, counters)
-            _run_parallel(kernels.backward, [(*shared, *scratch) for scratch in self._scratch])
+            for start, stop in reversed(self._parts(first, end)):
+                if self.check:
+                    self.check()
+                shared = (self._records, work, self._images, start, stop, counters)
+                _run_parallel(kernels.backward, [(*shared, *scratch) for scratch in self._scratch])
             if step is not None:
                 external_grads.append(self._backward_external(step))
         sizes = [parameter.numel() for parameter in plan.params]
@@ -201,8 +221,12 @@ class _FastPath:
     def _backward_external(self, step: External) -> list[Tensor]:
         x, y = self._external.pop()
         gradient = self._read(self._work.grads, step.target, "grad")
-        x_grad, *grads = torch.autograd.grad(y, [x, *step.module.parameters()], gradient.reshape(y.shape))
-        self._write(self._work.grads, step.source, x_grad, "grad")
+        needs_grad = bool(self._records.tensors[step.source]["needs_grad"])
+        wanted = [*([x] if needs_grad else []), *step.module.parameters()]
+        with torch_threads(self._threads):
+            grads = list(torch.autograd.grad(y, wanted, gradient.reshape(y.shape))) if wanted else []
+        if needs_grad:
+            self._write(self._work.grads, step.source, grads.pop(0), "grad")
         return grads
 
     def _read(self, array: np.ndarray[Any, Any], tensor: int, field: str = "values") -> Tensor:
@@ -228,6 +252,21 @@ class _FastPath:
         start = int(record[field])
         end = start + LANES * shape[0] * shape[1] * shape[2]
         return torch.from_numpy(array).view(-(-self._images // LANES), -1)[:, start:end].view(-1, *shape, LANES)
+
+
+def workspace_bytes(plan: NetworkPlan, images: int) -> int:
+    """Memory of a `FastPath` that has trained on batches of this size, with torch's copies for external modules."""
+    blocks, threads = -(-images // LANES), min(os.cpu_count() or 1, MAX_THREADS)
+    tensors = plan.records.tensors
+    sizes = LANES * tensors["channels"] * tensors["height"] * tensors["width"]
+    params = sum(parameter.numel() for parameter in plan.params)
+    for_blocks = int(sizes.sum()) + _grad_places(plan.records)[1] + plan.argmax_size + params
+    # The arrays with a vector for each slot.
+    for_blocks += 12 * LANES * plan.slots
+    for_threads = plan.x_size + plan.g_size + plan.w_size
+    # Input, output and their gradients, in torch's memory layout, and as autograd keeps them.
+    external = sum(int(sizes[step.source] + sizes[step.target]) for step in plan.externals)
+    return 4 * (blocks * (for_blocks + 3 * external) + threads * for_threads + params + 2 * len(plan.packed))
 
 
 def _grad_places(records: kernels.Plan) -> tuple[np.ndarray[Any, Any], int]:
@@ -257,7 +296,7 @@ def _grad_places(records: kernels.Plan) -> tuple[np.ndarray[Any, Any], int]:
 
 class _Pass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, network: _FastPath, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, network: FastPath, *params: Tensor) -> Tensor:
         ctx.network = network
         return network.forward(x)
 

@@ -26,7 +26,7 @@ results do not depend on the number of threads.
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -87,14 +87,16 @@ TENSOR = _record(
 # if another stage has written the gradient of `source` before, `completes_grad` if it is the last.
 #
 # Of a convolution, which has `groups` groups: its input and the gradient of its output are copied to `x` and `g`, where
-# they have the padding that is needed; `x_top`, `x_left`, `x_height`, `x_width` describe it. `weight` and `bias` are
-# offsets in `params` (-1 for no bias), `packed` is that in `packed`, and `offsets` that in `offsets`, for one group.
-# The gradient of its input is computed by the phases from `phase` to `end_phase`.
+# they have the padding that is needed; `x_top`, `x_left`, `x_height`, `x_width` describe it. With `is_direct` the input
+# is read as it is stored, and its norm becomes part of the weights. `weight` and `bias` are offsets in `params` (-1 for
+# no bias), `packed` is that in `packed`, and `offsets` that in `offsets`, for one group; `count` is the number of
+# weights of an output channel. The gradient of its input is computed by the phases from `phase` to `end_phase`, or,
+# with `is_whole`, by one phase for which all positions of the input are channels.
 STAGE = _record(
     "kind", "source", "target", "channel", "adds", "completes", "adds_grad", "completes_grad", "needs_grad",
     "kernel_height", "kernel_width", "stride_height", "stride_width", "padding_height", "padding_width", "argmax",
-    "groups", "is_direct", "weight", "bias", "packed", "offsets", "count", "x_top", "x_left", "x_height", "x_width", "g_top",
-    "g_left", "g_height", "g_width", "phase", "end_phase",
+    "groups", "is_direct", "is_whole", "weight", "bias", "packed", "offsets", "count", "x_top", "x_left", "x_height",
+    "x_width", "g_top", "g_left", "g_height", "g_width", "phase", "end_phase",
 )  # fmt: skip
 # The positions of an input whose gradient takes the same weights: rows `row`, `row + stride` and so on, and columns
 # likewise; with a stride of 1 there is one phase. `packed` and `offsets` are for the first group.
@@ -104,9 +106,11 @@ SEGMENT = _record("start", "end", "tensor")
 
 # Polls of a counter before the thread starts to yield: most waits take microseconds.
 _SPINS = 200
-_compiled = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)
+# Without reference counts of arrays, which would take longer than the loops: nothing here allocates an array.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True, "_nrt": False}
+_compiled = njit(**_OPTIONS)
 # A call passes every array of a workspace on the stack, which takes longer than a row of values.
-_inlined = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, forceinline=True)
+_inlined = njit(**_OPTIONS, forceinline=True)
 
 
 class Plan(NamedTuple):
@@ -849,8 +853,8 @@ def _convolution_backward(plan, work, stage, source, target, block, x, g, sums):
                 end_channel = group * channels + channels * (channel_part + 1) // channel_parts
                 _grad_tile(
                     end_channel - channel, end_weight - weight, g, channel * plane + start, plane, width, inputs,
-                    inputs_at + group * x_group, stage.stride_height * row_size, stage.stride_width * LANES, plan.offsets,
-                    stage.offsets + weight, target.height, target.width, work.param_grads,
+                    inputs_at + group * x_group, stage.stride_height * row_size, stage.stride_width * LANES,
+                    plan.offsets, stage.offsets + weight, target.height, target.width, work.param_grads,
                     first_param + stage.weight + channel * stage.count + weight, stage.count,
                 )  # fmt: skip
     if stage.is_direct and source.norm != NO_NORM:
@@ -858,6 +862,16 @@ def _convolution_backward(plan, work, stage, source, target, block, x, g, sums):
     if not stage.needs_grad:
         return
     in_plane = source.height * source.width * LANES
+    if stage.is_whole:
+        phase = plan.phases[stage.phase]
+        _row_of_tiles(
+            1, source.channels * source.height * source.width, g, 0, LANES, plan.offsets, phase.offsets, phase.count,
+            work.packed, phase.packed, work.grads, _grad_at(work, source, 0, 0, block), LANES, LANES, stage.adds_grad,
+            np.float32(-np.inf),
+        )  # fmt: skip
+        if stage.completes_grad:
+            _finish_grad(work, source, block)
+        return
     for number in range(stage.phase, stage.end_phase):
         phase = plan.phases[number]
         for row in range(phase.rows):
@@ -890,7 +904,7 @@ def _finish_grad(work, tensor, block):
 
 @_inlined
 def _read(work, tensor, at, place, counter):
-    """Return the vector at `at` of a tensor as stages read it, with its slot at `place`; for the rest see `_counter`."""
+    """Return the vector at `at` of a tensor as stages read it. `place` is that of its slot; see `_counter`."""
     value = load(work.values, at)
     if _is_plain(tensor):
         return value

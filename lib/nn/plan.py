@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lib.design.analysis import LARGE_MACS
 from lib.design.layers import INPUT_SHAPE, Shape
 from lib.design.operations import IMAGE, Operation, operations
 from lib.nn import kernels
@@ -81,7 +83,7 @@ class NetworkPlan:
 
     records: kernels.Plan
     params: tuple[nn.Parameter, ...]
-    packed: NDArray[np.int64]
+    packed: NDArray[np.int32]
     norms: tuple[Norm, ...]
     dropouts: tuple[Dropout | Dropout2d, ...]
     eps: tuple[float, ...]
@@ -95,16 +97,22 @@ class NetworkPlan:
     output: int
 
 
-def build_plan(network: nn.Sequential, is_external: Callable[[nn.Module, Shape], bool]) -> NetworkPlan:
-    """Plan the training pass of a network from images (N, 1, 28, 28) to logits (N, classes).
+def build_plan(
+    network: nn.Sequential,
+    is_external: Callable[[nn.Conv2d | nn.Linear, Shape], bool],
+    input_shape: Shape = INPUT_SHAPE,
+    needs_input_grad: bool = False,
+) -> NetworkPlan:
+    """Plan the training pass of a network from images (N, *input_shape) to logits (N, classes).
 
     `is_external` says of a convolution or linear layer, and the shape of its input, whether torch computes it. Other
-    modules are left to torch if no kernel has them; their output must be known, so this needs a `Network`.
+    modules are left to torch if no kernel has them; their output must be known, so this needs a `Network`. The gradient
+    of the images is computed only with `needs_input_grad`.
 
     Raises UnsupportedError if the network does not end in a flat output, or if a module has any argument, attribute or
     hook that is not known, so that nothing is ignored silently.
     """
-    return _Builder(network, is_external).plan()
+    return _Builder(network, is_external, input_shape, needs_input_grad).plan()
 
 
 def _require_like(module: nn.Module, plain: nn.Module) -> None:
@@ -131,7 +139,8 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def _is_float_on_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    # A network on "meta" is planned to know its memory.
+    return tensor.device.type in ("cpu", "meta") and tensor.dtype == torch.float32
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -153,14 +162,16 @@ class _Value:
 @dataclass(eq=False)
 class _Builder:
     network: nn.Sequential
-    is_external: Callable[[nn.Module, Shape], bool]
+    is_external: Callable[[nn.Conv2d | nn.Linear, Shape], bool]
+    input_shape: Shape
+    needs_input_grad: bool
     tensors: list[dict[str, int]] = field(default_factory=list)
     stages: list[dict[str, int]] = field(default_factory=list)
     phases: list[dict[str, int]] = field(default_factory=list)
     # Stages before which a segment must end.
     borders: set[int] = field(default_factory=set)
     offsets: list[NDArray[np.int64]] = field(default_factory=list)
-    packed: list[NDArray[np.int64]] = field(default_factory=list)
+    packed: list[NDArray[np.int32]] = field(default_factory=list)
     params: list[nn.Parameter] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     dropouts: list[Dropout | Dropout2d] = field(default_factory=list)
@@ -170,6 +181,7 @@ class _Builder:
     num_offsets: int = 0
     num_packed: int = 0
     slots: int = 0
+    macs: int = 0
     argmax_size: int = 0
 
     def plan(self) -> NetworkPlan:
@@ -187,20 +199,21 @@ class _Builder:
         if not len(network):
             raise UnsupportedError
         uses = [0] * (len(network) + 1)
-        for sources in inputs:
-            for source in sources:
-                uses[source + 1] += 1
-        values = {IMAGE: _Value(self._add_tensor(INPUT_SHAPE, needs_grad=False))}
+        for index in (source for sources in inputs for source in sources):
+            uses[index + 1] += 1
+        values = {IMAGE: _Value(self._add_tensor(self.input_shape, self.needs_input_grad))}
         for index, (module, step) in enumerate(zip(network, steps, strict=True)):
             sources = [values[source] for source in inputs[index]]
             # A tensor that others read as it is now cannot change how it is read.
             is_alone = all(uses[source + 1] == 1 for source in inputs[index])
             try:
                 values[index] = self._add_module(module, sources, is_alone)
-            except _ExternalError:
-                if step is None or len(sources) != 1:
+            except _ExternalError as error:
+                shape = error.shape or (step and step.output_shape)
+                if not shape or len(sources) != 1:
                     raise UnsupportedError from None
-                values[index] = self._add_external(module, sources[0], step.output_shape, step.is_flat)
+                is_flat = isinstance(module, nn.Linear) or (step is not None and step.is_flat)
+                values[index] = self._add_external(module, sources[0], shape, is_flat)
         last = values[len(network) - 1]
         if not last.flat or (not self.params and not self.externals):
             raise UnsupportedError
@@ -357,19 +370,16 @@ class _Builder:
         _require_like(module, plain)
         shape = self._shape(source)
         if self.is_external(module, shape):
-            raise _ExternalError
+            raise _ExternalError((module.out_channels, *_output_size(shape, kernel, stride, padding, dilation)))
         return self._convolve(module, source, kernel, stride, padding, dilation, module.groups)
 
     def _add_linear(self, module: nn.Linear, source: int) -> int:
-        channels, height, width = shape = self._shape(source)
-        _require_like(
-            module,
-            nn.Linear(math.prod(shape), module.out_features, module.bias is not None, device="meta"),
-        )
+        shape = self._shape(source)
+        _require_like(module, nn.Linear(math.prod(shape), module.out_features, module.bias is not None, device="meta"))
         if self.is_external(module, shape):
-            raise _ExternalError
+            raise _ExternalError((module.out_features, 1, 1))
         # A linear layer is a convolution over the whole map: its weights have the same order.
-        return self._convolve(module, source, (height, width), (1, 1), (0, 0), (1, 1), 1)
+        return self._convolve(module, source, shape[1:], (1, 1), (0, 0), (1, 1), 1)
 
     def _convolve(
         self,
@@ -383,12 +393,10 @@ class _Builder:
     ) -> int:
         tensor = self.tensors[source]
         size = tensor["height"], tensor["width"]
-        reach = [dilation[axis] * (kernel[axis] - 1) for axis in (0, 1)]
-        out_size = [(size[axis] + 2 * padding[axis] - reach[axis] - 1) // stride[axis] + 1 for axis in (0, 1)]
-        if min(out_size) < 1:
-            raise UnsupportedError
+        out_size = _output_size(self._shape(source), kernel, stride, padding, dilation)
         out_channels = module.weight.shape[0]
         target = self._add_tensor((out_channels, *out_size))
+        self.macs += module.weight.numel() * math.prod(out_size)
         weight = self._add_param(module, "weight")
         bias = self._add_param(module, "bias") if module.bias is not None else -1
         ins, outs = tensor["channels"] // groups, out_channels // groups
@@ -399,8 +407,8 @@ class _Builder:
             "weight": weight,
             "bias": bias,
             "count": ins * len(taps),
-            "kernel_height": reach[0] + 1,
-            "kernel_width": reach[1] + 1,
+            "kernel_height": dilation[0] * (kernel[0] - 1) + 1,
+            "kernel_width": dilation[1] * (kernel[1] - 1) + 1,
             "x_top": padding[0],
             "x_left": padding[1],
             "x_height": x_height,
@@ -441,6 +449,8 @@ class _Builder:
         """
         size = tensor["height"], tensor["width"]
         outs = indices.shape[1]
+        if indices.shape[0] == 1 and out_shape[1:] == (1, 1) and len(taps) == math.prod(size):
+            return self._add_whole_phase(indices[0].reshape(outs, -1))
         # For each axis and phase: number of positions, and the taps with their constants.
         found: list[list[tuple[int, int, dict[int, int]]]] = []
         before, after = [0, 0], [0, 0]
@@ -486,6 +496,23 @@ class _Builder:
             "end_phase": len(self.phases),
         }  # fmt: skip
 
+    def _add_whole_phase(self, indices: NDArray[np.int64]) -> dict[str, int]:
+        """Add the phase of a convolution whose kernel covers the input once, with weights (out_channels, inputs).
+
+        Each position of the input is then read by one tap: together with the channels, the positions are the channels
+        of a 1×1 convolution of one pixel.
+        """
+        outs = len(indices)
+        self.phases.append(
+            {
+                "rows": 1, "columns": 1, "count": outs, "packed": self._add_packed([_packed(indices)]),
+                "offsets": self._add_offsets(out * LANES for out in range(outs)),
+            }
+        )  # fmt: skip
+        return {
+            "is_whole": 1, "g_height": 1, "g_width": 1, "phase": len(self.phases) - 1, "end_phase": len(self.phases)
+        }  # fmt: skip
+
     def _add_pool(
         self,
         kind: int,
@@ -505,7 +532,7 @@ class _Builder:
             count = (-(-room // stride[axis]) if ceil_mode else room // stride[axis]) + 1
             # torch leaves out a window that begins beyond the input and the padding before it.
             out_size.append(count - (ceil_mode and (count - 1) * stride[axis] >= size[axis] + padding[axis]))
-        target = self._add_tensor((tensor["channels"], *out_size), needs_grad=bool(tensor["needs_grad"]))
+        target = self._add_tensor((tensor["channels"], out_size[0], out_size[1]), needs_grad=bool(tensor["needs_grad"]))
         fields = {}
         if kind == MAX_POOL:
             fields["argmax"] = self.argmax_size
@@ -607,7 +634,7 @@ class _Builder:
         self.num_offsets += len(self.offsets[-1])
         return start
 
-    def _add_packed(self, parts: list[NDArray[np.int64]]) -> int:
+    def _add_packed(self, parts: list[NDArray[np.int32]]) -> int:
         start = self.num_packed
         self.packed += parts
         self.num_packed += sum(len(part) for part in parts)
@@ -626,11 +653,11 @@ class _Builder:
         x_sizes = sources["channels"] * convolutions["x_height"] * convolutions["x_width"]
         g_sizes = targets["channels"] * convolutions["g_height"] * convolutions["g_width"]
         offsets = np.concatenate([*self.offsets, np.zeros(0, np.int64)])
-        packed = np.concatenate([*self.packed, np.zeros(0, np.int64)])
+        packed = np.concatenate([*self.packed, np.zeros(0, np.int32)])
         return NetworkPlan(
             kernels.Plan(tensors, stages, phases, segments, offsets),
             tuple(self.params),
-            np.where(packed < 0, self.num_params, packed),
+            np.where(packed < 0, self.num_params, packed).astype(np.int32),
             tuple(self.norms),
             tuple(self.dropouts),
             tuple(self.eps),
@@ -663,6 +690,9 @@ class _Builder:
     def _segments(self) -> tuple[NDArray[np.void], dict[int, int]]:
         """The segments, and the segment that each external stage starts."""
         starts = sorted({0, *self.borders} - {len(self.stages)})
+        if self.macs > LARGE_MACS:
+            # Blocks are larger than any cache, and a training may be stopped between two segments.
+            starts = list(range(len(self.stages)))
         segments = []
         for start, end in zip(starts, [*starts[1:], len(self.stages)], strict=True):
             target = self.stages[end - 1]["target"]
@@ -672,15 +702,36 @@ class _Builder:
 
 
 class _ExternalError(Exception):
-    """torch computes a module."""
+    """torch computes a module; its output has this shape, if it is known."""
+
+    def __init__(self, shape: Shape | None = None) -> None:
+        super().__init__(shape)
+        self.shape = shape
 
 
-def _packed(weights: NDArray[np.int64], biases: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """Indices of weights (count, channels) in the order of `tiles.convolution_tile`; -1 for no bias."""
+def _output_size(
+    shape: Shape,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Height and width of the output of a convolution. Raises UnsupportedError if there is none."""
+    height, width = (
+        (shape[1 + axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        for axis in (0, 1)
+    )
+    if min(height, width) < 1:
+        raise UnsupportedError
+    return height, width
+
+
+def _packed(weights: NDArray[np.int64], biases: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
+    """Indices of weights (count, channels), int32, in the order of `tiles.convolution_tile`; -1 for no bias."""
     first = np.full((1, weights.shape[1]), -1) if biases is None else biases[None]
     table = np.concatenate([first, weights])
     ends = bounds(weights.shape[1], MAX_CHANNELS)
-    return np.concatenate([table[:, start:end].reshape(-1) for start, end in zip(ends, ends[1:], strict=False)])
+    return np.concatenate([table[:, start:end].reshape(-1) for start, end in pairwise(ends)]).astype(np.int32)
 
 
 def _records(rows: list[dict[str, int]], kind: np.dtype[np.void]) -> NDArray[np.void]:

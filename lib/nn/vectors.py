@@ -35,13 +35,13 @@ index_vector = IndexVectorType(name=f"int32x{LANES}")
 
 
 @register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
         super().__init__(manager, numba_type, FLOATS)
 
 
 @register_model(IndexVectorType)
-class _IndexVectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _IndexVectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
         super().__init__(manager, numba_type, INTS)
 

@@ -7,24 +7,26 @@ import shutil
 from pathlib import Path
 
 import psutil
+import torch
 
 from lib.data.outliers import DRAWN_AT_ONCE
-from lib.design.analysis import NetworkAnalysis, analyze, per_layer
-from lib.design.fast_path_eligibility import has_fast_path
-from lib.design.layers import INPUT_SHAPE, Architecture, MaxPool
+from lib.design.analysis import NetworkAnalysis, analyze
+from lib.design.layers import INPUT_SHAPE, Architecture
 from lib.design.operation_specs import SPECS
 from lib.design.operations import operations
 from lib.design.recipe import Recipe
 from lib.evaluation.attribution import affordable
 from lib.evaluation.calibration import LIVE_IMAGES
-from lib.nn.kernels import LANES
+from lib.nn.fast_path import workspace_bytes
+from lib.nn.layer_measurement import is_too_large
 from lib.nn.memory import batch_size, forward_bytes, workspace
-from lib.nn.network import uses_im2col
+from lib.nn.network import build, uses_im2col
+from lib.nn.plan import build_plan
 from lib.storage.checkpoints import MAX_BYTES
 from lib.text.formatting import gigabytes
 from lib.training.optimizers import OPTIMIZER_SPECS
 from lib.training.time_estimate import TRAIN_IMAGES
-from lib.training.trainer import held_out
+from lib.training.trainer import best_device, held_out
 
 IMAGE_BYTES = 4 * math.prod(INPUT_SHAPE)
 # Measured peak memory, in float32 images: for each augmented image, for each synthetic digit or outlier, and in
@@ -92,7 +94,7 @@ def training_memory(architecture: Architecture, recipe: Recipe) -> dict[str, int
     synthetic = round(recipe.synthetic_ratio * recipe.batch_size)
     outliers = round(recipe.outlier_ratio * recipe.batch_size)
     images, eval_images = recipe.batch_size + synthetic + outliers, batch_size(architecture)
-    is_fast = has_fast_path(architecture)
+    is_fast = best_device() == "cpu"
     step = (_fast_path_bytes if is_fast else _module_bytes)(architecture, images)
     augmented = AUGMENTED * recipe.augmentation.active * images
     batch = IMAGE_BYTES * max(augmented, _generated(synthetic), _generated(outliers), 2 * images)
@@ -117,12 +119,10 @@ def _generated(count: int) -> int:
 
 
 def _fast_path_bytes(architecture: Architecture, images: int) -> int:
-    """Return the workspace of `lib.nn.fast_path`, which processes images in blocks of LANES, in bytes."""
-    rows, blocks = per_layer(analyze(architecture), architecture).rows, -(-images // LANES)
-    sizes = [math.prod(row.output_shape) for row in rows]
-    argmax = sum(size for size, layer in zip(sizes, architecture.layers, strict=True) if isinstance(layer, MaxPool))
-    numbers = math.prod(INPUT_SHAPE) + sum(sizes) + argmax + 2 * max(sizes)
-    return 4 * blocks * (LANES * numbers + sum(row.num_params for row in rows))
+    """Return the memory of a step of `lib.nn.fast_path`, in bytes."""
+    with torch.device("meta"):
+        network = build(architecture)
+    return workspace_bytes(build_plan(network.train(), lambda layer, _: is_too_large(layer)), images)
 
 
 def _module_bytes(architecture: Architecture, images: int) -> int:

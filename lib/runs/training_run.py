@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.data.dataset import Dataset, DatasetError
 from lib.design.analysis import analyze
@@ -42,7 +42,6 @@ from lib.training.trainer import (
     Trainer,
     TrainingState,
     best_device,
-    recommended_threads,
 )
 
 PUBLISH_SECONDS = 0.25
@@ -53,7 +52,7 @@ WEIGHT_HISTORY_FACTOR, WEIGHT_HISTORY_BYTES = 1.2, 32 * 2**20
 SAVE_SECONDS, SAVE_FACTOR = 5.0, 50
 # Steps over which the training rate is measured, and the fewest that give one.
 RATE_WINDOW, MIN_RATE_WINDOW = 50, 5
-# MACs of a batch from which a training stops between two modules rather than between two batches.
+# MACs of a batch from which a training stops within a batch rather than between two batches.
 LARGE_BATCH_MACS = 1_000_000_000
 MAX_NAME = MAX_TITLE
 # The parts of a record that `Run.unload` can leave in the file.
@@ -388,6 +387,11 @@ class Run:
     def _must_leave(self) -> bool:
         return self.status in ("pausing", "stopping", "interrupted")
 
+    def _cancel_batch(self) -> None:
+        """Let a stop take effect within a batch: one of a large network takes seconds."""
+        if self._must_leave():
+            raise _CancelBatchError
+
     def _refuse_deleted(self) -> None:
         if self._deleted:
             raise RunError(f"{self.name} was deleted. Only Undo, where it was deleted, can bring it back.")
@@ -454,13 +458,14 @@ class Run:
 
     def _train(self, data: Dataset) -> Status:
         # torch's thread count belongs to the calling thread and must be set before its first operation.
-        torch.set_num_threads(recommended_threads(self.architecture))
+        torch.set_num_threads(1)
         trainer = Trainer(self.architecture, self.recipe, data, self._record.state, best_device())
+        torch.set_num_threads(trainer.threads)
         with self._lock:
             self._record = replace(self._record, steps_total=trainer.steps_total)
             stop_at = self._stop_at
         if analyze(self.architecture).macs * self.recipe.batch_size > LARGE_BATCH_MACS:
-            _leave_within_a_batch(trainer.network, self._must_leave)
+            trainer.interrupt_with(self._cancel_batch)
         published = -PUBLISH_SECONDS
         self._save_due = time.monotonic() + SAVE_SECONDS
         try:
@@ -610,18 +615,6 @@ def _used_elsewhere(name: str) -> str:
 
 
 _NO_MEMORY = "There is not enough memory. Use a smaller batch or fewer channels."
-
-
-def _leave_within_a_batch(network: nn.Module, must_leave: Callable[[], bool]) -> None:
-    """Let a stop take effect between two modules: a batch of a large network takes seconds."""
-
-    def check(*_: object) -> None:
-        if must_leave():
-            raise _CancelBatchError
-
-    for module in network.children():
-        module.register_forward_pre_hook(check)
-        module.register_full_backward_pre_hook(check)
 
 
 def _failure_message(error: Exception) -> str:

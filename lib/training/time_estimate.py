@@ -1,92 +1,74 @@
 """Estimate training time with a linear cost model of this machine.
 
-The time of a batch is modeled as a linear function of its multiply-accumulates, activations, images and parameters,
-plus a constant. `measure` fits the coefficients to short trainings of a few small networks; `epoch_seconds` applies
-them and needs no torch.
+The time of a step is modeled as a linear function of what it does, see `lib.training.step_counts`. `measure` fits the
+coefficients to short trainings of a few small networks; `epoch_seconds` applies them and needs no torch.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
+import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from lib.design.analysis import analyze
 from lib.design.exercise import EPOCHS_LIMIT
-from lib.design.fast_path_eligibility import has_fast_path
 from lib.design.layers import Architecture
 from lib.design.notation import parse
 from lib.design.presets import PRESETS
 from lib.design.recipe import Augmentation, Recipe
+from lib.training.step_counts import StepCounts, TileSizes, step_counts
 
 TRAIN_IMAGES = 60_000
-# Steps measured for each network.
-STEPS = 8
+# Turns of each network, and the steps measured in each.
+ROUNDS, STEPS = 3, 4
 _PLAIN, _AUGMENTED = Augmentation(), Augmentation(10, 0.07, 0.1)
-# Network, batch size and augmentation of the trainings measured. They vary in multiply-accumulates, activations,
-# parameters and batch size, so that the coefficients can be told apart.
-_FAST_PATH_CASES = (
+# Network, batch size and augmentation of the trainings measured. They vary in everything that is counted, so that the
+# coefficients can be told apart.
+CASES = (
     ("2 10 A", 32, _PLAIN),
     ("2 10 A", 512, _PLAIN),
     ("2 10 A", 128, _AUGMENTED),
     (PRESETS[0].text, 32, _PLAIN),
     (PRESETS[0].text, 128, _PLAIN),
-    ("8 M 32 64 M 64 10 A", 32, _PLAIN),
-    ("16 16 16 10 A", 64, _PLAIN),
+    ("8 M 32 64 M 64 10 A", 128, _PLAIN),
+    ("16n 16n 16n 10n A", 128, _PLAIN),
+    ("norm=before dropout=5 | 8v 16v M 8k1 16v 16v 10 A", 128, _PLAIN),
+    ("16k1 16k1 16k1 16k1 M 16k1 10k1 A", 128, _PLAIN),
+    ("8v D10 16v D10 M 16v D10 10 A", 128, _PLAIN),
+    ("8.gelu 8.gelu M 16.gelu 10 A", 128, _PLAIN),
+    ("8 M 16 M 32fx 10f", 128, _PLAIN),
+    ("8 M 16 M 256f 10f", 128, _PLAIN),
+    ("512f 10f", 128, _PLAIN),
 )
-_OTHER_CASES = (
-    ("2b 10 A", 32, _PLAIN),
-    ("2b 10 A", 512, _PLAIN),
-    ("2b 10 A", 128, _AUGMENTED),
-    (PRESETS[0].text.replace("4 4", "4b 4"), 32, _PLAIN),
-    (PRESETS[0].text.replace("4 4", "4b 4"), 128, _PLAIN),
-    (PRESETS[5].text, 32, _PLAIN),
-    ("32n 64n M 128n 10 A", 64, _PLAIN),
-    ("1024f 1024f 10f", 16, _PLAIN),
-)
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Coefficients of the cost model, in seconds.
-
-    - `step`: each step.
-    - `parameter`: each parameter in each step.
-    - `image`, `augmented_image`: each image, and in addition each augmented image.
-    - `activation`, `mac`: each activation and each multiply-accumulate, for each image.
-    """
-
-    step: float
-    parameter: float
-    image: float
-    augmented_image: float
-    activation: float
-    mac: float
 
 
 @dataclass(frozen=True)
 class MachineProfile:
-    """The cost model of this machine: for networks with a fast path (`lib.nn.fast_path`), and for all others."""
+    """The cost model of this machine: the seconds of each thing that is counted, with the number of its threads."""
 
-    fused: StepCost
-    other: StepCost
+    seconds: StepCounts
+    threads: int
+    tile_sizes: TileSizes
 
 
 def epoch_seconds(
     profile: MachineProfile, architecture: Architecture, recipe: Recipe, images: int = TRAIN_IMAGES
 ) -> float:
     """Estimate the seconds of training for one epoch of `images` images, without the evaluation."""
-    costs = astuple(profile.fused if has_fast_path(architecture) else profile.other)
     # Outliers and synthetic digits are added to each batch.
     factor = 1 + recipe.outlier_ratio + recipe.synthetic_ratio
-    batch_size, total_images = round(recipe.batch_size * factor), round(images * factor)
-    counts = _counts(architecture, batch_size, recipe.augmentation, total_images)
-    return float(sum(cost * count for cost, count in zip(costs, counts, strict=True)))
+    counts = step_counts(
+        architecture,
+        recipe,
+        images / recipe.batch_size,
+        round(recipe.batch_size * factor),
+        profile.threads,
+        profile.tile_sizes,
+    )
+    return float(sum(cost * count for cost, count in zip(astuple(profile.seconds), astuple(counts), strict=True)))
 
 
 def estimate_text(profile: MachineProfile, architecture: Architecture, recipe: Recipe) -> str:
@@ -117,61 +99,64 @@ def duration(seconds: float) -> str:
 
 
 def measure() -> MachineProfile:
-    """Fit the cost model to trainings of a few small networks on noise, which take about three seconds."""
-    # Warm up: the first training of a process is slower.
-    for text in (_FAST_PATH_CASES[0][0], _OTHER_CASES[0][0]):
-        _batch_seconds(parse(text), 128, _PLAIN)
-    return MachineProfile(_fit(_FAST_PATH_CASES), _fit(_OTHER_CASES))
+    """Fit the cost model to trainings of a few small networks on noise, which take some seconds."""
+    from lib.nn.fast_path import MAX_THREADS
+    from lib.nn.tiles import MAX_CHANNELS, MAX_GRAD_CHANNELS, MAX_POSITIONS, MAX_WEIGHTS
+
+    threads = min(os.cpu_count() or 1, MAX_THREADS)
+    sizes = TileSizes(MAX_POSITIONS, MAX_CHANNELS, MAX_GRAD_CHANNELS, MAX_WEIGHTS)
+    return MachineProfile(_fit(CASES, threads, sizes), threads, sizes)
 
 
-def _fit(cases: Sequence[tuple[str, int, Augmentation]]) -> StepCost:
+def _fit(cases: Sequence[tuple[str, int, Augmentation]], threads: int, sizes: TileSizes) -> StepCounts:
     """Train each case (network, batch size, augmentation) and fit the coefficients to the times."""
-    counts, times = [], []
+    counts = []
     for text, batch_size, augmentation in cases:
-        architecture = parse(text)
-        counts.append(_counts(architecture, batch_size, augmentation, batch_size))
-        times.append(_batch_seconds(architecture, batch_size, augmentation))
+        recipe = Recipe(augmentation=augmentation)
+        counts.append(astuple(step_counts(parse(text), recipe, 1, batch_size, threads, sizes)))
+    times = _step_seconds(cases)
     # A slow import that the first page does not need.
     from scipy.optimize import nnls
 
     # Non-negative least squares of the relative errors (Lawson and Hanson, "Solving Least Squares Problems", 1974).
     costs, _ = nnls(np.array(counts) / np.array(times)[:, None], np.ones(len(times)))
-    return StepCost(*costs.tolist())
+    return StepCounts(*costs.tolist())
 
 
-def _counts(architecture: Architecture, batch_size: int, augmentation: Augmentation, images: int) -> tuple[float, ...]:
-    """Return what the cost model multiplies, in the order of the fields of StepCost."""
-    analysis = analyze(architecture)
-    steps = math.ceil(images / batch_size)
-    return (
-        steps,
-        steps * analysis.num_params,
-        images,
-        images * augmentation.active,
-        images * analysis.activations,
-        images * analysis.macs,
-    )
+def _step_seconds(cases: Sequence[tuple[str, int, Augmentation]]) -> list[float]:
+    """Measure the median seconds of a training step of each case.
 
-
-def _batch_seconds(architecture: Architecture, batch_size: int, augmentation: Augmentation) -> float:
-    """Measure the seconds of a training step: the lower quartile of STEPS steps, after two to warm up.
-
-    The lower quartile, because other work of the machine, such as opening a page, only ever makes a step slower.
+    The cases take turns, so that other work of the machine, such as opening a page, does not fall on one of them alone.
     """
+    trainings = [_training(*case) for case in cases]
+    seconds: list[list[float]] = [[] for _ in cases]
+    for _ in range(ROUNDS):
+        for training, taken in zip(trainings, seconds, strict=True):
+            # The first step of a turn warms up.
+            next(training)
+            taken += [next(training) for _ in range(STEPS)]
+    return [statistics.median(taken) for taken in seconds]
+
+
+def _training(text: str, batch_size: int, augmentation: Augmentation) -> Iterator[float]:
+    """Train on noise; yields the seconds of each step."""
     import torch
 
     from lib.data.dataset import Dataset
-    from lib.training.trainer import Trainer, recommended_threads
+    from lib.nn.network import torch_threads
+    from lib.training.trainer import StepMetrics, Trainer
 
-    torch.set_num_threads(recommended_threads(architecture))
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, ((STEPS + 3) * batch_size, 28, 28), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (4 * batch_size, 28, 28), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 10, (len(images),), generator=generator)
     data = Dataset(images, labels, images[:1], labels[:1])
-    recipe = Recipe(epochs=1, batch_size=batch_size, augmentation=augmentation)
-    ends = []
-    for _ in Trainer(architecture, recipe, data):
-        ends.append(time.perf_counter())
-        if len(ends) == STEPS + 2:
-            break
-    return statistics.quantiles((end - start for start, end in itertools.pairwise(ends[1:])), n=4)[0]
+    recipe = Recipe(epochs=ROUNDS * (STEPS + 1), batch_size=batch_size, augmentation=augmentation)
+    trainer = Trainer(parse(text), recipe, data)
+    while True:
+        with torch_threads(trainer.threads):
+            started = time.perf_counter()
+            while not isinstance(next(trainer), StepMetrics):
+                # The evaluation of one image at the end of an epoch is not a step.
+                started = time.perf_counter()
+            taken = time.perf_counter() - started
+        yield taken

@@ -18,20 +18,20 @@ from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lib.data.augmentation import augment
 from lib.data.dataset import MEAN, STD, Dataset, normalize
 from lib.data.handwriting import sample_handwriting
 from lib.data.outliers import sample_outliers
-from lib.design.analysis import analyze
-from lib.design.fast_path_eligibility import FAST_PATH_MACS, has_fast_path
+from lib.design.analysis import LARGE_MACS, analyze
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe, learning_rate
 from lib.nn.fast_path import fast_path
+from lib.nn.layer_measurement import is_faster_in_torch
 from lib.nn.modules import Dropout, Dropout2d
-from lib.nn.network import Network, build, eval_batch_size
+from lib.nn.network import Network, build, eval_batch_size, torch_threads
 from lib.training.optimizers import OPTIMIZER_SPECS
 
 HELD_OUT = 5_000
@@ -154,7 +154,8 @@ class Trainer(Iterator[Event]):
         self._optimizer = OPTIMIZER_SPECS[recipe.optimizer].build(self.network.parameters(), recipe)
         if state:
             self._restore(state)
-        self._forward = _training_pass(self.network, architecture, device)
+        self._path = fast_path(self.network, is_external=is_faster_in_torch) if device == "cpu" else None
+        self._check: Callable[[], None] | None = None
         self._events = self._run()
 
     @property
@@ -164,6 +165,21 @@ class Trainer(Iterator[Event]):
     @property
     def steps_total(self) -> int:
         return self.steps_per_epoch * self.recipe.epochs
+
+    @property
+    def threads(self) -> int:
+        """The number of torch's threads that suits its steps: one beside the compiled kernels, which have their own."""
+        return 1 if self._path else recommended_threads(self.architecture)
+
+    def interrupt_with(self, check: Callable[[], None]) -> None:
+        """Call `check` between two parts of a batch, too. If it raises, the batch is as if it had not begun."""
+        self._check = check
+        if self._path:
+            self._path.check = check
+            return
+        for module in self.network.children():
+            module.register_forward_pre_hook(lambda *_: check())
+            module.register_full_backward_pre_hook(lambda *_: check())
 
     def __next__(self) -> Event:
         return next(self._events)
@@ -225,7 +241,7 @@ class Trainer(Iterator[Event]):
             if epoch <= recipe.epochs - recipe.unaugmented_epochs:
                 x = augment(x, recipe.augmentation, _generator(recipe.seed, "augmentation", self.step))
             with self._restoring_buffers():
-                logits = self._forward(x)
+                logits = (self._path or self.network)(x)
                 digit_logits, outlier_logits = logits[: len(digit_labels)], logits[len(digit_labels) :]
                 logits = logits[: len(batch)]
                 loss = total_loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
@@ -271,9 +287,8 @@ class Trainer(Iterator[Event]):
 
     @contextmanager
     def _restoring_buffers(self) -> Iterator[None]:
-        """Restore the running statistics of the norms if a hook aborts the batch with an exception."""
-        # The fast path runs no hooks.
-        buffers = [] if self._forward is not self.network else list(self.network.buffers())
+        """Restore the running statistics of the norms if `interrupt_with` aborts the batch with an exception."""
+        buffers = list(self.network.buffers()) if self._check else []
         before = [buffer.clone() for buffer in buffers]
         try:
             yield
@@ -310,9 +325,10 @@ class Trainer(Iterator[Event]):
         """Evaluate images, uint8 (N, 28, 28): yields progress, returns the mean loss and the accuracy, 0 to 1."""
         self.network.eval()
         loss_sum, correct, seen = 0.0, 0, 0
+        threads = recommended_threads(self.architecture)
         for batch, batch_labels in _batches(self.network, images, labels):
             # inference_mode belongs to the thread: it must end before the yield, or the caller would run in it.
-            with torch.inference_mode():
+            with torch.inference_mode(), torch_threads(threads):
                 logits = self.network(normalize(batch))
                 loss_sum += F.cross_entropy(logits, batch_labels, reduction="sum").item()
                 correct += int((logits.argmax(1) == batch_labels).sum())
@@ -357,16 +373,14 @@ def held_out(images: int) -> int:
 
 
 def recommended_threads(architecture: Architecture) -> int:
-    """Return the number of threads for torch's own operations.
+    """Return the number of threads for the modules of a network.
 
-    One with the fast path, whose kernels have their own threads; all cores for a large network, all but one for a small
-    network. On two cores, a second thread makes a small network 1.2 times faster, but slower than one thread while a
-    browser on the same machine draws the curves: the threads synchronize at every operation.
+    All cores for a large network, all but one for a small network. On two cores, a second thread makes a small network
+    1.2 times faster, but slower than one thread while a browser on the same machine draws the curves: the threads
+    synchronize at every operation.
     """
     cores = os.cpu_count() or 1
-    if has_fast_path(architecture):
-        return 1
-    return cores if analyze(architecture).macs > FAST_PATH_MACS else max(1, cores - 1)
+    return cores if analyze(architecture).macs > LARGE_MACS else max(1, cores - 1)
 
 
 def best_device() -> str:
@@ -374,11 +388,6 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _training_pass(network: nn.Sequential, architecture: Architecture, device: str) -> Callable[[Tensor], Tensor]:
-    """Return the forward pass for training: the fast path if it supports the network, otherwise the network."""
-    return (fast_path(network) if device == "cpu" and has_fast_path(architecture) else None) or network
 
 
 def _denormalize(x: Tensor) -> Tensor:
