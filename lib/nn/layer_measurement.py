@@ -26,7 +26,7 @@ from lib.nn.fast_path import FastPath
 from lib.nn.network import torch_threads
 from lib.nn.plan import build_plan
 
-FILE = Path(numba.config.CACHE_DIR or Path(__file__).parent / "__pycache__") / "layer_measurement.json"
+FILE = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent / "__pycache__") / "layer_measurement.json"
 # torch must be faster by this factor: the conversions around it cost more in a network than they do alone.
 MARGIN = 1.15
 # Images of a measurement, fewer for a layer with many multiply-accumulates.
