@@ -77,10 +77,12 @@ def part(mnist: Dataset) -> Dataset:
 
 @pytest.fixture
 def train(part: Dataset, tmp_path: Path) -> Train:
-    """Train a network for some steps in this thread, as the background thread does."""
+    """Train a network for some steps, or to the end for 0, in this thread, as the background thread does."""
 
     def trained(text: str, recipe: Recipe, steps: int) -> Run:
-        run = Run(RunRecord("run-1", "run-1", "", None, parse(text), recipe, "paused", "2026-11-29T12:00"), tmp_path)
+        run = Run(
+            RunRecord("run-1", "run-1", "", None, parse(text), recipe, "paused", "2026-11-29T12:00:00+00:00"), tmp_path
+        )
         go_on(run, part, steps)
         return run
 
@@ -116,6 +118,9 @@ NOT_LEARNING: dict[str, tuple[str, Recipe, int, set[str]]] = {
     "weight decay with Adam": (NORMED_TEXT, constant("Adam", 0.01, weight_decay=1.0), 350, {"weight decay"}),
     "weight decay with SGD": (NORMED_TEXT, constant("SGD", 0.1, weight_decay=1.0), 150, {"weight decay"}),
     "ReLU after the logits": ("8 M 16 M 10v R A", constant("Adam", 1.0), 150, {"dead outputs"}),
+    "dropout of 90 % without norm": (
+        "norm=none dropout=90 | 4 4 M 8 8 M 8 10 A", constant("AdamW", 0.001), 310, {"dropout"}
+    ),
     "instance norm after the logits": ("4 M 8 M 10 in A", constant("AdamW", 0.01), 310, {"constant outputs"}),
 }  # fmt: skip
 
@@ -150,7 +155,7 @@ def test_what_was_learned_and_forgotten_is_named(train: Train, part: Dataset) ->
 
 @pytest.mark.slow
 def test_dropout_before_batch_norm_is_named_at_the_end(train: Train) -> None:
-    run = train("dropout=80 | 4 4 M 8 8 M 16 10 A", constant("AdamW", 0.01, epochs=1), 94)
+    run = train("dropout=80 | 4 4 M 8 8 M 16 10 A", constant("AdamW", 0.01, epochs=1), 0)
     snapshot = run.snapshot()
     assert snapshot.status == "finished"
     assert snapshot.diagnosis is not None

@@ -636,7 +636,7 @@ def test_a_run_that_has_not_learned_says_why_and_starts_again_with_one_press() -
     assert "the learning rate of 0.00001 is too low." in said
     assert not at.success
     assert "Finished:" in words(at)
-    press(at, "Start again with 0.02")
+    press(at, "Start again with a learning rate of 0.02")
     again, first = run_manager().runs()
     assert (first.identity, again.parent) == (run.identity, run.identity)
     assert again.recipe == replace(run.recipe, learning_rate=0.02)

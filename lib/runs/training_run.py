@@ -138,7 +138,7 @@ class Run:
         self._has_start: bool
         self._weights: WeightsCopy | None
         self._weight_history: tuple[WeightsCopy, ...]
-        # Derived from the record, when it is first asked for; in training, by the training thread.
+        # Derived from the record when it is first asked for; during training, by the training thread.
         self._diagnosis: Diagnosis | None = None
         self._is_diagnosed = False
         self._stop_at = StopAt()
@@ -586,7 +586,7 @@ class Run:
                     if not self._has_start or at != (history.steps, len(history.epochs)):
                         self._drop_state()
                 self._record = replace(self._record, status=status, message=message)
-                self._is_diagnosed = self._is_diagnosed and status != "failed"
+                self._is_diagnosed = False
             self._settle()
 
     def _settle(self) -> None:

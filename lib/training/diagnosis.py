@@ -63,7 +63,7 @@ MIN_VARIATION = 1e-2
 MIN_LOGIT = 1e-3
 # Accuracy of batches from which batch norm is to blame if the network, measured afterwards, has less than half of it.
 TRAINED_ACCURACY = 0.3
-HIGH_DROPOUT = 0.5
+HIGH_DROPOUT = 0.7
 # Activations that are flat far from 0.
 SATURATING = frozenset({"Sigmoid", "Tanh"})
 # Learning rates: below the first a network hardly moves, the second is a usual one, and the third is usual with norm.
@@ -257,16 +257,16 @@ class _Case:
         low, *_ = USUAL_RATES[self.recipe.optimizer]
         if summary.rate < low and not self._signal_is_lost():
             return self._too_low(self.finding)
-        if probe.variation < MIN_VARIATION:
-            return self._no_signal()
-        if probe.weight_change < SLOW_CHANGE / 5:
-            return self._too_low(self.finding)
-        if dropout := _highest_dropout(self.architecture):
+        if not self._signal_is_lost() and (dropout := _highest_dropout(self.architecture)):
             return Diagnosis(
                 "dropout",
                 f"{self.finding} Dropout of {percent(dropout, 0)} leaves too little of each image.",
                 "Try a dropout of 10 %, or none.",
             )
+        if probe.variation < MIN_VARIATION:
+            return self._no_signal()
+        if probe.weight_change < SLOW_CHANGE / 5:
+            return self._too_low(self.finding)
         most = max(probe.predictions)
         if most > 0.95 * sum(probe.predictions):
             return self._guessing("one class", f" It predicts {probe.predictions.index(most)} for every image.")

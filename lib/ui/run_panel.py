@@ -152,12 +152,11 @@ def _diagnosis(run: Run, status: RunStatus) -> None:
     rate = status.diagnosis.learning_rate
     if rate is not None:
         st.button(
-            f"Start again with {rate:g}",
+            f"Start again with a learning rate of {rate:g}",
             icon=":material/replay:",
             on_click=restart_run,
             args=(run, rate),
-            help="Stops this run if it is yours, and starts a new one with the same initial weights and this learning "
-            "rate.",
+            help="Stops this run if it is yours, and starts a new one with the same initial weights.",
         )
 
 
