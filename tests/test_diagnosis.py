@@ -155,7 +155,7 @@ def test_what_was_learned_and_forgotten_is_named(train: Train, part: Dataset) ->
 
 @pytest.mark.slow
 def test_dropout_before_batch_norm_is_named_at_the_end(train: Train) -> None:
-    run = train("dropout=80 | 4 4 M 8 8 M 16 10 A", constant("AdamW", 0.01, epochs=1), 0)
+    run = train("dropout=80 | 4 4 M 8 8 M 16 10 A", constant("AdamW", 0.01, epochs=4), 0)
     snapshot = run.snapshot()
     assert snapshot.status == "finished"
     assert snapshot.diagnosis is not None
