@@ -276,6 +276,24 @@ def test_a_divergence_fails_in_words_and_its_json_has_no_nan(
     assert "cannot go on" in errors
 
 
+def test_a_training_that_does_not_learn_says_so(tmp_path: Path) -> None:
+    """Once in words while it trains, on the error stream, and at its end; the exit status is that of any training."""
+    recipe = ["--recipe", '{"optimiser": "SGD", "learning_rate": 1e-6, "batch_size": 1000, "schedule": "constant"}']
+    done = run("train", "2 10 A", *recipe, "--epochs", "1", "--runs-dir", str(tmp_path / "words"))
+    assert done.returncode == 0
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("Step 60: The network is not learning: its loss is ")
+    assert said.endswith("the learning rate of 0.000001 is too low. Try 0.02.")
+    assert " The network has not learned, as said above. Checkpoint: " in done.stdout.splitlines()[-1]
+
+    training = Training("2 10 A", *recipe, "--epochs", "1", "--runs-dir", str(tmp_path / "json"))
+    assert (training.end(), training.errors) == (0, "")
+    *_, epoch, diagnosis, end = training.events
+    assert (epoch["event"], diagnosis["event"], end["event"]) == ("epoch", "diagnosis", "end")
+    assert (diagnosis["step"], diagnosis["kind"], end["diagnosis"]) == (60, "low learning rate", "low learning rate")
+    assert said == f"Step 60: {diagnosis['message']}"
+
+
 def test_in_words_it_is_a_line_an_epoch_and_the_final_accuracy(tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
     file.write_text('{"batch_size": 2500, "validation": "held-out", "epochs": 9}', encoding="utf-8")

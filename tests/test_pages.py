@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -619,6 +620,32 @@ def test_a_run_is_paused_stepped_forked_and_goes_on() -> None:
     ]
     assert all(re.fullmatch(r"95 % CI \d+\.\d\d–\d+\.\d\d %", metric.delta) for metric in at.metric[:3])
     assert "Chosen by the test images" in str(at.metric[2].help)
+
+
+@pytest.mark.slow
+def test_a_run_that_has_not_learned_says_why_and_starts_again_with_one_press() -> None:
+    at = visit(
+        "train", net="2 10 A", epochs="1", batch_size="1000", optimiser="SGD", learning_rate="0.00001",
+        schedule="constant",
+    )  # fmt: skip
+    press(at, "Start training")
+    (run,) = run_manager().runs()
+    assert run.wait(60)
+    at.run()
+    (said,) = [warning.value for warning in at.warning]
+    assert "the learning rate of 0.00001 is too low." in said
+    assert not at.success
+    assert "Finished:" in words(at)
+    press(at, "Start again with a learning rate of 0.02")
+    again, first = run_manager().runs()
+    assert (first.identity, again.parent) == (run.identity, run.identity)
+    assert again.recipe == replace(run.recipe, learning_rate=0.02)
+    assert at.selectbox(key="run").value == again.identity
+    assert at.number_input(key="learning_rate").value == 0.02
+    assert again.wait(60)
+    at.run()
+    assert not at.warning
+    assert at.success
 
 
 def test_a_run_is_named_deleted_and_brought_back() -> None:

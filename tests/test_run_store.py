@@ -12,7 +12,7 @@ import sys
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from lib.runs.run_record import RunRecord
 from lib.runs.run_store import delete, load, path_of, remove_unfinished, save, undelete
 from lib.storage import checkpoints
 from lib.storage.checkpoints import Checkpoint, CheckpointError
+from lib.training.diagnosis import NetworkProbe
 from lib.training.history import History
 from lib.training.trainer import EvaluationProgress, Trainer, TrainingState
 from tests import safetensors_metadata
@@ -181,6 +182,13 @@ def in_state(**changes: Any) -> Callable[[Path], None]:
     return lambda path: rewritten(path, lambda details, weights, extra: details["state"].update(changes))
 
 
+PROBE = NetworkProbe(14, 0.1, (10,) * 10, 1, 10, 0.0, 0.1, 0.5, 1.0)
+
+
+def in_probe(**changes: Any) -> Callable[[Path], None]:
+    return detail(probe={**asdict(PROBE), **changes})
+
+
 def in_epoch(**changes: Any) -> Callable[[Path], None]:
     return lambda path: rewritten(path, lambda details, weights, extra: details["epochs"][0].update(changes))
 
@@ -311,6 +319,18 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "factor 0": detail(factor=0),
     "factor NaN": detail(factor=float("nan")),
     "factor beyond float": detail(factor=10**400),
+    "probe is text": detail(probe="x"),
+    "probe of another form": detail(probe={"step": 14}),
+    "probe with more": in_probe(weather=1.0),
+    "accuracy of a probe below 0": in_probe(accuracy=-0.1),
+    "accuracy of a probe is text": in_probe(accuracy="high"),
+    "variation NaN": in_probe(variation=float("nan")),
+    "predictions of nine digits": in_probe(predictions=[1] * 9),
+    "negative predictions": in_probe(predictions=[-1] * 10),
+    "predictions left out": in_probe(predictions=None),
+    "dead layer of another network": in_probe(dead_layer=99),
+    "half a dead layer": in_probe(dead_layer=0.5),
+    "dead outputs are true": in_probe(dead_logits=True),
     "state is text": detail(state="x"),
     "state is empty": detail(state={"step": 14}),
     "another step": in_state(step=13),
@@ -386,6 +406,13 @@ def test_what_cannot_be_read_is_set_aside_unchanged_and_the_rest_is_listed(
     visible = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("[!.]*") if file.is_file()}
     assert visible == {f"{record.identity}.safetensors", "set-aside/run-3-cccccc.safetensors"}
     assert scan(tmp_path).set_aside == ()
+
+
+def test_a_probe_is_kept_and_a_file_of_an_earlier_version_has_none(record: RunRecord, tmp_path: Path) -> None:
+    path = save(replace(record, probe=PROBE), tmp_path)
+    assert load(path).probe == PROBE
+    rewritten(path, lambda details, weights, extra: details.pop("probe"))
+    assert_equal(load(path), record)
 
 
 def test_a_renamed_file_is_set_aside_and_two_of_a_name_stand_side_by_side(record: RunRecord, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from lib.text.untrusted_text import name as accepted_name
 if TYPE_CHECKING:
     from lib.runs.run_manager import RunManager
     from lib.runs.training_run import Run, RunStatus
+    from lib.training.diagnosis import Diagnosis
 
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
@@ -234,7 +235,9 @@ def follow(run: Run, steps: int, epochs: int, signals: Signals, as_json: bool) -
     try:
         for event in _events(run, steps, epochs):
             text = as_line(event) if as_json else as_sentence(event, run.recipe)
-            if text:
+            if text and not as_json and event["event"] == "diagnosis":
+                write_error(text)
+            elif text:
                 write_line(text)
     except OutputError as error:
         run.stop()
@@ -263,12 +266,21 @@ def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
         "recipe": json_values(run.recipe),
         "step": steps,
     }
+    diagnosis = None
     while True:
         ended = has_ended(run)
         snapshot = run.snapshot(steps, epochs)
         # An epoch comes after the step of its number.
         yield from sorted([*_steps(run, snapshot), *_epochs(snapshot)], key=lambda event: int(event["step"]))
         steps, epochs = steps + len(snapshot.curves), epochs + len(snapshot.epochs)
+        if _kind(snapshot.diagnosis) != _kind(diagnosis):
+            diagnosis = snapshot.diagnosis
+            yield {
+                "event": "diagnosis",
+                "step": steps,
+                "kind": _kind(diagnosis),
+                "message": diagnosis.text if diagnosis else None,
+            }
         if ended:
             break
     snapshot = run.snapshot(steps)
@@ -282,7 +294,12 @@ def _events(run: Run, steps: int, epochs: int) -> Iterator[Event]:
         # An accuracy from before the last step is not that of the network in the checkpoint.
         "test_accuracy": last.test_accuracy if last and last.step == snapshot.step else None,
         "step": snapshot.step,
+        "diagnosis": _kind(snapshot.diagnosis),
     }
+
+
+def _kind(diagnosis: Diagnosis | None) -> str | None:
+    return diagnosis.kind if diagnosis else None
 
 
 def _steps(run: Run, snapshot: RunStatus) -> Iterator[Event]:
@@ -332,6 +349,8 @@ def as_sentence(event: Event, recipe: Recipe) -> str | None:
                 parts.append(f"test accuracy {accuracy_text(event['test_accuracy'], TEST_IMAGES)}")
             parts.append(f"{event['images_per_second']:,.0f} images/s")
             return f"Epoch {event['epoch']} of {recipe.epochs}: {', '.join(parts)}"
+        case "diagnosis":
+            return f"Step {event['step']:,}: {event['message'] or 'The network is learning now.'}"
         case "end":
             return _end_sentence(event, recipe)
     return None
@@ -344,7 +363,8 @@ def _end_sentence(event: Event, recipe: Recipe) -> str:
     match event["status"]:
         case "finished":
             accuracy = accuracy_text(event["test_accuracy"], TEST_IMAGES)
-            return f"{accuracy} on the test images after the final epoch, {recipe.epochs}. {kept}"
+            learned = " The network has not learned, as said above." if event["diagnosis"] else ""
+            return f"{accuracy} on the test images after the final epoch, {recipe.epochs}.{learned} {kept}"
         case "stopped" if path:
             return f"Stopped at step {event['step']:,}. {kept}\nGo on: python -m lib train --resume {shlex.quote(path)}"
         case "failed" if path:

@@ -11,13 +11,14 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lib.design.layers import Architecture
+from lib.design.layers import CLASSES, Architecture
 from lib.design.recipe import MAX_EPOCHS, Recipe
 from lib.nn.network import build
 from lib.storage import checkpoints
 from lib.storage.checkpoints import Checkpoint
 from lib.text.untrusted_text import visible
 from lib.training import history
+from lib.training.diagnosis import Diagnosis, NetworkProbe, diagnose, summarize
 from lib.training.history import History, ImpossibleValueError
 from lib.training.optimizers import OPTIMIZER_SPECS
 from lib.training.trainer import RunningTotals, TrainingState
@@ -75,6 +76,24 @@ def _lr_scale(value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def _probe(value: object) -> NetworkProbe | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or set(value) != {item.name for item in fields(NetworkProbe)}:
+        raise ImpossibleValueError("its probe is not valid")
+    predictions = value["predictions"]
+    counts = [value["step"], value["dead_logits"], 0 if value["dead_layer"] is None else value["dead_layer"]]
+    numbers = [value[name] for name in ("accuracy", "variation", "logit_size", "weight_change", "weight_norm")]
+    if (
+        not isinstance(predictions, list)
+        or len(predictions) != CLASSES
+        or any(type(count) is not int or count < 0 for count in [*counts, *predictions])
+        or any(type(number) is not float or not 0 <= number < math.inf for number in numbers)
+    ):
+        raise ImpossibleValueError("its probe is not valid")
+    return NetworkProbe(**{**value, "predictions": tuple(predictions)})
+
+
 @dataclass(frozen=True, eq=False)
 class RunRecord:
     """A run at one moment.
@@ -82,6 +101,7 @@ class RunRecord:
     `owner` identifies the browser that started it, `parent` is the run it was forked from. `created` is a time in UTC,
     ISO 8601. `steps_total` is the number of steps of the whole recipe, 0 before the first training. `lr_scale`
     multiplies the learning rate of the schedule. `state` is None if there is nothing to resume from.
+    `probe` is the last one of a training that may not learn.
 
     The fields with metadata are stored in the checkpoint's details, under "key" or their own name; "read" checks and
     returns the stored value, and raises ValueError for a value that no run has.
@@ -100,6 +120,7 @@ class RunRecord:
     lr_scale: float = field(default=1.0, metadata={"read": _lr_scale, "key": "factor"})
     history: History = field(default_factory=History)
     state: TrainingState | None = None
+    probe: NetworkProbe | None = field(default=None, metadata={"read": _probe})
 
 
 # Key in the details -> (name of the field, function that checks a stored value).
@@ -125,6 +146,7 @@ def to_checkpoint(record: RunRecord) -> Checkpoint:
     )
     details: dict[str, Any] = {key: getattr(record, name) for key, (name, _) in _DETAILS.items()}
     details["message"] = record.message and record.message[:MAX_MESSAGE]
+    details["probe"] = record.probe and asdict(record.probe)
     details["epochs"] = record.history.epoch_values()
     details["state"] = None
     tensors = {f"history.{name}": tensor for name, tensor in record.history.tensors().items()}
@@ -146,7 +168,8 @@ def from_checkpoint(checkpoint: Checkpoint) -> RunRecord:
     Raises ImpossibleValueError for values that no run has, and ValueError, KeyError, TypeError, AttributeError or
     OverflowError for values of another type or form.
     """
-    summary, details = checkpoint.summary, checkpoint.details
+    # Earlier versions store no probe.
+    summary, details = checkpoint.summary, {"probe": None, **checkpoint.details}
     values = {name: read(details[key]) for key, (name, read) in _DETAILS.items()}
     state = details["state"]
     record = RunRecord(
@@ -183,6 +206,8 @@ def _check(record: RunRecord) -> None:
         tested = recipe.validation == "test" or number == recipe.epochs
         if epoch.step != number * per_epoch or (epoch.test_accuracy is not None) != tested:
             raise ImpossibleValueError(f"epoch {number} does not match its recipe")
+    if record.probe and (record.probe.dead_layer or 0) >= len(record.architecture.layers):
+        raise ImpossibleValueError("its probe does not match its network")
     if state:
         _check_state(record, state, per_epoch)
     finished = state is not None and len(past.epochs) == recipe.epochs
@@ -235,6 +260,22 @@ def _optimizer_shapes(record: RunRecord) -> dict[str, tuple[torch.Size, torch.dt
         shapes |= {f"{number}.{name}": (parameter.shape, parameter.dtype) for name in spec.moments}
         shapes |= {f"{number}.{name}": (torch.Size(), torch.float32) for name in spec.scalars}
     return shapes
+
+
+def diagnosis(record: RunRecord) -> Diagnosis | None:
+    """Say why the run does not learn; None if it does. The message of a failed run already has the reason."""
+    if record.status == "failed":
+        return None
+    past = record.history
+    return diagnose(
+        record.architecture,
+        record.recipe,
+        summarize(record.recipe, past.curves(), record.lr_scale),
+        past.epochs,
+        record.probe,
+        ended=len(past.epochs) == record.recipe.epochs,
+        lr_scale=record.lr_scale,
+    )
 
 
 def as_interrupted(record: RunRecord) -> RunRecord:

@@ -26,13 +26,16 @@ from lib.data.dataset import Dataset, DatasetError
 from lib.design.analysis import analyze
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe
+from lib.evaluation.network_probe import probe
 from lib.nn.memory import is_out_of_memory
+from lib.nn.network import Network
 from lib.runs import run_store
 from lib.runs.process_lock import WAIT_SECONDS
-from lib.runs.run_record import ACTIVE, MAX_LR_SCALE, MIN_LR_SCALE, RunRecord, Status, is_finite
+from lib.runs.run_record import ACTIVE, MAX_LR_SCALE, MIN_LR_SCALE, RunRecord, Status, diagnosis, is_finite
 from lib.runs.run_store import RunFile
 from lib.storage.checkpoints import MAX_TITLE, CheckpointError
 from lib.text import untrusted_text
+from lib.training.diagnosis import Diagnosis, needs_probe, summarize
 from lib.training.history import Curves, History
 from lib.training.trainer import (
     DivergenceError,
@@ -52,6 +55,8 @@ WEIGHT_HISTORY_FACTOR, WEIGHT_HISTORY_BYTES = 1.2, 32 * 2**20
 SAVE_SECONDS, SAVE_FACTOR = 5.0, 50
 # Steps over which the training rate is measured, and the fewest that give one.
 RATE_WINDOW, MIN_RATE_WINDOW = 50, 5
+# Steps between two diagnoses: the first, or this part of all steps, which are read each time.
+DIAGNOSIS_STEPS, DIAGNOSIS_PART = 50, 1 / 20
 # MACs of a batch from which a training stops within a batch rather than between two batches.
 LARGE_BATCH_MACS = 1_000_000_000
 MAX_NAME = MAX_TITLE
@@ -72,8 +77,8 @@ class RunStatus:
     `step` counts all steps done, `epoch` is the current one, from 1. `steps_total` is the number of steps of the whole
     recipe, 0 before the first training. `measuring` is the fraction of the images evaluated so far, None during
     training. `images_per_second` covers the last `RATE_WINDOW` steps. `lr_scale` multiplies the learning rate of the
-    schedule. `message` is the reason of a failure; `save_error` is the reason why the last save failed. `saved` is the
-    path of the file.
+    schedule. `diagnosis` says why the run does not learn, None if it does. `message` is the reason of a failure;
+    `save_error` is the reason why the last save failed. `saved` is the path of the file.
     """
 
     status: Status
@@ -86,6 +91,7 @@ class RunStatus:
     images_per_second: float | None
     seconds_left: float | None
     lr_scale: float
+    diagnosis: Diagnosis | None
     message: str | None
     save_error: str | None
     saved: Path | None
@@ -131,6 +137,9 @@ class Run:
         self._has_start: bool
         self._weights: WeightsCopy | None
         self._weight_history: tuple[WeightsCopy, ...]
+        # Derived from the record when it is first asked for; during training, by the training thread.
+        self._diagnosis: Diagnosis | None = None
+        self._is_diagnosed = False
         self._stop_at = StopAt()
         self._measuring: float | None = None
         self._times: list[float] = []
@@ -276,6 +285,8 @@ class Run:
         """Return the steps and epochs after the given counts, and the status."""
         self._load_parts({HISTORY})
         with self._lock:
+            if not self._is_diagnosed and HISTORY not in self._in_file:
+                self._diagnosis, self._is_diagnosed = diagnosis(self._record), True
             record, history = self._record, self._record.history
             done, rate = history.steps, self._rate()
             left = None
@@ -293,6 +304,7 @@ class Run:
                 images_per_second=rate,
                 seconds_left=left,
                 lr_scale=record.lr_scale,
+                diagnosis=self._diagnosis,
                 message=record.message,
                 save_error=self._file.error,
                 saved=self._file.saved,
@@ -439,6 +451,7 @@ class Run:
     def _set_record(self, record: RunRecord) -> None:
         with self._lock:
             self._record, self._in_file = record, frozenset()
+            self._diagnosis, self._is_diagnosed = None, False
             self._has_start = record.state is not None or record.history.steps == 0
             self._weights, self._weight_history = None, ()
 
@@ -466,18 +479,21 @@ class Run:
             stop_at = self._stop_at
         if analyze(self.architecture).macs * self.recipe.batch_size > LARGE_BATCH_MACS:
             trainer.interrupt_with(self._cancel_batch)
-        published = -PUBLISH_SECONDS
+        published, diagnosis_due = -PUBLISH_SECONDS, trainer.step + DIAGNOSIS_STEPS
         self._save_due = time.monotonic() + SAVE_SECONDS
         try:
             while True:
                 trainer.lr_scale = self._record.lr_scale
                 try:
                     event = next(trainer, None)
+                    if event is None:
+                        break
+                    self._add(event)
+                    if isinstance(event, EpochMetrics) or trainer.step >= diagnosis_due:
+                        self._diagnose(trainer.network, data)
+                        diagnosis_due = trainer.step + max(DIAGNOSIS_STEPS, int(DIAGNOSIS_PART * trainer.step))
                 except _CancelBatchError:
                     break
-                if event is None:
-                    break
-                self._add(event)
                 now = time.monotonic()
                 step_done = isinstance(event, StepMetrics)
                 remember = step_done and trainer.step >= self._next_weight_history()
@@ -518,6 +534,18 @@ class Run:
                     self._times.clear()
                 case EpochMetrics():
                     self._record.history.add(event)
+
+    def _diagnose(self, network: Network, data: Dataset) -> None:
+        with self._lock:
+            record, curves = self._record, self._record.history.curves()
+        summary = summarize(record.recipe, curves, record.lr_scale)
+        found = None
+        if needs_probe(summary, ended=len(record.history.epochs) == record.recipe.epochs):
+            step, seed = record.history.steps, record.recipe.seed
+            found = probe(network, data.train_images, data.train_labels, step=step, seed=seed)
+        with self._lock:
+            self._record = replace(self._record, probe=found)
+            self._diagnosis, self._is_diagnosed = diagnosis(self._record), True
 
     def _rate(self) -> float | None:
         """Return images per second over the last steps; the last epoch's rate while there are too few of them."""
@@ -563,6 +591,7 @@ class Run:
                     if not self._has_start or at != (history.steps, len(history.epochs)):
                         self._drop_state()
                 self._record = replace(self._record, status=status, message=message)
+                self._is_diagnosed = False
             self._settle()
 
     def _settle(self) -> None:

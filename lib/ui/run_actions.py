@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import streamlit as st
@@ -64,6 +64,15 @@ def fork_run(run: Run) -> None:
     st.session_state.update(recipe_values(run.recipe))
     st.session_state.net = notation(run.architecture)
     st.session_state[_PARENT] = run.identity
+
+
+def restart_run(run: Run, rate: float) -> None:
+    """Stop a run of this browser, and start a fork of it with another learning rate. A callback."""
+    if run.active and run.owner == browser_id():
+        request_action(run, "stop")
+    fork_run(run)
+    st.session_state.learning_rate = rate
+    start_run(notation(run.architecture), replace(run.recipe, learning_rate=rate))
 
 
 def cancel_fork() -> None:

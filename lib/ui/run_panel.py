@@ -19,7 +19,7 @@ from lib.ui.browser_identity import browser_id
 from lib.ui.cache import run_manager
 from lib.ui.charts.training import RunCurves, training_curves
 from lib.ui.notices import has_error
-from lib.ui.run_actions import fork_run, pending_request, pop_stepped, request_action
+from lib.ui.run_actions import fork_run, pending_request, pop_stepped, request_action, restart_run
 from lib.ui.run_text import owner_text, progress_text, reported_accuracy, started_text
 from lib.ui.url_state import hidden
 from lib.ui.warm_up import machine_profile
@@ -81,6 +81,7 @@ def _status_panel(run: Run, *, ticking: bool, asking: bool) -> None:
         st.progress(min(status.step / max(status.steps_total, 1), 1.0), text=progress_text(run, status))
     if status.status not in ACTIVE:
         _outcome(run, status)
+    _diagnosis(run, status)
     _controls(run, status)
     if status.save_error:
         st.warning(escaped(status.save_error), icon=":material/save:")
@@ -131,14 +132,32 @@ def _outcome(run: Run, status: RunStatus) -> None:
         case "finished" if status.epochs:
             seconds = sum(epoch.seconds for epoch in status.epochs)
             accuracy = accuracy_text(*reported_accuracy(status.epochs[-1]))
-            st.success(
+            # A training that has not learned is no success, and `_diagnosis` says why.
+            show, icon = (st.info, ":material/flag:") if status.diagnosis else (st.success, ":material/check_circle:")
+            show(
                 f"Finished: {accuracy} on the test images after the final epoch, trained in {duration(seconds)}.",
-                icon=":material/check_circle:",
+                icon=icon,
             )
             profile = machine_profile()
             if profile and not hidden("estimate"):
                 estimated = epoch_seconds(profile, run.architecture, run.recipe)
                 st.caption(estimate_error_text(estimated, seconds / len(status.epochs)))
+
+
+def _diagnosis(run: Run, status: RunStatus) -> None:
+    """Say why the run does not learn, and offer to start again with another learning rate if that is the remedy."""
+    if not status.diagnosis:
+        return
+    st.warning(status.diagnosis.text, icon=":material/troubleshoot:")
+    rate = status.diagnosis.learning_rate
+    if rate is not None:
+        st.button(
+            f"Start again with a learning rate of {rate:g}",
+            icon=":material/replay:",
+            on_click=restart_run,
+            args=(run, rate),
+            help="Stops this run if it is yours, and starts a new one with the same initial weights.",
+        )
 
 
 def _controls(run: Run, status: RunStatus) -> None:
