@@ -31,8 +31,6 @@ def machine_profile() -> MachineProfile | None:
 
 def _import_and_measure() -> None:
     try:
-        import torchvision.datasets  # noqa: F401
-
         import lib.runs.run_manager  # noqa: F401
 
         with _measurement:
