@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from lib.data.dataset import Dataset, LabeledImages
 from lib.design.notation import parse
-from lib.evaluation import prediction_cache
+from lib.evaluation import metrics, prediction_cache
 from lib.evaluation.metrics import Evaluation, evaluate
 from lib.evaluation.prediction_cache import cached_evaluation
 from lib.nn.network import Network, build
@@ -36,7 +36,8 @@ def network() -> Network:
 @pytest.fixture
 def forward_passes(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
     """The networks whose logits were computed."""
-    found, compute = [], prediction_cache.logits
+    found: list[Network] = []
+    compute = metrics.logits
 
     def counted(network: Network, *arguments: object) -> torch.Tensor:
         found.append(network)
@@ -180,7 +181,7 @@ def test_another_process_finds_them(network: Network, test: LabeledImages, predi
 from pathlib import Path
 from lib.data.dataset import LabeledImages, load_test
 from lib.design.notation import parse
-from lib.evaluation import prediction_cache
+from lib.evaluation import metrics, prediction_cache
 from lib.nn.network import build
 prediction_cache.FOLDER, prediction_cache.logits = Path({str(predictions)!r}), None
 found = load_test()
