@@ -29,7 +29,6 @@ from lib.design.analysis import analyze
 from lib.design.fast_path_eligibility import FAST_PATH_MACS, has_fast_path
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe, learning_rate
-from lib.nn.fast_path import fast_path
 from lib.nn.modules import Dropout, Dropout2d
 from lib.nn.network import Network, build, eval_batch_size
 from lib.training.optimizers import OPTIMIZER_SPECS
@@ -377,7 +376,12 @@ def best_device() -> str:
 
 def _training_pass(network: nn.Sequential, architecture: Architecture, device: str) -> Callable[[Tensor], Tensor]:
     """Return the forward pass for training: the fast path if it supports the network, otherwise the network."""
-    return (fast_path(network) if device == "cpu" and has_fast_path(architecture) else None) or network
+    if device != "cpu" or not has_fast_path(architecture):
+        return network
+    # It imports numba, which only a training needs.
+    from lib.nn.fast_path import fast_path
+
+    return fast_path(network) or network
 
 
 def _denormalize(x: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ from lib.evaluation.attribution import (
     saliency,
     theoretical_fields,
 )
+from lib.export.tables import receptive_field_text
 from lib.inference.loaded_model import LoadedModel
 from lib.inference.predict import Prediction
 from lib.nn.network import Network
 from lib.text.formatting import percent, shape_text
 from lib.ui import rendering
-from lib.ui.layer_table import receptive_field_text
 from lib.ui.network_view import row_tokens
 
 # While a network is in training, fewer images decide whether a channel is dead.
