@@ -60,7 +60,7 @@ def warm_up() -> None:
 
 
 def request_page(name: str) -> None:
-    """Note that a browser asks for a page, named as in its URL, which will run soon: import torch now if it needs it."""
+    """Note that a browser asks for a page, named as in its URL: import torch now if the page needs it."""
     if name in TORCH_PAGES:
         _torch_needed.set()
 
