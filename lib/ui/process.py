@@ -53,12 +53,6 @@ def limit_memory_arenas() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, MAX_ARENAS)
 
 
-def release_memory() -> None:
-    """Return to the system what has been freed but is kept for later, if the C library is glibc."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def forbid_address_lookup() -> None:
     """Let Streamlit refuse a page of another site without asking for this machine's external address.
 

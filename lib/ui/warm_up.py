@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from lib.runs.free_memory import release_memory
 from lib.ui.cache import existing_run_manager
 from lib.ui.page import DESIGN, PAGES
-from lib.ui.process import release_memory
 
 if TYPE_CHECKING:
     from lib.training.time_estimate import MachineProfile
