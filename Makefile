@@ -60,7 +60,7 @@ checkpoints: .venv/installed
 	$(BIN)/python -m benchmarks.accuracy --ship
 
 clean:
-	rm -rf .venv .cache static/plotly-* data/MNIST
+	rm -rf .venv .cache static/plotly-* data/MNIST data/predictions
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

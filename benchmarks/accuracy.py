@@ -5,6 +5,9 @@
 
 `python -m benchmarks.accuracy [--ship] [NAME ...]` measures only the named tables and keeps the others. The accuracy is
 that of the final epoch; no epoch and no seed is chosen. docs/experiments.md says how the recipes were chosen.
+
+`python -m benchmarks.accuracy --calibrate` trains nothing: it calibrates the shipped networks again, for a new version
+of `lib/evaluation/stored_calibration.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from lib.design.layers import Architecture
 from lib.design.notation import notation, parse
 from lib.design.presets import PRESETS
 from lib.design.recipe import RECIPES, Recipe, to_json
+from lib.evaluation.calibration import calibrate
 from lib.evaluation.proportion import accuracy_text, wilson_interval
+from lib.evaluation.stored_calibration import with_calibration
 from lib.storage import checkpoints
 from lib.training.trainer import EpochMetrics, Trainer, recommended_threads
 
@@ -56,6 +61,10 @@ ENTRIES = (
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--calibrate"]:
+        for path in checkpoints.shipped():
+            _ship(checkpoints.load(path), path)
+        return
     ship, names = "--ship" in sys.argv[1:], [name for name in sys.argv[1:] if name != "--ship"]
     unknown = set(names) - {entry.name for entry in ENTRIES}
     if unknown:
@@ -117,8 +126,14 @@ def _train(entry: Entry, architecture: Architecture, recipe: Recipe, ship: bool)
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         path = checkpoints.FOLDER / f"{entry.name}{checkpoints.SUFFIX}"
-        checkpoints.save(checkpoints.Checkpoint(summary, training.weights()), path)
+        _ship(checkpoints.Checkpoint(summary, training.weights()), path)
     return {"seed": recipe.seed, "test_accuracy": last.test_accuracy, "seconds": round(seconds, 1)}
+
+
+def _ship(checkpoint: checkpoints.Checkpoint, path: Path) -> None:
+    """Save a checkpoint with the calibration of its network."""
+    calibration = calibrate(checkpoints.network(checkpoint), load())
+    checkpoints.save(with_calibration(checkpoint, calibration), path)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ All response times are measured in Chromium. Keys of the report:
   the slowest answer of the Design page comes.
 - `parse_and_analyse_30_layers_ms`, `menus_30_layers_ms`: the median time to parse and analyze a network of 30 layers,
   and to find the available actions of all its layers, which the Design page also needs.
+- `cold_pages_seconds`: by page, the seconds until its main part is there, when it is the first page after a start.
+- `resident_mb`: the memory of the server after a tour of all pages and a run.
 - `evaluation_seconds`: the time to measure each shipped network on the 10,000 test images.
 - `estimate_off_percent`: by network, how much more time a batch took than `lib.training.time_estimate` had estimated.
 - `seconds_to_99_4`, `epochs_to_99_4`, `tables`: the content of accuracy.json.
@@ -50,6 +52,7 @@ from torchvision.datasets import MNIST
 
 from benchmarks import accuracy
 from benchmarks.environment import environment
+from benchmarks.pages import cold_pages, resident_megabytes
 from lib.data import public_results
 from lib.data.dataset import FOLDER, MEAN, STD, load
 from lib.design.analysis import NetworkAnalysis, analyze
@@ -124,6 +127,8 @@ def main() -> None:
         **_analysis_milliseconds(),
         "estimate_off_percent": _estimates(),
         "evaluation_seconds": _evaluations(),
+        "cold_pages_seconds": cold_pages(),
+        "resident_mb": resident_megabytes(),
         **_latencies(),
         **json.loads(accuracy.RESULT.read_text(encoding="utf-8")),
     }

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from lib.data import dataset
 from lib.data.dataset import Dataset
-from lib.evaluation import calibration
+from lib.evaluation import calibration, prediction_cache
 from lib.evaluation.calibration import Calibration
 from lib.nn.network import Network
 from tools.chromium import LAUNCH_ARGUMENTS, install
@@ -45,6 +45,14 @@ def small(mnist: Dataset) -> Dataset:
     return Dataset(
         mnist.train_images[:1000], mnist.train_labels[:1000], mnist.test_images[:500], mnist.test_labels[:500]
     )
+
+
+@pytest.fixture(autouse=True)
+def predictions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which predictions are kept: one of the test's own."""
+    folder = tmp_path_factory.mktemp("predictions")
+    monkeypatch.setattr(prediction_cache, "FOLDER", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.datasets import MNIST
 
 from lib.data import dataset
 from lib.data.dataset import FOLDER, MD5, Dataset, DatasetError
@@ -28,6 +29,30 @@ def test_mnist_is_complete(mnist: Dataset) -> None:
     # The counts of each digit in LeCun's files.
     assert mnist.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert mnist.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_the_tensors_are_those_that_torchvision_reads(mnist: Dataset) -> None:
+    train, test = MNIST(str(FOLDER), train=True), MNIST(str(FOLDER), train=False)
+    for ours, theirs in (
+        (mnist.train_images, train.data),
+        (mnist.train_labels, train.targets),
+        (mnist.test_images, test.data),
+        (mnist.test_labels, test.targets),
+    ):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+
+
+def test_the_test_images_are_read_without_the_training_images_and_shared(folder: Path) -> None:
+    packed = folder / f"{dataset.TRAIN[0]}.gz"
+    packed.rename(folder / "elsewhere")
+    test = dataset.load_test(folder)
+    with pytest.raises(DatasetError, match="is missing"):
+        dataset.load(folder)
+    (folder / "elsewhere").rename(packed)
+    data = dataset.load(folder)
+    assert data.test_images is test.images
+    assert data.test_labels is test.labels
 
 
 def test_normalized_training_images_have_mean_0_and_deviation_1(mnist: Dataset) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from lib.data.dataset import Dataset, DatasetError
 from lib.design.notation import parse
 from lib.design.presets import PRESETS
 from lib.design.recipe import Augmentation, Recipe
+from lib.evaluation.calibration import calibrate
+from lib.evaluation.stored_calibration import stored_calibration
 from lib.files import atomic_file
 from lib.nn.network import build
 from lib.runs import preflight, run_manager, run_store, training_run
@@ -119,6 +122,95 @@ def test_a_run_finishes_saves_and_keeps_its_history(manager: RunManager, small: 
     assert not run.resumable
     with pytest.raises(RunError, match="cannot go on"):
         manager.resume(run)
+
+
+def test_a_finished_run_holds_the_calibration_of_its_network(manager: RunManager, small: Dataset) -> None:
+    run = manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=100))
+    path = ended(run).saved
+    assert path is not None
+    checkpoint = checkpoints.load(path)
+    found = stored_calibration(checkpoint)
+    assert found is not None
+    assert found.temperature == calibrate(checkpoints.network(checkpoint), small).temperature
+    # What changes only the name writes the same calibration.
+    run.unload()
+    run.rename("Other")
+    assert stored_calibration(checkpoints.load(path)) == found
+    # A run that was stopped is not calibrated: it may go on.
+    other = manager.start(ARCHITECTURE, LONG)
+    reaches(other, 5)
+    other.stop()
+    path = ended(other).saved
+    assert path is not None
+    assert stored_calibration(checkpoints.load(path)) is None
+
+
+@pytest.mark.parametrize("way", ["stop", "pause", "interrupt"])
+def test_a_run_that_is_stopped_while_it_is_calibrated_is_finished(
+    manager: RunManager, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    begun = threading.Event()
+
+    def endless(*_: object, check: Callable[[], object], **__: object) -> None:
+        begun.set()
+        until(check, seconds=30)
+
+    monkeypatch.setattr(training_run, "calibrate", endless)
+    run = manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=100))
+    assert begun.wait(30)
+    snapshot = run.snapshot()
+    assert (snapshot.status, snapshot.calibrating, snapshot.step) == ("running", True, 10)
+    # The file holds the whole run before it is calibrated: a killed process loses nothing.
+    assert snapshot.saved is not None
+    assert len(run_store.load(snapshot.saved).history.epochs) == 1
+    getattr(run, way)()
+    assert run.wait(5)
+    snapshot = run.snapshot()
+    assert (snapshot.status, snapshot.calibrating, snapshot.message) == ("finished", False, None)
+    assert snapshot.saved is not None
+    assert stored_calibration(checkpoints.load(snapshot.saved)) is None
+
+
+def test_a_run_that_was_killed_while_it_was_calibrated_is_calibrated_when_it_is_resumed(
+    manager: RunManager, monkeypatch: pytest.MonkeyPatch, small: Dataset, tmp_path: Path
+) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def waiting(*_: object, **__: object) -> None:
+        begun.set()
+        assert end.wait(30)
+
+    monkeypatch.setattr(training_run, "calibrate", waiting)
+    run = manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=100))
+    assert begun.wait(30)
+    # What a process that is killed now leaves behind.
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    shutil.copy(tmp_path / f"{run.identity}.safetensors", folder)
+    end.set()
+    monkeypatch.undo()
+    finished = ended(run)
+    later = RunManager(lambda: small, folder)
+    again = found(later, run)
+    assert again.status == "interrupted"
+    later.resume(again)
+    resumed = ended(again)
+    assert resumed.status == "finished"
+    assert_same(resumed, finished)
+    assert resumed.saved is not None
+    assert stored_calibration(checkpoints.load(resumed.saved)) is not None
+
+
+def test_a_run_is_finished_even_if_it_cannot_be_calibrated(
+    manager: RunManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise DatasetError("damaged")
+
+    monkeypatch.setattr(training_run, "calibrate", failing)
+    snapshot = ended(manager.start(ARCHITECTURE, Recipe(epochs=1, batch_size=100)))
+    assert (snapshot.status, snapshot.message) == ("finished", None)
+    assert "could not be calibrated" in caplog.text
 
 
 def test_readers_never_consume(manager: RunManager) -> None:

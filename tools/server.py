@@ -19,7 +19,7 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 _PARTS = ("app.py", "lib", "pages", "checkpoints", "data", "docs", "static", ".streamlit")
 # Made on this machine: a clone does not have it.
-_UNCLONED = shutil.ignore_patterns("MNIST", "own", "saved", "__pycache__", "plotly-*")
+_UNCLONED = shutil.ignore_patterns("MNIST", "own", "predictions", "saved", "__pycache__", "plotly-*")
 _STREAMLIT = ("-m", "streamlit")
 
 

@@ -35,12 +35,14 @@ def predict(options: argparse.Namespace) -> int:
     """
     from lib.data import dataset
     from lib.evaluation import calibration
+    from lib.evaluation.stored_calibration import stored_calibration
     from lib.inference import photos, predict
     from lib.storage import checkpoints
 
     try:
-        network = checkpoints.network(_checkpoint(options.checkpoint))
-        found = calibration.calibrate(network, dataset.load())
+        checkpoint = _checkpoint(options.checkpoint)
+        network = checkpoints.network(checkpoint)
+        found = stored_calibration(checkpoint) or calibration.calibrate(network, dataset.load())
     except (checkpoints.CheckpointError, dataset.DatasetError) as error:
         raise UsageError(str(error)) from error
     status = 0

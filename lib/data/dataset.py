@@ -1,7 +1,7 @@
 """MNIST and the UCI pen digits as tensors, from the files in `data/`. Nothing is downloaded.
 
 - The four IDX files of MNIST are part of the project, gzipped. At first use they are unpacked to `data/MNIST/raw`,
-  where torchvision expects them.
+  where torchvision expects them too. Reading them here needs no torchvision, whose import takes longer than that.
 - Every load compares the md5 of the unpacked files with LeCun's originals. A damaged file is unpacked again.
 """
 
@@ -31,6 +31,8 @@ MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 # The UCI pen digits: pen trajectories on a tablet (Alimoglu and Alpaydin 1996), resampled to PEN_POINTS points each.
 PEN_DIGITS, PEN_DIGITS_MD5, PEN_POINTS = "pen-digits.csv", "d73f60cd9dd5d0e112e4e38c02e2edaa", 8
 # Limit for reading a data file, gzipped or unpacked.
@@ -56,40 +58,62 @@ class Dataset:
     test_labels: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class LabeledImages:
+    """Images uint8 (N, 28, 28), 0 to 255, light strokes on dark, and their labels, int64 (N,), 0 to 9."""
+
+    images: Tensor
+    labels: Tensor
+
+
 _loaded: dict[Path, Dataset] = {}
-_lock = threading.Lock()
+_test_sets: dict[Path, LabeledImages] = {}
+_lock = threading.RLock()
 
 
 def load(folder: Path = FOLDER) -> Dataset:
     """Load the 60,000 training and 10,000 test images, cached for the process. Raises DatasetError."""
     with _lock:
         if folder not in _loaded:
-            unpack(folder)
-            _loaded[folder] = _read(folder)
+            train, test = _read(folder, TRAIN), load_test(folder)
+            _loaded[folder] = Dataset(train.images, train.labels, test.images, test.labels)
         return _loaded[folder]
+
+
+def load_test(folder: Path = FOLDER) -> LabeledImages:
+    """Load the test images alone: `load` shares them, and reads six times as much. Raises DatasetError."""
+    with _lock:
+        if folder not in _test_sets:
+            _test_sets[folder] = _read(folder, TEST)
+        return _test_sets[folder]
 
 
 def unpack(folder: Path) -> None:
     """Check the four files in `folder`/MNIST/raw and unpack those that are missing or damaged. Raises DatasetError."""
     for name in MD5:
-        target = _unpacked_path(folder, name)
-        content, is_unpacked = _read_verified(folder, name)
-        if not is_unpacked:
-            try:
-                atomic_file.remove_remains(target.parent)
-                # Atomic, because two processes may unpack at the same time.
-                atomic_file.write(target, content)
-            except OSError as error:
-                raise DatasetError(
-                    f"The data file {name} cannot be unpacked to {target.parent} ({error.strerror}). "
-                    "Free 55 MB there and make the folder writable."
-                ) from error
+        _unpacked(folder, name)
+
+
+def _unpacked(folder: Path, name: str) -> bytes:
+    """Return the content of an MNIST file, and unpack it if it is missing or damaged. Raises DatasetError."""
+    target = _unpacked_path(folder, name)
+    content, is_unpacked = _read_verified(folder, name)
+    if not is_unpacked:
+        try:
+            atomic_file.remove_remains(target.parent)
+            # Atomic, because two processes may unpack at the same time.
+            atomic_file.write(target, content)
+        except OSError as error:
+            raise DatasetError(
+                f"The data file {name} cannot be unpacked to {target.parent} ({error.strerror}). "
+                "Free 55 MB there and make the folder writable."
+            ) from error
+    return content
 
 
 def examples(folder: Path = FOLDER) -> tuple[bytes, ...]:
     """Return the first test image of each digit as 28 × 28 bytes, 0 to 255, without torch. Raises DatasetError."""
-    images = _read_verified(folder, "t10k-images-idx3-ubyte")[0][16:]
-    labels = _read_verified(folder, "t10k-labels-idx1-ubyte")[0][8:]
+    images, labels = (_read_verified(folder, name)[0][offset:] for name, offset in zip(TEST, (16, 8), strict=True))
     first = [labels.index(digit) for digit in range(10)]
     return tuple(images[784 * index : 784 * (index + 1)] for index in first)
 
@@ -159,12 +183,16 @@ def _decompress(folder: Path, name: str, md5: str, remedy: str) -> bytes:
     return content
 
 
-def _read(folder: Path) -> Dataset:
+def _read(folder: Path, names: tuple[str, str]) -> LabeledImages:
+    """Parse a file of images and one of labels in the IDX format: a header of 16 and 8 bytes, then bytes."""
     import torch
-    from torchvision.datasets import MNIST
 
-    train, test = MNIST(str(folder), train=True), MNIST(str(folder), train=False)
-    return Dataset(train.data, train.targets.to(torch.int64), test.data, test.targets.to(torch.int64))
+    # torch warns of memory that cannot be written to, as that of bytes.
+    images, labels = (
+        torch.frombuffer(bytearray(_unpacked(folder, name)), dtype=torch.uint8, offset=offset)
+        for name, offset in zip(names, (16, 8), strict=True)
+    )
+    return LabeledImages(images.view(-1, 28, 28), labels.to(torch.int64))
 
 
 def _md5(content: bytes) -> str:

@@ -67,12 +67,21 @@ class Calibration:
 UNCALIBRATED = Calibration(1.0, 0, math.nan, math.nan)
 
 
-def calibrate(network: Network, data: Dataset, count: int = IMAGES, fit_ood: bool = True) -> Calibration:
+def calibrate(
+    network: Network,
+    data: Dataset,
+    count: int = IMAGES,
+    fit_ood: bool = True,
+    check: Callable[[], object] | None = None,
+) -> Calibration:
     """Fit the temperature and, if `fit_ood`, the OOD reference. Raises DatasetError.
 
     The images are the first of the 5,000 training images that a recipe may hold out, augmented. A network trained on
     them too has not seen them augmented like this, and is too small to memorize them. Large networks get fewer images;
-    if too few are possible, `problem` says so and there is no calibration. `network` must be in eval mode.
+    if too few are possible, `problem` says so and there is no calibration. `network` must be in eval mode. `check` is
+    called before each batch and may raise an exception to end the work.
+
+    Whoever changes what it finds increases the version in `lib/evaluation/stored_calibration.py`.
     """
     try:
         require_inference_fits(network.architecture, uses_im2col())
@@ -95,14 +104,14 @@ def calibrate(network: Network, data: Dataset, count: int = IMAGES, fit_ood: boo
     augmented = torch.cat(
         [augment(normalize(batch), CALIBRATION_AUGMENTATION, generator) for batch in torch.split(images, BATCH)]
     )
-    logits, found = features(network, augmented)
+    logits, found = features(network, augmented, check)
     best = temperature(logits, labels)
     before, after = (Evaluation(scaled.softmax(1), labels).calibration_error for scaled in (logits, logits / best))
     if not fit_ood:
         return Calibration(best, len(labels), before, after)
     half = count // 2
     synthetic, synthetic_labels = (each[:half] for each in _synthetic())
-    more_logits, more = features(network, torch.cat([normalize(images[:half]), normalize(synthetic)]))
+    more_logits, more = features(network, torch.cat([normalize(images[:half]), normalize(synthetic)]), check)
     all_labels = torch.cat([labels, labels[:half], synthetic_labels])
     gaussians = fit(torch.cat([logits, more_logits]), torch.cat([found, more]), all_labels)
     return Calibration(best, len(labels), before, after, gaussians)

@@ -120,8 +120,13 @@ def measurable(architecture: Architecture, images: int) -> int:
 
 def probabilities(network: nn.Module, architecture: Architecture, images: Tensor, temperature: float) -> Tensor:
     """The softmax of the logits divided by `temperature`, float (N, 10), for uint8 images (N, 28, 28)."""
+    return torch.softmax(logits(network, architecture, images) / temperature, 1)
+
+
+def logits(network: nn.Module, architecture: Architecture, images: Tensor) -> Tensor:
+    """The logits, float (N, 10), for uint8 images (N, 28, 28). Raises TooLargeError if the network is too large."""
     require_inference_fits(architecture, uses_im2col())
     with torch.inference_mode():
-        logits = torch.cat([network(normalize(batch)) for batch in torch.split(images, eval_batch_size(architecture))])
+        found = torch.cat([network(normalize(batch)) for batch in torch.split(images, eval_batch_size(architecture))])
     # Cloned outside of inference mode, so that callers may use the tensor with autograd.
-    return torch.softmax(logits.clone() / temperature, 1)
+    return found.clone()

@@ -71,6 +71,14 @@ COLUMNS = (
 )
 
 
+_RECEPTIVE_FIELD = next(column for column in COLUMNS if column.name == "receptive_field")
+
+
+def receptive_field_text(row: LayerAnalysis) -> str:
+    """Return the receptive field as text: 5, or 5 × 3 for a height of 5 and a width of 3."""
+    return _RECEPTIVE_FIELD.text(_RECEPTIVE_FIELD.value(row))
+
+
 def layers_csv(analysis: NetworkAnalysis) -> str:
     """One line for each row, with plain numbers and without totals."""
     return csv_text([[column.name for column in COLUMNS], *_plain_rows(analysis)])

@@ -17,11 +17,8 @@ from lib.design.operations import operations
 from lib.design.recipe import Recipe
 from lib.evaluation.attribution import affordable
 from lib.evaluation.calibration import LIVE_IMAGES
-from lib.nn.fast_path import workspace_bytes
-from lib.nn.layer_measurement import is_too_large
 from lib.nn.memory import batch_size, forward_bytes, workspace
 from lib.nn.network import build, uses_im2col
-from lib.nn.plan import build_plan
 from lib.storage.checkpoints import MAX_BYTES
 from lib.text.formatting import gigabytes
 from lib.training.optimizers import OPTIMIZER_SPECS
@@ -120,6 +117,11 @@ def _generated(count: int) -> int:
 
 def _fast_path_bytes(architecture: Architecture, images: int) -> int:
     """Return the memory of a step of `lib.nn.fast_path`, in bytes."""
+    # They import numba, which only a training needs.
+    from lib.nn.fast_path import workspace_bytes
+    from lib.nn.layer_measurement import is_too_large
+    from lib.nn.plan import build_plan
+
     with torch.device("meta"):
         network = build(architecture)
     return workspace_bytes(build_plan(network.train(), lambda layer, _: is_too_large(layer)), images)

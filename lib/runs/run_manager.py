@@ -16,6 +16,7 @@ from lib.data.dataset import Dataset
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe
 from lib.runs import run_store
+from lib.runs.free_memory import release_memory
 from lib.runs.run_record import ACTIVE, RunRecord
 from lib.runs.training_run import STATE, Run, RunError, StopAt
 from lib.storage.checkpoints import CheckpointError
@@ -220,6 +221,7 @@ class RunManager:
                     self._ended = [*(other for other in self._ended if other is not run), run]
             self._evict()
             self._train_next()
+            release_memory()
 
     def _evict(self) -> None:
         """Unload the runs that ended first; the last one stays in memory, even if it exceeds `KEPT_BYTES`."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lib.design.layers import CLASSES, Architecture
 from lib.design.recipe import MAX_EPOCHS, Recipe
+from lib.evaluation.calibration import Calibration
+from lib.evaluation.stored_calibration import stored_calibration, with_calibration
 from lib.nn.network import build
 from lib.storage import checkpoints
 from lib.storage.checkpoints import Checkpoint
@@ -100,8 +102,9 @@ class RunRecord:
 
     `owner` identifies the browser that started it, `parent` is the run it was forked from. `created` is a time in UTC,
     ISO 8601. `steps_total` is the number of steps of the whole recipe, 0 before the first training. `lr_scale`
-    multiplies the learning rate of the schedule. `state` is None if there is nothing to resume from.
-    `probe` is the last one of a training that may not learn.
+    multiplies the learning rate of the schedule. `state` is None if there is nothing to resume from. `probe` is the
+    last one of a training that may not learn. `calibration` is that of its network after the last epoch; None before,
+    or if it could not be calibrated.
 
     The fields with metadata are stored in the checkpoint's details, under "key" or their own name; "read" checks and
     returns the stored value, and raises ValueError for a value that no run has.
@@ -120,6 +123,7 @@ class RunRecord:
     lr_scale: float = field(default=1.0, metadata={"read": _lr_scale, "key": "factor"})
     history: History = field(default_factory=History)
     state: TrainingState | None = None
+    calibration: Calibration | None = None
     probe: NetworkProbe | None = field(default=None, metadata={"read": _probe})
 
 
@@ -159,7 +163,8 @@ def to_checkpoint(record: RunRecord) -> Checkpoint:
             "sums": asdict(state.sums),
             "factor": record.lr_scale,
         }
-    return Checkpoint(summary, state.network if state else {}, tensors, details)
+    checkpoint = Checkpoint(summary, state.network if state else {}, tensors, details)
+    return with_calibration(checkpoint, record.calibration) if record.calibration else checkpoint
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> RunRecord:
@@ -179,6 +184,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> RunRecord:
         created=summary.created,
         history=history.restore(_part(checkpoint, "history."), details["epochs"]),
         state=None if state is None else _state(checkpoint, state),
+        calibration=stored_calibration(checkpoint),
         **values,
     )
     _check(record)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +26,10 @@ from lib.data.dataset import Dataset, DatasetError
 from lib.design.analysis import analyze
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe
+from lib.evaluation.calibration import Calibration, calibrate
 from lib.evaluation.network_probe import probe
 from lib.nn.memory import is_out_of_memory
-from lib.nn.network import Network
+from lib.nn.network import Network, assembled
 from lib.runs import run_store
 from lib.runs.process_lock import WAIT_SECONDS
 from lib.runs.run_record import ACTIVE, MAX_LR_SCALE, MIN_LR_SCALE, RunRecord, Status, diagnosis, is_finite
@@ -60,8 +61,9 @@ DIAGNOSIS_STEPS, DIAGNOSIS_PART = 50, 1 / 20
 # MACs of a batch from which a training stops within a batch rather than between two batches.
 LARGE_BATCH_MACS = 1_000_000_000
 MAX_NAME = MAX_TITLE
-# The parts of a record that `Run.unload` can leave in the file.
+# The parts of a record that `Run.unload` can leave in the file. The calibration belongs to the state.
 HISTORY, STATE = "history", "state"
+_FIELDS = {HISTORY: ("history",), STATE: ("state", "calibration")}
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +78,10 @@ class RunStatus:
 
     `step` counts all steps done, `epoch` is the current one, from 1. `steps_total` is the number of steps of the whole
     recipe, 0 before the first training. `measuring` is the fraction of the images evaluated so far, None during
-    training. `images_per_second` covers the last `RATE_WINDOW` steps. `lr_scale` multiplies the learning rate of the
-    schedule. `diagnosis` says why the run does not learn, None if it does. `message` is the reason of a failure;
-    `save_error` is the reason why the last save failed. `saved` is the path of the file.
+    training. `calibrating` is true after the last epoch, while the network is calibrated. `images_per_second` covers
+    the last `RATE_WINDOW` steps. `lr_scale` multiplies the learning rate of the schedule. `diagnosis` says why the run
+    does not learn, None if it does. `message` is the reason of a failure; `save_error` is the reason why the last save
+    failed. `saved` is the path of the file.
     """
 
     status: Status
@@ -88,6 +91,7 @@ class RunStatus:
     epoch: int
     steps_total: int
     measuring: float | None
+    calibrating: bool
     images_per_second: float | None
     seconds_left: float | None
     lr_scale: float
@@ -114,7 +118,7 @@ class StopAt:
 
 
 class _CancelBatchError(Exception):
-    """Raised by a hook to abort the current batch before its optimizer step."""
+    """Raised to abort the current batch: by a hook, before the optimizer's step, and during the calibration."""
 
 
 class Run:
@@ -142,6 +146,7 @@ class Run:
         self._is_diagnosed = False
         self._stop_at = StopAt()
         self._measuring: float | None = None
+        self._calibrating = False
         self._times: list[float] = []
         self._save_due = 0.0
         self._deleted = False
@@ -301,6 +306,7 @@ class Run:
                 epoch=min(len(history.epochs), max(done - 1, 0) // per_epoch) + 1,
                 steps_total=record.steps_total,
                 measuring=self._measuring,
+                calibrating=self._calibrating,
                 images_per_second=rate,
                 seconds_left=left,
                 lr_scale=record.lr_scale,
@@ -368,8 +374,10 @@ class Run:
             with self._lock:
                 if self._file.saved and self._file.error is None and self._record.status not in ACTIVE:
                     self._weights, self._weight_history = None, ()
-                    unloaded: dict[str, Any] = {HISTORY: History(), STATE: None}
-                    self._record = replace(self._record, **{part: unloaded[part] for part in parts})
+                    unloaded: dict[str, Any] = {"history": History(), "state": None, "calibration": None}
+                    self._record = replace(
+                        self._record, **{name: unloaded[name] for part in parts for name in _FIELDS[part]}
+                    )
                     self._in_file |= parts
         finally:
             self._file.writing.release()
@@ -466,7 +474,9 @@ class Run:
         with self._lock:
             # Another thread may have read them meanwhile.
             missing = parts & self._in_file
-            self._record = replace(self._record, **{part: getattr(record, part) for part in missing})
+            self._record = replace(
+                self._record, **{name: getattr(record, name) for part in missing for name in _FIELDS[part]}
+            )
             self._in_file -= missing
 
     def _train(self, data: Dataset) -> Status:
@@ -515,10 +525,37 @@ class Run:
                 "this network: try a tenth of it."
             )
         self._publish(trainer)
+        if trainer.epochs_done == self.recipe.epochs:
+            self._calibrate(state.network, data)
+            return "finished"
         with self._lock:
-            if trainer.epochs_done == self.recipe.epochs:
-                return "finished"
             return {"stopping": "stopped", "interrupted": "interrupted"}.get(self._record.status, "paused")  # type: ignore[return-value]
+
+    def _calibrate(self, weights: Mapping[str, Tensor], data: Dataset) -> None:
+        """Calibrate the trained network, so that no page has to; a request to stop ends this early, without a result.
+
+        A process that is killed meanwhile loses nothing but this: the run was saved after its last epoch.
+        """
+
+        def check() -> None:
+            if self._must_leave():
+                raise _CancelBatchError
+
+        found: Calibration | None = None
+        with self._lock:
+            self._calibrating, self._measuring = True, None
+        try:
+            check()
+            found = calibrate(assembled(self.architecture, weights), data, check=check)
+        except _CancelBatchError:
+            pass
+        except (DatasetError, MemoryError, RuntimeError):
+            # The pages calibrate it when they need it, or say why they cannot.
+            log.warning("%s could not be calibrated", self.identity, exc_info=True)
+        finally:
+            with self._lock:
+                self._calibrating = False
+                self._record = replace(self._record, calibration=found)
 
     def _add(self, event: StepMetrics | EvaluationProgress | EpochMetrics) -> None:
         with self._lock:

@@ -188,6 +188,13 @@ def quarantine(path: Path, folder: Path) -> Path:
     return target
 
 
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a network's state: of every tensor with its name, type and shape."""
+    digest = hashlib.sha256()
+    _add_tensors(digest, weights)
+    return digest.hexdigest()
+
+
 def network(checkpoint: Checkpoint) -> Network:
     """Return the network in eval mode; it shares the checkpoint's weights. Raises CheckpointError if there are none."""
     if not checkpoint.weights:
@@ -281,9 +288,13 @@ def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return the sha256 of all metadata except itself, and of every tensor with its name, type and shape."""
     stated = {key: value for key, value in metadata.items() if key not in ("sha256", _NAMES)}
     digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
+    _add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         # hashlib reads a one-dimensional array without a copy.
         digest.update(tensor.numpy().reshape(-1).data)
-    return digest.hexdigest()

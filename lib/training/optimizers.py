@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from lib.design.recipe import Optimizer, Recipe
+from lib.training import compiler_stub
+
+compiler_stub.install()
 
 MOMENTUM = 0.9
 

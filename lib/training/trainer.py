@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,11 +28,12 @@ from lib.data.outliers import sample_outliers
 from lib.design.analysis import LARGE_MACS, analyze
 from lib.design.layers import Architecture
 from lib.design.recipe import Recipe, learning_rate
-from lib.nn.fast_path import fast_path
-from lib.nn.layer_measurement import is_faster_in_torch
 from lib.nn.modules import Dropout, Dropout2d
 from lib.nn.network import Network, build, eval_batch_size, torch_threads
 from lib.training.optimizers import OPTIMIZER_SPECS
+
+if TYPE_CHECKING:
+    from lib.nn.fast_path import FastPath
 
 HELD_OUT = 5_000
 # Weight of the outlier loss (Hendrycks et al. 2019, section 3).
@@ -154,7 +155,7 @@ class Trainer(Iterator[Event]):
         self._optimizer = OPTIMIZER_SPECS[recipe.optimizer].build(self.network.parameters(), recipe)
         if state:
             self._restore(state)
-        self._path = fast_path(self.network, is_external=is_faster_in_torch) if device == "cpu" else None
+        self._path = _compiled_path(self.network) if device == "cpu" else None
         self._check: Callable[[], None] | None = None
         self._events = self._run()
 
@@ -388,6 +389,15 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _compiled_path(network: Network) -> FastPath | None:
+    """Return the compiled training pass of a network on the CPU, or None if torch does better."""
+    # They import numba, which only a training needs.
+    from lib.nn.fast_path import fast_path
+    from lib.nn.layer_measurement import is_faster_in_torch
+
+    return fast_path(network, is_external=is_faster_in_torch)
 
 
 def _denormalize(x: Tensor) -> Tensor:

@@ -56,8 +56,22 @@ def example_digits() -> tuple[bytes, ...]:
 
 
 @st.cache_resource(show_spinner=False)
-def _networks() -> BoundedCache[tuple[Path, int], Network]:
+def _networks() -> BoundedCache[tuple[Path, int], tuple[Network, Calibration | None]]:
     return BoundedCache(MAX_NETWORK_BYTES)
+
+
+def _loaded_network(path: Path, modified: int) -> tuple[Network, Calibration | None]:
+    """Return a saved network in eval mode, and its calibration if the file has it. Raises CheckpointError."""
+    from lib.evaluation.stored_calibration import stored_calibration
+    from lib.storage import checkpoints
+
+    def load() -> tuple[tuple[Network, Calibration | None], int]:
+        checkpoint = checkpoints.load(path)
+        network = checkpoints.network(checkpoint)
+        size = sum(tensor.nbytes for tensor in network.state_dict().values())
+        return (network, stored_calibration(checkpoint)), size
+
+    return _networks().get((path, modified), load)
 
 
 def checkpoint_network(path: Path, modified: int) -> Network:
@@ -65,13 +79,7 @@ def checkpoint_network(path: Path, modified: int) -> Network:
 
     `modified` is the file's modification time in ns: a file that was replaced is read again.
     """
-    from lib.storage import checkpoints
-
-    def load() -> tuple[Network, int]:
-        network = checkpoints.network(checkpoints.load(path))
-        return network, sum(tensor.nbytes for tensor in network.state_dict().values())
-
-    return _networks().get((path, modified), load)
+    return _loaded_network(path, modified)[0]
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -82,9 +90,16 @@ def checkpoint_summary(path: Path, modified: int) -> Summary:
     return checkpoints.load_summary(path)
 
 
-@st.cache_resource(max_entries=64, show_spinner="Calibrating…")
 def checkpoint_calibration(path: Path, modified: int) -> Calibration:
-    """Return the calibration of a saved network. Raises CheckpointError and DatasetError."""
+    """Return the calibration of a saved network: that of its file, or found now. Raises CheckpointError, DatasetError.
+
+    A run that was stopped, or that an older version has trained, has none in its file.
+    """
+    return _loaded_network(path, modified)[1] or _calibrated(path, modified)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Calibrating…")
+def _calibrated(path: Path, modified: int) -> Calibration:
     from lib.data import dataset
     from lib.evaluation.calibration import calibrate
 

@@ -11,9 +11,10 @@ from lib.design.diff import LayerDiff, diff_layers
 from lib.design.layers import Architecture, ArchitectureError
 from lib.design.notation import notation, parse
 from lib.design.presets import PRESETS
+from lib.export.tables import receptive_field_text
 from lib.text.formatting import megabytes, shape_text
 from lib.text.untrusted_text import escaped
-from lib.ui.layer_table import receptive_field_text, unbroken, with_texts
+from lib.ui.layer_table import unbroken, with_texts
 from lib.ui.url_state import MAX_LENGTH
 from lib.ui.widgets import preset_pills
 

@@ -134,7 +134,7 @@ def _gallery(evaluation: Evaluation, indices: Sequence[int], key: str) -> None:
         for index in indices[:limit]:
             label, predicted = int(evaluation.labels[index]), int(evaluation.predicted[index])
             with st.container(gap="xxsmall"):
-                st.image(rendering.enlarge(dataset.load().test_images[index], 84), alt=f"Test image {index}, a {label}")
+                st.image(rendering.enlarge(dataset.load_test().images[index], 84), alt=f"Test image {index}, a {label}")
                 what = f"{label}" if label == predicted else f"{label}, predicted {predicted}"
                 st.caption(f"{what}  \nP({label}) = {percent(float(evaluation.label_probability[index]))}")
                 if st.button(

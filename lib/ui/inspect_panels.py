@@ -26,12 +26,12 @@ from lib.evaluation.attribution import (
     saliency,
     theoretical_fields,
 )
+from lib.export.tables import receptive_field_text
 from lib.inference.loaded_model import LoadedModel
 from lib.inference.predict import Prediction
 from lib.nn.network import Network
 from lib.text.formatting import percent, shape_text
 from lib.ui import rendering
-from lib.ui.layer_table import receptive_field_text
 from lib.ui.network_view import row_tokens
 
 # While a network is in training, fewer images decide whether a channel is dead.
@@ -164,12 +164,12 @@ def receptive_fields_panel(network: Network, model: LoadedModel) -> None:
 def _dead_channels(
     version: tuple[str, int], images: int, _network: Network, _architecture: Architecture
 ) -> dict[int, tuple[int, ...]]:
-    return dead_channels(_network, _architecture, dataset.load().test_images[:images])
+    return dead_channels(_network, _architecture, dataset.load_test().images[:images])
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _effective_fields(version: tuple[str, int], _network: Network, _architecture: Architecture) -> list[Tensor]:
-    return effective_fields(_network, _architecture, dataset.load().test_images[: _field_images(_architecture)])
+    return effective_fields(_network, _architecture, dataset.load_test().images[: _field_images(_architecture)])
 
 
 def _field_images(architecture: Architecture) -> int:

@@ -18,7 +18,6 @@ from lib.text.formatting import megabytes
 LAYER = "[Layer](#layers)"
 # Columns with the answers, left out while the class guesses.
 GUESSED = {"parameters", "share", "receptive_field", "jump", "center"}
-RECEPTIVE_FIELD = next(column for column in COLUMNS if column.name == "receptive_field")
 IMAGE_PIXELS = INPUT_SHAPE[1]
 WIDE_BADGE = f":orange-badge[> {IMAGE_PIXELS}]"
 
@@ -104,11 +103,6 @@ def with_texts(table: Styler, texts: Mapping[tuple[int, str], str]) -> Styler:
 def unbroken(text: Callable[[Any], str]) -> Callable[[Any], str]:
     """Return a function that gives the same text with no-break spaces, for narrow tables."""
     return lambda value: text(value).replace(" ", "\u00a0")
-
-
-def receptive_field_text(row: LayerAnalysis) -> str:
-    """Return the receptive field as text: 5, or 5 × 3 for a height of 5 and a width of 3."""
-    return RECEPTIVE_FIELD.text(RECEPTIVE_FIELD.value(row))
 
 
 def _badges(row: LayerAnalysis) -> str:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import cast
 
 import streamlit as st
-from torch import nn
 
 from lib.data import dataset
 from lib.design.layers import Architecture
 from lib.evaluation.metrics import Evaluation, evaluate, measurable
+from lib.evaluation.prediction_cache import cached_evaluation
 from lib.inference.loaded_model import LoadedModel
+from lib.nn.network import Network
 from lib.storage.checkpoints import CheckpointError
 from lib.ui.model_picker import NO_WEIGHTS, load_model, run_in_training
 
@@ -35,7 +36,8 @@ def measure(model: LoadedModel) -> Measurement | None:
     if model.network is None:
         return None
     if _is_stale(model):
-        evaluation = _evaluate(model.version, model.network, model.architecture, model.calibration.temperature)
+        temperature = model.calibration.temperature
+        evaluation = _evaluate(model.version, model.network, model.architecture, temperature, model.in_training)
         st.session_state[_KEY] = Measurement(model.version, model.in_training, evaluation)
     return _last()
 
@@ -87,8 +89,10 @@ def _is_stale(model: LoadedModel) -> bool:
 
 @st.cache_resource(max_entries=8, show_spinner="Evaluating on the test images…")
 def _evaluate(
-    version: tuple[str, int], _network: nn.Module, _architecture: Architecture, temperature: float
+    version: tuple[str, int], _network: Network, _architecture: Architecture, temperature: float, in_training: bool
 ) -> Evaluation:
-    data = dataset.load()
-    count = measurable(_architecture, len(data.test_images))
-    return evaluate(_network, _architecture, data.test_images[:count], data.test_labels[:count], temperature)
+    test = dataset.load_test()
+    if not in_training:
+        return cached_evaluation(_network, test, temperature)
+    count = measurable(_architecture, len(test.images))
+    return evaluate(_network, _architecture, test.images[:count], test.labels[:count], temperature)

@@ -185,5 +185,5 @@ def choose_test_image() -> tuple[Tensor, int]:
             icon=":material/error:",
         )
         st.stop()
-    data = dataset.load()
-    return data.test_images[number], int(data.test_labels[number])
+    test = dataset.load_test()
+    return test.images[number], int(test.labels[number])

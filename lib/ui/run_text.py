@@ -36,6 +36,8 @@ def progress_text(run: Run, status: RunStatus) -> str:
         parts.append(f"{status.status} after this batch")
     elif status.status == "paused":
         parts.append("paused")
+    elif status.calibrating:
+        parts.append("calibrating")
     elif status.measuring is not None:
         parts.append("measuring on the test images" if run.recipe.validation == "test" else "measuring")
     elif rate and left is not None:
