@@ -28,7 +28,7 @@ RUN useradd --create-home receptive \
 USER receptive
 ENV NUMBA_CACHE_DIR=/home/receptive/.cache/numba
 
-# Compiles the kernels for this processor. On another one, the first start compiles them again, in about ten seconds.
+# Compiles the kernels for this processor. On another one, the first start compiles them again, in half a minute.
 RUN python -c "from lib.data import dataset; from lib.training import time_estimate; dataset.load(); time_estimate.measure()"
 
 VOLUME ["/app/checkpoints/saved", "/app/data/own"]

@@ -48,8 +48,8 @@ class StepCounts:
 
     - `steps`; `operations`: operations of the network in each step; `parameters`: parameters in each step.
     - `images`, `augmented_images`.
-    - `cycles`: of the tiles of convolutions and linear layers, for whole blocks of images.
-    - `values`: outputs of convolutions, and inputs of pools and joins, likewise.
+    - `cycles`: of the tiles of convolutions and linear layers, for the blocks of images of one thread.
+    - `values`: inputs and outputs of convolutions, and inputs of pools and joins, likewise.
     - `dropped_values`: outputs of dropouts, likewise.
     - `external_values`, `external_macs`: outputs and multiply-accumulates of operations that torch computes.
     """
@@ -74,8 +74,8 @@ def step_counts(
     `threads` is the number of threads of the kernels, which share the blocks of a batch.
     """
     blocks = -(-batch_size // LANES)
-    # A thread that finds no block waits for the others.
-    image_blocks = steps * threads * -(-blocks // threads) / threads
+    # Those of the thread with the most of them; the others wait for it.
+    thread_blocks = steps * -(-blocks // threads)
     cycles = values = dropped = external_values = external_macs = 0.0
     needs_grad = False
     kernels = operations(architecture)
@@ -103,9 +103,9 @@ def step_counts(
         steps * sum(map(num_params, kernels)),
         images,
         images * recipe.augmentation.active,
-        image_blocks * cycles,
-        image_blocks * LANES * values,
-        image_blocks * LANES * dropped,
+        thread_blocks * cycles,
+        thread_blocks * LANES * values,
+        thread_blocks * LANES * dropped,
         images * external_values,
         images * external_macs,
     )
