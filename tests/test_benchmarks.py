@@ -8,6 +8,7 @@ import statistics
 
 import pytest
 
+from benchmarks.accuracy import soonest
 from docs.benchmarks import NOT_RECORDED, TABLES, Reports, machines, other_tabs, refreshed, reports
 from docs.pages import ROOT, pages
 from lib.evaluation.proportion import wilson_interval
@@ -57,6 +58,24 @@ def test_a_mean_and_its_interval_are_those_of_the_runs(name: str, found: Reports
     mean = report["mean_test_accuracy"]
     assert statistics.fmean(run["test_accuracy"] for run in report["runs"]) == pytest.approx(mean, abs=1e-6)
     assert report["interval95"] == pytest.approx(wilson_interval(mean, 10_000), abs=1e-6)
+
+
+def test_the_target_is_reached_by_the_fewest_epochs_whose_mean_reaches_it() -> None:
+    network = "4 4 8 M 12 12 16 M 20v 10v A"
+
+    def table(epochs: int, mean: float, seconds: float, network: str = network) -> dict[str, object]:
+        return {"network": network, "epochs": epochs, "mean_test_accuracy": mean, "median_seconds": seconds}
+
+    long, short, early = table(5, 0.995, 40.0), table(3, 0.994, 50.0), table(2, 0.99399, 20.0)
+    assert soonest([long, early]) == {"epochs_to_99_4": 5, "seconds_to_99_4": 40.0}
+    assert soonest([long, early, short]) == {"epochs_to_99_4": 3, "seconds_to_99_4": 50.0}
+    assert soonest([early, table(1, 0.999, 9.0, "8 M 10 A")]) == {"epochs_to_99_4": None, "seconds_to_99_4": None}
+
+
+def test_the_reports_say_how_soon_their_tables_reach_the_target(found: Reports) -> None:
+    expected = soonest(found.accuracy["tables"].values())
+    for report in (found.accuracy, found.speed):
+        assert {key: report[key] for key in expected} == expected
 
 
 def test_the_speed_report_holds_the_same_accuracies(found: Reports) -> None:
