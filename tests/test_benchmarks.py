@@ -87,6 +87,10 @@ def test_the_experiments_quote_the_shipped_figures(found: Reports) -> None:
     drawn = found.drawings["drawings-39706"]["strangers_read_right"]
     said = text(NOTEBOOK)
     assert f"Thorough, {100 * found.accuracy['tables']['assignment-9274']['mean_test_accuracy']:.3f} %" in said
+    three = found.accuracy["tables"]["three-epochs-9274"]
+    assert f"Three epochs, {100 * three['mean_test_accuracy']:.3f} % over seeds 0 to 4" in said
+    deviation = 100 * statistics.stdev(run["test_accuracy"] for run in three["runs"])
+    assert f"deviation of {deviation:.3f} points" in re.sub(r"\s+", " ", said)
     assert f"39,706 (shipped) | 0.8 | {100 * drawn['pen digits, lifts put back']:.1f} %" in said
     assert f"Before that {100 * drawn['pen characters']:.2f} % of their digits" in said
 
