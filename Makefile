@@ -47,7 +47,7 @@ docs: .venv/installed
 screenshots: .venv/installed-dev
 	$(BIN)/python -m docs.screenshots
 
-# Three seeds of each shipped recipe, some fifteen minutes; writes benchmarks/accuracy.json.
+# Three or five seeds of each shipped recipe, some forty minutes; writes benchmarks/accuracy.json.
 accuracy: .venv/installed
 	$(BIN)/python -m benchmarks.accuracy
 

@@ -1,6 +1,6 @@
 """Train the shipped recipes and write what they reach on the test images to benchmarks/accuracy.json.
 
-    make accuracy       three seeds of each recipe, one of that for drawings
+    make accuracy       three or five seeds of each recipe, one of that for drawings
     make checkpoints    the same, and the first seed's networks into checkpoints/
 
 `python -m benchmarks.accuracy [--ship] [NAME ...]` measures only the named tables and keeps the others. The accuracy is
@@ -16,9 +16,11 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,12 +45,15 @@ TEST_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Entry:
-    """A network and a recipe, the seeds to train with, and the file name and title of the shipped checkpoint."""
+    """A network and a recipe, the seeds to train with, and the title of the shipped checkpoint; None ships none.
+
+    `name` is that of the table and of the checkpoint's file.
+    """
 
     name: str
     network: str
     recipe: str
-    title: str
+    title: str | None
     seeds: tuple[int, ...] = SEEDS
 
 
@@ -56,6 +61,7 @@ ENTRIES = (
     Entry("assignment-9274", PRESETS[0].text, "Thorough", "The assignment's network"),
     Entry("small-4468", "4 6 8 M 8 8 8 8 M 8v 10v A", "Thorough, small network", "Under 4,500 parameters"),
     Entry("quick-9274", PRESETS[0].text, "Quick", "The assignment's network, five epochs"),
+    Entry("three-epochs-9274", PRESETS[0].text, "Three epochs", None, seeds=(0, 1, 2, 3, 4)),
     Entry("drawings-39706", "8 16 M 32 32 M 64v 10v A", "For drawings", "For drawings", seeds=(0,)),
 )
 
@@ -90,14 +96,22 @@ def main() -> None:
             "environment": environment(),
         }
         print(f"{entry.name}: mean {accuracy_text(mean, TEST_IMAGES)} over seeds {entry.seeds}", flush=True)
-    quick = tables["quick-9274"]
-    reached = quick["mean_test_accuracy"] >= TARGET_ACCURACY
-    result = {
-        "epochs_to_99_4": quick["epochs"] if reached else None,
-        "seconds_to_99_4": quick["median_seconds"] if reached else None,
-        "tables": tables,
-    }
+    tables = {entry.name: tables[entry.name] for entry in ENTRIES if entry.name in tables}
+    result = {**soonest(tables.values()), "tables": tables}
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def soonest(tables: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return the epochs and the median seconds of the table with the fewest epochs that reaches the exercise's target.
+
+    Only tables of the assignment's network count, and their mean over all seeds. None if no table reaches it.
+    """
+    network = notation(parse(PRESETS[0].text))
+    reached = [t for t in tables if t["network"] == network and t["mean_test_accuracy"] >= TARGET_ACCURACY]
+    if not reached:
+        return {"epochs_to_99_4": None, "seconds_to_99_4": None}
+    first = min(reached, key=lambda table: table["epochs"])
+    return {"epochs_to_99_4": first["epochs"], "seconds_to_99_4": first["median_seconds"]}
 
 
 def _train(entry: Entry, architecture: Architecture, recipe: Recipe, ship: bool) -> dict[str, float]:
@@ -116,7 +130,7 @@ def _train(entry: Entry, architecture: Architecture, recipe: Recipe, ship: bool)
         f"{accuracy_text(last.test_accuracy, TEST_IMAGES)}, {seconds:.0f} s",
         flush=True,
     )
-    if ship and recipe.seed == entry.seeds[0]:
+    if ship and entry.title is not None and recipe.seed == entry.seeds[0]:
         summary = checkpoints.Summary(
             title=entry.title,
             architecture=architecture,

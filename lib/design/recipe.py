@@ -345,6 +345,11 @@ RECIPES = (
     ),
     RecipePreset("One epoch", Recipe(epochs=1), "One pass over the 60,000 images: the shortest complete training."),
     RecipePreset(
+        "Three epochs",
+        Recipe("AdamW", 0.01, "one-cycle", 3, 32, 0.01, Augmentation(5, 0.04, 0.04), unaugmented_epochs=1),
+        "Like Quick, in 3 epochs with batches of half the size: more steps, on fewer images.",
+    ),
+    RecipePreset(
         "Thorough",
         Recipe("AdamW", 0.02, "one-cycle", 19, 128, 0.01, Augmentation(10, 0.07, 0.1)),
         "AdamW, one-cycle, 19 epochs, every image rotated, shifted and scaled slightly.",
