@@ -4,10 +4,8 @@
 
 All response times are measured in Chromium. Keys of the report:
 
-- `throughput_ratio`: images per second of `Trainer`, divided by those of the loop in the exercise's notebook
-  (DataLoader, ToTensor, Normalize, torch's own layers), for the exercise's network in batches of 128. Medians of rounds
-  in turns in one process. Each has the number of torch threads that suits it best: all cores for the notebook, one
-  beside its own workers for `Trainer`.
+- `networks`: a row for each network that users build, see `benchmarks.networks`, with `network_means`, `network_least`,
+  `peak_gflops` and `slowest_steps`. `throughput_ratio` is that of the exercise's network to the loop of its notebook.
 - `train_slowdown`, `inside_slowdown`, `draw_slowdown`: the fraction of its images per second that a run loses while the
   page is open and follows it. Medians, in turns in one run with no page open.
 - `design_p95_ms`, `design_median_ms`: from a slider to the new table, while nothing trains.
@@ -33,28 +31,23 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import MNIST
 
 from benchmarks import accuracy
 from benchmarks.environment import environment
+from benchmarks.networks import BATCH_SIZE, SEED, measured
 from benchmarks.pages import cold_pages, resident_megabytes
 from lib.data import public_results
-from lib.data.dataset import FOLDER, MEAN, STD, load
+from lib.data.dataset import load
 from lib.design.analysis import NetworkAnalysis, analyze
 from lib.design.edits import available_actions
 from lib.design.layers import MAX_LAYERS
@@ -65,19 +58,15 @@ from lib.design.recipe import Recipe
 from lib.evaluation.metrics import evaluate
 from lib.export.pytorch_source import pytorch_source
 from lib.importing.notebook import networks_in_notebook
-from lib.nn.network import build
 from lib.runs import run_store
 from lib.storage import checkpoints
 from lib.training import time_estimate
-from lib.training.trainer import StepMetrics, Trainer, recommended_threads
+from lib.training.trainer import Trainer
 from tools.browser import draw, settled, visit
 from tools.chromium import LAUNCH_ARGUMENTS, install
 from tools.server import copy_project, serving
 
 REPORT = Path(__file__).parent / "report.json"
-SEED = 0
-BATCH_SIZE = 128
-ROUNDS = 9
 STEPS = 60
 SLIDES = 60
 STOPS = 9
@@ -111,19 +100,16 @@ LARGE = ("16p28 " * (MAX_LAYERS - 2) + "10 A", "2048 " * (MAX_LAYERS - 2) + "10 
 
 
 def main() -> None:
-    cores = os.cpu_count() or 1
-    ours, notebook = _in_turns(
-        (_our_batches(), recommended_threads(parse(PRESETS[0].text))), (_notebook_batches(), cores)
-    )
+    networks = measured()
+    assignment = next(row for row in networks["networks"] if row["id"] == "assignment")
     report = {
         "environment": environment(),
         "seed": SEED,
         "batch_size": BATCH_SIZE,
-        "rounds": ROUNDS,
-        "steps_a_round": STEPS,
-        "images_per_second": round(ours),
-        "notebook_images_per_second": round(notebook),
-        "throughput_ratio": round(ours / notebook, 2),
+        "images_per_second": assignment["ours"],
+        "notebook_images_per_second": assignment["notebook"],
+        "throughput_ratio": assignment["ours_over_notebook"],
+        **networks,
         **_analysis_milliseconds(),
         "estimate_off_percent": _estimates(),
         "evaluation_seconds": _evaluations(),
@@ -183,9 +169,10 @@ def _estimates() -> dict[str, int]:
     off = {}
     for text in ESTIMATED:
         architecture = parse(text)
-        torch.set_num_threads(recommended_threads(architecture))
         ends = []
-        for _ in Trainer(architecture, recipe, load()):
+        trainer = Trainer(architecture, recipe, load())
+        torch.set_num_threads(trainer.threads)
+        for _ in trainer:
             ends.append(time.perf_counter())
             if len(ends) == STEPS:
                 break
@@ -206,48 +193,6 @@ def _evaluations() -> dict[str, float]:
             times.append(time.perf_counter() - started)
         found[path.stem] = round(statistics.median(times), 2)
     return found
-
-
-def _in_turns(*loops: tuple[Iterator[None], int]) -> list[float]:
-    """Median images per second of each loop, in rounds taken in turns; the first round of each warms up."""
-    rates: list[list[float]] = [[] for _ in loops]
-    for _ in range(ROUNDS + 1):
-        for (loop, cores), rate in zip(loops, rates, strict=True):
-            torch.set_num_threads(cores)
-            started = time.perf_counter()
-            for _ in range(STEPS):
-                next(loop)
-            rate.append(STEPS * BATCH_SIZE / (time.perf_counter() - started))
-    return [statistics.median(rate[1:]) for rate in rates]
-
-
-def _our_batches() -> Iterator[None]:
-    recipe = Recipe(epochs=100, batch_size=BATCH_SIZE, seed=SEED)
-    for event in Trainer(parse(PRESETS[0].text), recipe, load()):
-        if isinstance(event, StepMetrics):
-            yield
-
-
-def _notebook_batches() -> Iterator[None]:
-    torch.manual_seed(SEED)
-    load()
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
-    loader = DataLoader(MNIST(str(FOLDER), transform=transform), BATCH_SIZE, shuffle=True)
-    network = nn.Sequential(*(_stock(module) for module in build(parse(PRESETS[0].text), SEED)))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    while True:
-        network.train()
-        for x, y in loader:
-            optimizer.zero_grad()
-            loss = F.nll_loss(F.log_softmax(network(x), 1), y)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            loss.item()
-            yield
-
-
-def _stock(module: nn.Module) -> nn.Module:
-    return nn.BatchNorm2d(module.num_features) if isinstance(module, nn.BatchNorm2d) else module
 
 
 def _latencies() -> dict[str, object]:

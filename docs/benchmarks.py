@@ -168,6 +168,37 @@ def speed(found: Reports) -> str:
     return _table(("training", "images per second"), rows)
 
 
+def networks(found: Reports) -> str:
+    """Training speed of networks that users build, against two plain loops of torch."""
+    report = found.speed
+    rows = [
+        (
+            f"`{row['id']}`",
+            f"`{row['notation']}`",
+            f"{row['macs']:,}",
+            *(f"{row[name]:,}" for name in ("ours", "notebook", "in_memory")),
+            *(f"{row[name]:.2f}" for name in ("ours_over_notebook", "ours_over_in_memory")),
+            percent(row["share_of_peak"], 0),
+            _signed(row["estimate_off_percent"]),
+        )
+        for row in report.get("networks", ())
+    ]
+    header = (
+        "id", "network", "MACs", "Receptive", "notebook", "in memory", "ratio to notebook", "ratio to in memory",
+        "share of peak", "a step took",
+    )  # fmt: skip
+    return _table(header, rows)
+
+
+def network_steps(found: Reports) -> str:
+    """Where the time of a step goes, for the public networks with the lowest ratio."""
+    steps = found.speed.get("slowest_steps", ())
+    parts = ("step", "arithmetic_limit", "kernels", "around_the_kernels", "batch_loss_and_optimizer")
+    rows = [(f"`{step['id']}`", *(f"{step[f'{part}_ms']:.1f} ms" for part in parts)) for step in steps]
+    header = ("id", "step", "arithmetic limit", "kernels", "around the kernels", "batch, loss and optimizer")
+    return _table(header, rows)
+
+
 def followed(found: Reports) -> str:
     """The slowdown of a run by an open page that follows it."""
     names = {"closed": "none", "train": "Train", "inside": "Inspect", "draw": "Draw"}
@@ -343,6 +374,8 @@ TABLES: dict[str, Callable[[Reports], str]] = {
     "accuracy": accuracy,
     "recipes": recipes,
     "speed": speed,
+    "networks": networks,
+    "network steps": network_steps,
     "followed": followed,
     "responses": responses,
     "other tabs": other_tabs,

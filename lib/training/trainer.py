@@ -255,7 +255,9 @@ class Trainer(Iterator[Event]):
                 total_loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             self.step += 1
-            train_loss, correct = loss.item(), int((logits.argmax(1) == y).sum())
+            # One transfer: a GPU must end its work before each.
+            measured = torch.stack([loss.detach(), (logits.argmax(1) == y).sum().to(loss)]).tolist()
+            train_loss, correct = measured[0], round(measured[1])
             self._sums = RunningTotals(
                 self._sums.loss + train_loss * len(batch),
                 self._sums.correct + correct,
