@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -204,22 +205,37 @@ def test_a_training_resumed_during_evaluation_evaluates_again(small: Dataset) ->
     assert steps == [event for event in expected if not isinstance(event, EvaluationProgress)]
 
 
-def test_a_batch_aborted_by_a_hook_changes_nothing(small: Dataset) -> None:
-    """A large network is stopped by an exception from a hook, here after both norms have updated their buffers."""
-    architecture, recipe = parse("8b M 16b M 10 A"), Recipe(epochs=1, batch_size=100)
-    expected = without_times(list(Trainer(architecture, recipe, small)))
-    training = Trainer(architecture, recipe, small)
-    events: list[Event] = [next(training) for _ in range(4)]
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_batch_that_is_aborted_changes_nothing(is_compiled: bool, small: Dataset) -> None:
+    """A large network is stopped by an exception within a batch: between any of its parts, in both passes."""
+    architecture, recipe = parse("8b M 16b M 10 A"), Recipe(epochs=1, batch_size=250)
 
-    def abort(*_: object) -> None:
-        raise KeyboardInterrupt
+    def trainer(state: TrainingState | None = None) -> Trainer:
+        made = Trainer(architecture, recipe, small, state)
+        if not is_compiled:
+            made._path = None
+        return made
 
-    handle = training.network[-1].register_forward_pre_hook(abort)
-    with pytest.raises(KeyboardInterrupt):
-        next(training)
-    handle.remove()
-    events += list(Trainer(architecture, recipe, small, training.state()))
-    assert without_times(events) == expected
+    expected = without_times(list(trainer()))
+    for part in itertools.count():
+        training = trainer()
+        events: list[Event] = [next(training) for _ in range(2)]
+        parts = itertools.count()
+
+        def abort(parts: itertools.count[int] = parts, part: int = part) -> None:
+            if next(parts) == part:
+                raise KeyboardInterrupt
+
+        training.interrupt_with(abort)
+        try:
+            next(training)
+        except KeyboardInterrupt:
+            events += list(trainer(training.state()))
+            assert without_times(events) == expected
+        else:
+            # The batch has no more parts.
+            assert part >= 4
+            break
 
 
 def test_a_state_shares_nothing_with_the_training(small: Dataset) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lib.training import time_estimate
+from lib.training.step_counts import StepCounts, TileSizes
 from lib.ui import warm_up
 from lib.ui.process import PageRequests
 from tools.waiting import until
@@ -25,8 +26,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_machine_is_measured_when_no_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = time_estimate.StepCost(1, 0, 0, 0, 0, 0)
-    profile, begun = time_estimate.MachineProfile(measured, measured), threading.Event()
+    costs = StepCounts(1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    profile, begun = time_estimate.MachineProfile(costs, 2, TileSizes(6, 4, 4, 6)), threading.Event()
 
     def measure() -> time_estimate.MachineProfile:
         begun.set()
