@@ -247,8 +247,8 @@ def forward(plan, work, images, first, end, counters, x, w):
                     _average_pool_forward(work, stage, source, target, block)
                 elif stage.kind == COPY:
                     _copy_forward(work, stage, source, target, block)
-                elif target.norm != NO_NORM:
-                    _external_statistics(work, target, block)
+                else:
+                    _finish_external(work, target, block)
                 if stage.completes and target.norm == IMAGE_NORM:
                     _image_norm_forward(target, work, block, min(LANES, images - block * LANES))
                 if stage.completes and target.norm != BATCH_NORM and target.dropout == CHANNEL_DROPOUT:
@@ -439,9 +439,14 @@ def _copy_grad_row(work, tensor, channel, row, block, out, out_at):
 
 
 @_compiled
-def _external_statistics(work, tensor, block):
-    """Statistics of a tensor that torch has computed."""
+def _finish_external(work, tensor, block):
+    """Stored ReLU and statistics of a tensor that torch has computed."""
     for row in range(tensor.height):
+        if tensor.stored_relu:
+            for channel in range(tensor.channels):
+                at = _value_at(work, tensor, channel, row, block)
+                for number in range(at, at + tensor.width * LANES, LANES):
+                    store(work.values, number, relu(load(work.values, number)))
         _row_statistics(work, tensor, row, block)
 
 
