@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lib.nn.kernels import _grad_tile, _tile
-from lib.nn.tiles import MAX_CHANNELS, MAX_GRAD_CHANNELS, MAX_POSITIONS, MAX_WEIGHTS, bounds
+from lib.nn.tiles import _IS_WIDE, MAX_CHANNELS, MAX_GRAD_CHANNELS, MAX_POSITIONS, MAX_WEIGHTS, bounds
 from lib.nn.vectors import LANES
 
 # A number that no loop computes.
@@ -105,3 +109,23 @@ def test_parts_are_in_order_and_differ_by_at_most_one() -> None:
         assert sizes.max() - sizes.min() <= 1
         # The compiled loops compute the same ends.
         assert ends == [count * part // len(sizes) for part in range(len(sizes) + 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _IS_WIDE, reason="this machine has no AVX-512, so that all tests run without")
+def test_a_machine_without_avx_512_computes_the_same() -> None:
+    """The smaller tiles of another processor, in a child process that keeps what it compiles for the next time."""
+    root = Path(__file__).parent.parent
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx2,+fma",
+        "NUMBA_CACHE_DIR": str(root / ".cache" / "numba-avx2"),
+    }
+    tests = ["tests/test_tiles.py", "tests/test_vectors.py", "tests/test_fast_path.py"]
+    chosen = "test_tiles or change_their_size or whole_channels or maxima"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", *tests, "-k", chosen]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout
+    # Also this test, which is skipped only if the tiles are small.
+    assert "1 skipped" in done.stdout, done.stdout
