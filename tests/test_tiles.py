@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,33 @@ def test_a_machine_without_avx_512_computes_the_same() -> None:
     assert done.returncode == 0, done.stdout
     # Also this test, which is skipped only if the tiles are small.
     assert "1 skipped" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_again_if_a_tile_changes(tmp_path: Path) -> None:
+    """numba's cache alone sees a change of `kernels.py`, but not one of `tiles.py`."""
+    root = Path(__file__).parent.parent
+    shutil.copytree(root / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    program = """
+import numpy as np
+from lib.nn.kernels import _tile
+x, out, weights = np.full(16, -5, np.float32), np.zeros(16, np.float32), np.array([0, 1], np.float32)
+_tile(1, 1, x, 0, 0, np.zeros(1, np.int64), 0, 1, weights, 0, out, 0, 16, 16, 0, np.float32(0))
+print(out[0], sum(_tile.stats.cache_hits.values()))
+"""
+
+    def result() -> str:
+        environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+        command = [sys.executable, "-c", program]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+        ).stdout.strip()
+
+    assert result() == "0.0 0"
+    assert result() == "0.0 1"
+    source = tmp_path / "lib" / "nn" / "tiles.py"
+    code = source.read_text()
+    without_floor = code.replace("at_least(builder, summed, floor)", "summed")
+    assert without_floor != code
+    source.write_text(without_floor)
+    assert result() == "-5.0 0"

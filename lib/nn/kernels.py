@@ -25,8 +25,11 @@ results do not depend on the number of threads.
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -35,6 +38,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from lib.nn import tiles, vectors
 from lib.nn.tiles import (
     MAX_CHANNELS,
     MAX_GRAD_CHANNELS,
@@ -104,9 +108,21 @@ SEGMENT = _record("start", "end", "tensor")
 
 # Polls of a counter before the thread starts to yield: most waits take microseconds.
 _SPINS = 200
-_compiled = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)
-# A call passes every array of a workspace on the stack, which takes longer than a row of values.
-_inlined = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, forceinline=True)
+# numba compiles a function again if its own file has changed; these consist of code of others, too.
+_SOURCES = tuple(hashlib.sha256(Path(module.__file__).read_bytes()).digest() for module in (tiles, vectors))
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Let numba compile a function, and cache the result for these sources."""
+    compiled: Any = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, **options)(function)
+    cache = compiled._cache._cache_file
+    cache._source_stamp = (cache._source_stamp, _SOURCES)
+    return compiled
+
+
+def _inlined(function: Callable[..., Any]) -> Any:
+    """The same for what is called often: a call passes all arrays on the stack, which takes longer than a row."""
+    return _compiled(function, forceinline=True)
 
 
 class Plan(NamedTuple):
