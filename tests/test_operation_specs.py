@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -12,7 +12,6 @@ from hypothesis import given
 from torch import nn
 
 from lib.design.analysis import analyze, per_layer
-from lib.design.fast_path_eligibility import has_fast_path
 from lib.design.layers import (
     CLASSES,
     Activation,
@@ -37,9 +36,9 @@ from lib.design.operations import OperationKind, operations
 from lib.export.onnx_file import onnx_bytes
 from lib.export.pytorch_source import pytorch_source
 from lib.nn import modules
-from lib.nn.fast_path import fast_path
 from lib.nn.network import build
 from tests.architectures import FIELDS, architectures
+from tests.fast_path_reference import Comparison
 from tests.measure import count_params, load_in_order
 from tests.test_onnx_file import logits
 
@@ -112,28 +111,14 @@ def test_no_field_of_a_layer_is_ignored(layer: type[Layer], field: str) -> None:
     # The ONNX file normalizes the pixels itself.
     pixels = (x * 0.3081 + 0.1307).numpy()
     np.testing.assert_allclose(logits(onnx_bytes(after, network.state_dict()), pixels), expected, rtol=1e-3, atol=1e-4)
-    without_dropout = Architecture(tuple(some for some in after.layers if not isinstance(some, Dropout)))
-    if layer not in (Dropout, Activation, Normalization):
-        after, network = without_dropout, build(without_dropout)
-        computed = fast_path(network.train())
-        assert has_fast_path(after) == (computed is not None)
-        if computed is not None:
-            torch.testing.assert_close(computed(x), network(x), rtol=1e-3, atol=1e-4)
+    comparison = Comparison(network.train())
+    computed, _, reference = comparison.outputs(x)
+    torch.testing.assert_close(computed, reference.float(), rtol=1e-3, atol=1e-4)
 
 
 def arguments(module: nn.Module) -> tuple[object, ...]:
     # The text of an average pool does not have all of its arguments.
     return type(module), repr(module), getattr(module, "ceil_mode", None)
-
-
-def test_the_fast_path_declines_a_field_that_it_does_not_know() -> None:
-    @dataclass(frozen=True)
-    class Transposed(Convolution):
-        transposed: bool = False
-
-    head = (Convolution(CLASSES), GlobalAveragePool())
-    assert has_fast_path(Architecture((Convolution(8), *head)))
-    assert not has_fast_path(Architecture((Transposed(8, transposed=True), *head)))
 
 
 def test_there_is_one_row_for_each_kind_of_operation() -> None:

@@ -106,7 +106,7 @@ def test_the_costs_of_a_machine_are_recovered_from_its_times(monkeypatch: pytest
     machine = StepCounts(5e-4, 4e-5, 1e-9, 1e-6, 2e-5, 3.5e-10, 8e-10, 2e-10, 6e-9, 8e-11)
 
     def seconds(cases: list[tuple[str, int, Augmentation]]) -> list[float]:
-        found = []
+        found: list[float] = []
         for text, batch_size, augmentation in cases:
             sizes = TileSizes(tiles.MAX_POSITIONS, tiles.MAX_CHANNELS, tiles.MAX_GRAD_CHANNELS, tiles.MAX_WEIGHTS)
             threads = time_estimate.kernel_threads()

@@ -195,6 +195,37 @@ def test_a_resumed_training_is_bit_equal_to_an_uninterrupted_one(
         assert torch.equal(tensor, second.weights()[name]), name
 
 
+COMPILED = [
+    "D10 4 M 6 D30 D10c M 10 A",
+    "norm=before.gn2 | 4k5s2 6k3x1 D20 8g2 M 10 A",
+    "4.gbn3 M 6.gbn2.gelu M D20 10u A N",
+    "4 M add( N 4x / R D20c 4k1n ) R cat( 4.in / M3s1p1 D10 / ) M D5 16f D30 N 10f",
+]
+
+
+@pytest.mark.parametrize("text", COMPILED)
+def test_every_feature_gives_the_same_history_for_a_seed_also_when_resumed(small: Dataset, text: str) -> None:
+    """The last batch of an epoch is smaller."""
+    data = Dataset(small.train_images[:200], small.train_labels[:200], small.test_images[:50], small.test_labels[:50])
+    architecture, recipe = parse(text), Recipe(epochs=2, batch_size=48)
+    whole = Trainer(architecture, recipe, data)
+    expected = without_times(list(whole))
+    torch.rand(5)
+    assert without_times(list(Trainer(architecture, recipe, data))) == expected
+    for leave_at in (2, 7):
+        paused = Trainer(architecture, recipe, data)
+        events: list[Event] = []
+        while paused.step < leave_at:
+            events.append(next(paused))
+        state = paused.state()
+        list(paused)
+        resumed = Trainer(architecture, recipe, data, state)
+        events += list(resumed)
+        assert without_times(events) == expected
+        for name, tensor in whole.weights().items():
+            assert torch.equal(tensor, resumed.weights()[name]), name
+
+
 def test_a_training_resumed_during_evaluation_evaluates_again(small: Dataset) -> None:
     uninterrupted, first = Trainer(ARCHITECTURE, RECIPE, small), Trainer(ARCHITECTURE, RECIPE, small)
     expected = without_times(list(uninterrupted))

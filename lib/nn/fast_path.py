@@ -98,11 +98,15 @@ class FastPath:
         tensors["values"] = np.cumsum(sizes) - sizes
         tensors["grad"], grad_size = _grad_places(plan.records)
         self._records.stages["argmax"] = plan.records.stages["argmax"] * blocks
+        self._shares, self._unbiased_shares = self._part_shares(images)
         lanes = blocks * plan.slots * LANES
         ones = kernels.zeros(lanes)
         ones[:] = 1
-        self._images = images
-        self._shares, self._unbiased_shares = self._part_shares()
+        # A norm that left padding as it is would let it grow from layer to layer, up to infinity.
+        scale = ones.copy().reshape(blocks, plan.slots, LANES)
+        for record in tensors[tensors["norm"] != kernels.NO_NORM]:
+            slots = slice(int(record["slot"]), int(record["slot"] + record["channels"]))
+            scale[images // LANES :, slots, images % LANES :] = 0
         self._work = Workspace(
             values_size=int(sizes.sum()),
             grads_size=grad_size,
@@ -118,9 +122,9 @@ class FastPath:
             batch_mean=np.zeros((plan.parts, plan.slots)),
             batch_variance=np.zeros((plan.parts, plan.slots)),
             param_grads=np.zeros(blocks * (self._num_params + 1), np.float32),
-            scale=ones,
+            scale=scale.reshape(-1),
             shift=kernels.zeros(lanes),
-            dropped=ones.copy(),
+            dropped=ones,
             statistics=kernels.zeros(2 * lanes),
             mean=kernels.zeros(lanes),
             inv_std=kernels.zeros(lanes),
@@ -128,10 +132,13 @@ class FastPath:
             coefficients=kernels.zeros(3 * lanes),
             grads=kernels.zeros(blocks * grad_size),
         )
+        self._images = images
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 1, 28, 28) -> logits (N, 10), and the running statistics updated."""
         images = len(x)
+        if not images:
+            raise ValueError("A batch needs at least one image.")
         if images != self._images:
             self._allocate(images)
         plan, work = self._plan, self._work
@@ -162,7 +169,9 @@ class FastPath:
 
     def _forward_external(self, step: External) -> None:
         x = self._read(self._work.values, step.source)
-        x = (x.flatten(1) if step.flat else x.contiguous(memory_format=torch.channels_last)).requires_grad_()
+        x = x.flatten(1) if step.flat else x.contiguous(memory_format=torch.channels_last)
+        # The gradient of the image has no memory.
+        x.requires_grad_(bool(self._records.tensors[step.source]["needs_grad"]))
         with torch.enable_grad(), torch_threads(self._threads):
             y = step.module(x)
         self._external.append((x, y))
@@ -179,7 +188,7 @@ class FastPath:
             torch._foreach_lerp_(cast(list[Tensor], buffers), updates, momentum)
             torch._foreach_add_([cast(Tensor, module.num_batches_tracked) for module in modules], 1)
 
-    def _part_shares(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _part_shares(self, images: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Weights of the statistics of the parts of a batch in its mean and its unbiased variance, (parts, slots).
 
         Raises ValueError if a part has one value for a channel, whose variance is unknown.
@@ -189,9 +198,9 @@ class FastPath:
         for norms in self._norms.values():
             for norm, slots in norms:
                 tensor = self._records.tensors[norm.tensor]
-                size = -(-self._images // int(tensor["parts"]))
+                size = -(-images // int(tensor["parts"]))
                 positions = int(tensor["height"] * tensor["width"])
-                counts = [min(size, self._images - start) * positions for start in range(0, self._images, size)]
+                counts = [min(size, images - start) * positions for start in range(0, images, size)]
                 if min(counts) < 2:
                     raise ValueError("Expected more than 1 value per channel when training.")
                 shares[: len(counts), slots] = 1 / len(counts)
@@ -220,12 +229,13 @@ class FastPath:
 
     def _backward_external(self, step: External) -> list[Tensor]:
         x, y = self._external.pop()
-        gradient = self._read(self._work.grads, step.target, "grad")
-        needs_grad = bool(self._records.tensors[step.source]["needs_grad"])
-        wanted = [*([x] if needs_grad else []), *step.module.parameters()]
+        wanted = [*([x] if x.requires_grad else []), *step.module.parameters()]
+        if not wanted:
+            return []
+        gradient = self._read(self._work.grads, step.target, "grad").reshape(y.shape)
         with torch_threads(self._threads):
-            grads = list(torch.autograd.grad(y, wanted, gradient.reshape(y.shape))) if wanted else []
-        if needs_grad:
+            grads = list(torch.autograd.grad(y, wanted, gradient))
+        if x.requires_grad:
             self._write(self._work.grads, step.source, grads.pop(0), "grad")
         return grads
 
@@ -307,6 +317,7 @@ class _Pass(torch.autograd.Function):
 
 _tasks: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
 _workers: list[threading.Thread] = []
+_starting = threading.Lock()
 
 
 def _run_parallel(kernel: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
@@ -314,9 +325,10 @@ def _run_parallel(kernel: Callable[..., None], arguments: Sequence[tuple[Any, ..
 
     Returns when the call in this thread returns. A worker that starts later finds no block left.
     """
-    while len(_workers) < len(arguments) - 1:
-        _workers.append(threading.Thread(target=_work, name="training-helper", daemon=True))
-        _workers[-1].start()
+    with _starting:
+        while len(_workers) < len(arguments) - 1:
+            _workers.append(threading.Thread(target=_work, name="training-helper", daemon=True))
+            _workers[-1].start()
     for own in arguments[1:]:
         _tasks.put((kernel, own))
     kernel(*arguments[0])

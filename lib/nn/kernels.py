@@ -25,7 +25,10 @@ results do not depend on the number of threads.
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +38,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from lib.nn import tiles, vectors
 from lib.nn.tiles import (
     MAX_CHANNELS,
     MAX_GRAD_CHANNELS,
@@ -108,9 +112,21 @@ SEGMENT = _record("start", "end", "tensor")
 _SPINS = 200
 # Without reference counts of arrays, which would take longer than the loops: nothing here allocates an array.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True, "_nrt": False}
-_compiled = njit(**_OPTIONS)
-# A call passes every array of a workspace on the stack, which takes longer than a row of values.
-_inlined = njit(**_OPTIONS, forceinline=True)
+# numba compiles a function again if its own file has changed; these consist of code of others, too.
+_SOURCES = tuple(hashlib.sha256(Path(str(module.__file__)).read_bytes()).digest() for module in (tiles, vectors))
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Let numba compile a function, and cache the result for these sources."""
+    compiled: Any = njit(**_OPTIONS, **options)(function)
+    cache = compiled._cache._cache_file
+    cache._source_stamp = (cache._source_stamp, _SOURCES)
+    return compiled
+
+
+def _inlined(function: Callable[..., Any]) -> Any:
+    """The same for what is called often: a call passes all arrays on the stack, which takes longer than a row."""
+    return _compiled(function, forceinline=True)
 
 
 class Plan(NamedTuple):
@@ -252,7 +268,7 @@ def forward(plan, work, images, first, end, counters, x, w):
                 elif stage.kind == COPY:
                     _copy_forward(work, stage, source, target, block)
                 else:
-                    _external_forward(work, target, block)
+                    _finish_external(work, target, block)
                 if stage.completes and target.norm == IMAGE_NORM:
                     _image_norm_forward(target, work, block, min(LANES, images - block * LANES))
                 if stage.completes and target.norm != BATCH_NORM and target.dropout == CHANNEL_DROPOUT:
@@ -443,7 +459,7 @@ def _copy_grad_row(work, tensor, channel, row, block, out, out_at):
 
 
 @_compiled
-def _external_forward(work, tensor, block):
+def _finish_external(work, tensor, block):
     """Stored ReLU and statistics of a tensor that torch has computed."""
     for row in range(tensor.height):
         if tensor.stored_relu:

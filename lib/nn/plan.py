@@ -153,10 +153,14 @@ def _pair(value: Any) -> tuple[int, int]:
 
 @dataclass
 class _Value:
-    """The output of a module: a tensor with its pointwise operations so far."""
+    """The output of a module: a tensor with its pointwise operations so far.
+
+    `is_shared` says that other modules read the tensor as it is now, so that its operations must not change.
+    """
 
     tensor: int
     flat: bool = False
+    is_shared: bool = False
 
 
 @dataclass(eq=False)
@@ -201,19 +205,22 @@ class _Builder:
         uses = [0] * (len(network) + 1)
         for index in (source for sources in inputs for source in sources):
             uses[index + 1] += 1
-        values = {IMAGE: _Value(self._add_tensor(self.input_shape, self.needs_input_grad))}
+        image = self._add_tensor(self.input_shape, self.needs_input_grad)
+        values = {IMAGE: _Value(image, is_shared=uses[IMAGE + 1] > 1)}
         for index, (module, step) in enumerate(zip(network, steps, strict=True)):
             sources = [values[source] for source in inputs[index]]
-            # A tensor that others read as it is now cannot change how it is read.
-            is_alone = all(uses[source + 1] == 1 for source in inputs[index])
+            is_alone = not any(source.is_shared for source in sources)
             try:
-                values[index] = self._add_module(module, sources, is_alone)
+                value = self._add_module(module, sources, is_alone)
             except _ExternalError as error:
                 shape = error.shape or (step and step.output_shape)
                 if not shape or len(sources) != 1:
                     raise UnsupportedError from None
                 is_flat = isinstance(module, nn.Linear) or (step is not None and step.is_flat)
-                values[index] = self._add_external(module, sources[0], shape, is_flat)
+                value = self._add_external(module, sources[0], shape, is_flat)
+            # A flatten or a dropout of 0 adds no tensor.
+            is_same = any(source.is_shared and source.tensor == value.tensor for source in sources)
+            values[index] = _Value(value.tensor, value.flat, uses[index + 1] > 1 or is_same)
         last = values[len(network) - 1]
         if not last.flat or (not self.params and not self.externals):
             raise UnsupportedError
@@ -310,6 +317,9 @@ class _Builder:
             case nn.InstanceNorm2d():
                 _require_like(module, nn.InstanceNorm2d(channels, module.eps, device="meta"))
                 groups = channels
+        if isinstance(module, nn.GroupNorm | nn.InstanceNorm2d) and self._size(source.tensor) == groups:
+            # torch refuses some norms of single values.
+            raise _ExternalError
         is_batch = isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
         if is_batch:
             self._require_known_norm(cast(nn.BatchNorm2d, module))
@@ -552,6 +562,8 @@ class _Builder:
         return target
 
     def _add_sum(self, sources: list[_Value]) -> _Value:
+        if sources[0].flat and len({self._shape(source.tensor) for source in sources}) > 1:
+            sources = [self._flattened(source) for source in sources]
         target = self._add_tensor(self._shape(sources[0].tensor))
         for number, source in enumerate(sources):
             if source.flat != sources[0].flat or self._shape(source.tensor) != self._shape(target):
@@ -573,6 +585,13 @@ class _Builder:
             self._add_stage(COPY, source.tensor, target, channel=channel, completes=int(number == len(sources) - 1))
             channel += shape[0]
         return _Value(target)
+
+    def _flattened(self, source: _Value) -> _Value:
+        """Add a tensor of one position for each value of a flattened map."""
+        size = self._size(source.tensor)
+        if not source.flat or self._shape(source.tensor)[0] == size:
+            return source
+        return self._add_external(nn.Flatten(), source, (size, 1, 1), flat=True)
 
     def _copied_value(self, source: _Value) -> _Value:
         return _Value(self._copied(source.tensor), source.flat)
@@ -611,6 +630,10 @@ class _Builder:
     def _shape(self, tensor: int) -> Shape:
         record = self.tensors[tensor]
         return record["channels"], record["height"], record["width"]
+
+    def _size(self, tensor: int) -> int:
+        """Number of values of an image."""
+        return math.prod(self._shape(tensor))
 
     def _is_plain(self, tensor: dict[str, int]) -> bool:
         return not (tensor["norm"] or tensor["relu"] or tensor["dropout"])

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import float32, int64, none
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from lib.nn.vectors import (
@@ -34,8 +34,10 @@ from lib.nn.vectors import (
     vector_pointer,
 )
 
-# 32 registers hold a vector each, otherwise (AVX2, NEON) two to four registers hold one.
-_IS_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+# With AVX-512, 32 registers hold a vector each; otherwise (AVX2, NEON) two to four registers hold one. The features are
+# those that numba compiles for, which environment variables can limit.
+_TRIPLE, _CPU, _FEATURES = cpu_target.target_context.codegen().magic_tuple()
+_IS_WIDE = "+avx512f" in _FEATURES.split(",")
 # Sizes of the largest tiles: positions and channels of `convolution_tile`, channels and weights of `weight_grad_tile`.
 MAX_POSITIONS, MAX_CHANNELS = (6, 4) if _IS_WIDE else (2, 3)
 MAX_GRAD_CHANNELS, MAX_WEIGHTS = (4, 6) if _IS_WIDE else (3, 2)

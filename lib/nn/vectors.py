@@ -73,6 +73,11 @@ def at_least(builder: Any, x: Any, floor: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", x, floor), floor, x)
 
 
+def is_larger(builder: Any, x: Any, best: Any) -> Any:
+    """Whether x is larger than best, or NaN, so that a maximum of values with NaN is NaN, as in torch."""
+    return builder.or_(builder.fcmp_ordered(">", x, best), builder.fcmp_unordered("uno", x, x))
+
+
 def lane_sum(builder: Any, x: Any) -> Any:
     """The sum of all lanes, in a fixed order."""
     function_type = ir.FunctionType(FLOAT, [FLOAT, FLOATS])
@@ -251,22 +256,22 @@ def where_positive(typing_context, x, y):
 
 @intrinsic
 def maximum(typing_context, x, best):
-    """best where best >= x, otherwise x, which may be NaN"""
+    """The larger of x and best; NaN if one of them is NaN"""
 
     def code(context, builder, signature, arguments):
         x, best = arguments
-        return builder.select(builder.fcmp_ordered("<=", x, best), best, x)
+        return builder.select(is_larger(builder, x, best), x, best)
 
     return vector(vector, vector), code
 
 
 @intrinsic
 def maximum_index(typing_context, x, best, index, best_index):
-    """best_index where best >= x, otherwise index: the first of equal numbers wins, as in torch."""
+    """The index of `maximum`: the first of equal numbers wins, as in torch."""
 
     def code(context, builder, signature, arguments):
         x, best, index, best_index = arguments
-        return builder.select(builder.fcmp_ordered("<=", x, best), best_index, index)
+        return builder.select(is_larger(builder, x, best), index, best_index)
 
     return index_vector(vector, vector, index_vector, index_vector), code
 
