@@ -46,9 +46,6 @@ def fast_path(
         plan = build_plan(network, is_external)
     except UnsupportedError:
         return None
-    # Then torch alone is faster: it need not convert its tensors.
-    if plan.externals and not (plan.records.stages["kind"] == CONVOLUTION).any():
-        return None
     return FastPath(plan, threads)
 
 
@@ -64,7 +61,7 @@ class FastPath:
         threads = min(threads or os.cpu_count() or 1, MAX_THREADS)
         # The places of tensors depend on the size of a batch.
         records = plan.records._replace(tensors=plan.records.tensors.copy(), stages=plan.records.stages.copy())
-        self._plan, self._records, self._threads = plan, records, threads
+        self._plan, self._records = plan, records
         external = [parameter for step in plan.externals for parameter in step.module.parameters()]
         self._params: list[Tensor] = [*plan.params, *external]
         self._num_params = sum(parameter.numel() for parameter in plan.params)
@@ -86,6 +83,11 @@ class FastPath:
         ]
         self._thresholds = np.array([round(module.p * 2**32) for module in plan.dropouts], np.uint32)
         self._keep_scales = np.array([1 / (1 - module.p) for module in plan.dropouts], np.float32)
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether the kernels compute any convolution or linear layer; otherwise torch is faster without them."""
+        return bool((self._plan.records.stages["kind"] == CONVOLUTION).any())
 
     def __call__(self, x: Tensor) -> Tensor:
         return cast(Tensor, _Pass.apply(x, self, *self._params))
@@ -172,7 +174,7 @@ class FastPath:
         x = x.flatten(1) if step.flat else x.contiguous(memory_format=torch.channels_last)
         # The gradient of the image has no memory.
         x.requires_grad_(bool(self._records.tensors[step.source]["needs_grad"]))
-        with torch.enable_grad(), torch_threads(self._threads):
+        with torch.enable_grad(), torch_threads(os.cpu_count() or 1):
             y = step.module(x)
         self._external.append((x, y))
         self._write(self._work.values, step.target, y.detach())
@@ -233,7 +235,7 @@ class FastPath:
         if not wanted:
             return []
         gradient = self._read(self._work.grads, step.target, "grad").reshape(y.shape)
-        with torch_threads(self._threads):
+        with torch_threads(os.cpu_count() or 1):
             grads = list(torch.autograd.grad(y, wanted, gradient))
         if x.requires_grad:
             self._write(self._work.grads, step.source, grads.pop(0), "grad")

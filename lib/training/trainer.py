@@ -399,7 +399,8 @@ def _compiled_path(network: Network) -> FastPath | None:
     from lib.nn.fast_path import fast_path
     from lib.nn.layer_measurement import is_faster_in_torch
 
-    return fast_path(network, is_external=is_faster_in_torch)
+    path = fast_path(network, is_external=is_faster_in_torch)
+    return path if path and path.is_useful else None
 
 
 def _denormalize(x: Tensor) -> Tensor:
