@@ -229,6 +229,12 @@ class FastPath:
         pieces += [grad for grads in reversed(external_grads) for grad in grads]
         return [piece.view_as(parameter) for piece, parameter in zip(pieces, self._params, strict=True)]
 
+    def set_gradients(self, logits: Tensor) -> None:
+        """Set the gradients of all parameters from that of the logits, after a pass of `forward` without autograd."""
+        assert logits.grad is not None
+        for parameter, gradient in zip(self._params, self.backward(logits.grad), strict=True):
+            parameter.grad = gradient
+
     def _backward_external(self, step: External) -> list[Tensor]:
         x, y = self._external.pop()
         wanted = [*([x] if x.requires_grad else []), *step.module.parameters()]

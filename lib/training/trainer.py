@@ -242,7 +242,7 @@ class Trainer(Iterator[Event]):
             if epoch <= recipe.epochs - recipe.unaugmented_epochs:
                 x = augment(x, recipe.augmentation, _generator(recipe.seed, "augmentation", self.step))
             with self._restoring_buffers():
-                logits = (self._path or self.network)(x)
+                logits = outputs = self._path.forward(x).requires_grad_() if self._path else self.network(x)
                 digit_logits, outlier_logits = logits[: len(digit_labels)], logits[len(digit_labels) :]
                 logits = logits[: len(batch)]
                 loss = total_loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
@@ -253,6 +253,9 @@ class Trainer(Iterator[Event]):
                     total_loss = total_loss + OUTLIER_WEIGHT * F.cross_entropy(outlier_logits, uniform)
                 self._optimizer.zero_grad(set_to_none=True)
                 total_loss.backward()  # type: ignore[no-untyped-call]
+                if self._path:
+                    # Without autograd, which takes a while for each parameter.
+                    self._path.set_gradients(outputs)
             self._optimizer.step()
             self.step += 1
             # One transfer: a GPU must end its work before each.
