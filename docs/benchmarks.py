@@ -254,6 +254,15 @@ def responses(found: Reports) -> str:
     return _table(("from … to …", "nothing training", "while a run trains"), rows)
 
 
+def first_pages(found: Reports) -> str:
+    """How soon each page is ready, as the first one after a start, and the memory of the server after a tour."""
+    seconds, memory = found.speed.get("cold_pages_seconds", {}), found.speed.get("resident_mb", {})
+    pages = [name for name in seconds if " " not in name]
+    rows = [(name.capitalize(), f"{seconds[name]:.1f} s", f"{seconds[f'{name} done']:.1f} s") for name in pages]
+    rows.append(("memory after a tour and a run", f"{memory['rss']:,} MB" if memory else NOT_RECORDED, ""))
+    return _table(("first page after a start", "main part", "complete"), rows)
+
+
 def other_tabs(found: Reports) -> str:
     """The delay in one tab caused by a large network in another."""
     delays = found.speed.get("other_tab_delay_ms")
@@ -378,6 +387,7 @@ TABLES: dict[str, Callable[[Reports], str]] = {
     "network steps": network_steps,
     "followed": followed,
     "responses": responses,
+    "first pages": first_pages,
     "other tabs": other_tabs,
     "evaluation": evaluation,
     "estimates": estimates,

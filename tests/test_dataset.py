@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -72,8 +74,18 @@ def test_the_examples_are_the_first_of_each_digit_unpacked_or_not(folder: Path, 
         assert image == first.numpy().tobytes()
 
 
-def test_loading_twice_reads_once() -> None:
-    assert dataset.load() is dataset.load()
+def test_loading_twice_reads_once(folder: Path) -> None:
+    first = dataset.load(folder)
+    assert dataset.load(folder) is first
+
+
+def test_the_training_images_are_freed_with_their_last_use(folder: Path) -> None:
+    found = dataset.load(folder)
+    images = weakref.ref(found.train_images)
+    del found
+    gc.collect()
+    assert images() is None
+    assert len(dataset.load(folder).train_images) == 60_000
 
 
 def test_a_clean_folder_is_unpacked_and_read(folder: Path, mnist: Dataset) -> None:

@@ -15,6 +15,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from lib import ROOT
 from lib.design.layers import MEAN as MEAN
@@ -66,18 +67,20 @@ class LabeledImages:
     labels: Tensor
 
 
-_loaded: dict[Path, Dataset] = {}
+# The training images take 47 MB, and only a training and a calibration need them: they last as long as these.
+_loaded: WeakValueDictionary[Path, Dataset] = WeakValueDictionary()
 _test_sets: dict[Path, LabeledImages] = {}
 _lock = threading.RLock()
 
 
 def load(folder: Path = FOLDER) -> Dataset:
-    """Load the 60,000 training and 10,000 test images, cached for the process. Raises DatasetError."""
+    """Load the 60,000 training and 10,000 test images, shared while one caller has them. Raises DatasetError."""
     with _lock:
-        if folder not in _loaded:
+        found = _loaded.get(folder)
+        if found is None:
             train, test = _read(folder, TRAIN), load_test(folder)
-            _loaded[folder] = Dataset(train.images, train.labels, test.images, test.labels)
-        return _loaded[folder]
+            found = _loaded[folder] = Dataset(train.images, train.labels, test.images, test.labels)
+        return found
 
 
 def load_test(folder: Path = FOLDER) -> LabeledImages:

@@ -144,6 +144,8 @@ class FastPath:
         if images != self._images:
             self._allocate(images)
         plan, work = self._plan, self._work
+        # More threads would find no block.
+        blocks = -(-images // LANES)
         self._write(work.values, 0, x)
         if plan.params:
             flat = torch.from_numpy(work.params)[:-1]
@@ -161,7 +163,7 @@ class FastPath:
                 if self.check:
                     self.check()
                 shared = (self._records, work, images, start, stop, counters)
-                _run_parallel(kernels.forward, [(*shared, x, w) for x, _, w in self._scratch])
+                _run_parallel(kernels.forward, [(*shared, x, w) for x, _, w in self._scratch[:blocks]])
         self._update_running_statistics()
         return self._read(work.values, plan.output).flatten(1)
 
@@ -212,6 +214,7 @@ class FastPath:
     def backward(self, gradient: Tensor) -> list[Tensor]:
         """Gradient of the logits (N, 10) -> gradients of the parameters, in the shapes of the parameters."""
         plan, work = self._plan, self._work
+        blocks = -(-self._images // LANES)
         self._write(work.grads, plan.output, gradient, "grad")
         counters = np.zeros(4 * len(plan.records.segments), np.int64)
         external_grads: list[list[Tensor]] = []
@@ -220,7 +223,7 @@ class FastPath:
                 if self.check:
                     self.check()
                 shared = (self._records, work, self._images, start, stop, counters)
-                _run_parallel(kernels.backward, [(*shared, *scratch) for scratch in self._scratch])
+                _run_parallel(kernels.backward, [(*shared, *scratch) for scratch in self._scratch[:blocks]])
             if step is not None:
                 external_grads.append(self._backward_external(step))
         sizes = [parameter.numel() for parameter in plan.params]
@@ -233,7 +236,9 @@ class FastPath:
         """Set the gradients of all parameters from that of the logits, after a pass of `forward` without autograd."""
         assert logits.grad is not None
         for parameter, gradient in zip(self._params, self.backward(logits.grad), strict=True):
-            parameter.grad = gradient
+            # The fused optimizers read both in memory order, so they need the same memory layout.
+            is_same = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if is_same else torch.empty_like(parameter).copy_(gradient)
 
     def _backward_external(self, step: External) -> list[Tensor]:
         x, y = self._external.pop()

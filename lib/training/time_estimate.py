@@ -6,10 +6,11 @@ coefficients to short trainings of a few small networks; `epoch_seconds` applies
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -134,18 +135,15 @@ def _step_seconds(cases: Sequence[tuple[str, int, Augmentation]]) -> list[float]
 
     The cases take turns, so that other work of the machine, such as opening a page, does not fall on one of them alone.
     """
-    trainings = [_training(*case) for case in cases]
     seconds: list[list[float]] = [[] for _ in cases]
     for _ in range(ROUNDS):
-        for training, taken in zip(trainings, seconds, strict=True):
-            # The first step of a turn warms up.
-            next(training)
-            taken += [next(training) for _ in range(STEPS)]
+        for case, taken in zip(cases, seconds, strict=True):
+            taken += _turn(*case)
     return [statistics.median(taken) for taken in seconds]
 
 
-def _training(text: str, batch_size: int, augmentation: Augmentation) -> Iterator[float]:
-    """Train on noise; yields the seconds of each step."""
+def _turn(text: str, batch_size: int, augmentation: Augmentation) -> list[float]:
+    """Train on noise; returns the seconds of STEPS steps, after one to warm up."""
     import torch
 
     from lib.data.dataset import Dataset
@@ -153,16 +151,13 @@ def _training(text: str, batch_size: int, augmentation: Augmentation) -> Iterato
     from lib.training.trainer import StepMetrics, Trainer
 
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4 * batch_size, 28, 28), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, ((STEPS + 1) * batch_size, 28, 28), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 10, (len(images),), generator=generator)
     data = Dataset(images, labels, images[:1], labels[:1])
-    recipe = Recipe(epochs=ROUNDS * (STEPS + 1), batch_size=batch_size, augmentation=augmentation)
-    trainer = Trainer(parse(text), recipe, data)
-    while True:
-        with torch_threads(trainer.threads):
-            started = time.perf_counter()
-            while not isinstance(next(trainer), StepMetrics):
-                # The evaluation of one image at the end of an epoch is not a step.
-                started = time.perf_counter()
-            taken = time.perf_counter() - started
-        yield taken
+    trainer = Trainer(parse(text), Recipe(epochs=1, batch_size=batch_size, augmentation=augmentation), data)
+    with torch_threads(trainer.threads):
+        ends = []
+        for event in trainer:
+            if isinstance(event, StepMetrics):
+                ends.append(time.perf_counter())
+    return [end - start for start, end in itertools.pairwise(ends)]
