@@ -175,7 +175,7 @@ def test_no_preset_recipe_has_a_diagnosis_in_its_first_steps(mnist: Dataset, pre
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
 def test_no_preset_network_has_a_diagnosis(small: Dataset, preset: Preset) -> None:
     """Without any patience: each network learns within 350 steps of 16 images, a large one within 100."""
-    trainer = Trainer(parse(preset.text), Recipe("AdamW", 0.004, "constant", epochs=40, batch_size=16), small)
+    trainer = Trainer(parse(preset.text), Recipe("AdamW", 0.001, "constant", epochs=40, batch_size=16), small)
     large = sum(parameter.numel() for parameter in trainer.network.parameters()) > 100_000
     assert first_diagnosis(trainer, small, 130 if large else 350) is None
 

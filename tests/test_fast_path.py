@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lib.nn.fast_path
+from lib.data import public_results
 from lib.data.dataset import Dataset, normalize
+from lib.design.analysis import analyze
 from lib.design.layers import Architecture, Shape
 from lib.design.notation import notation, parse
 from lib.design.operations import operations
@@ -27,6 +29,7 @@ from lib.nn.fast_path import MAX_THREADS, fast_path
 from lib.nn.kernels import zeros
 from lib.nn.modules import Dropout
 from lib.nn.network import Network, build
+from lib.nn.plan import build_plan
 from lib.nn.vectors import LANES
 from tests.architectures import architectures
 from tests.fast_path_networks import networks
@@ -339,6 +342,15 @@ def test_nan_reaches_the_logits(text: str, external: bool) -> None:
 
 
 # Modules that the kernels do not know
+
+
+def test_the_kernels_compute_all_of_nearly_every_public_network() -> None:
+    texts = {result.notation for result in public_results.load() if result.notation}
+    small = [parse(text) for text in texts]
+    small = [architecture for architecture in small if analyze(architecture).macs < 5_000_000]
+    assert len(small) > 150
+    plans = [build_plan(build(architecture).train(), lambda _layer, _shape: False) for architecture in small]
+    assert sum(not plan.externals for plan in plans) >= 0.95 * len(small)
 
 
 # Values of the arguments of torch's modules; the first of each list is the usual one.

@@ -1041,7 +1041,7 @@ def test_the_drawing_is_looked_at_where_there_is_one(mnist: dataset.Dataset) -> 
     ],
 )
 def test_any_kind_of_layer_is_looked_into_in_training_and_when_saved(network: str, says: str) -> None:
-    at, run = learning(net=network, epochs="1", batch_size="500")
+    at, run = learning(net=network, epochs="20", batch_size="500")
     at.switch_page("pages/inspect.py").run()
     at.selectbox(key="reader").set_value(run.identity).run()
     assert "in training, weights after" in words(at)

@@ -75,10 +75,12 @@ def test_the_compiled_pass_trains_as_the_modules_do(optimizer: Optimizer, small:
         assert isinstance(ours, StepMetrics)
         assert isinstance(torchs, StepMetrics)
         assert ours.train_loss == pytest.approx(torchs.train_loss, rel=5e-3)
-    for ours_end, torchs_end in zip(compiled.network.parameters(), plain.network.parameters(), strict=True):
-        assert ours_end.stride() == torchs_end.stride()
-        # Most of a step of Adam is the sign of a gradient, which may differ where that is almost 0.
-        assert float((ours_end - torchs_end).detach().norm()) < 0.05 * float(torchs_end.detach().norm()) + 1e-3
+    ours_end, torchs_end = (
+        torch.cat([parameter.detach().flatten() for parameter in some.network.parameters()])
+        for some in (compiled, plain)
+    )
+    # Most of a step of Adam is the sign of a gradient, which may differ where that is almost 0.
+    assert float((ours_end - torchs_end).norm()) < 0.05 * float(torchs_end.norm())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -58,7 +59,10 @@ def test_torch_is_imported_when_a_page_is_requested_that_needs_it(path: str, nee
     async def app(scope: Any, receive: Any, send: Any) -> None:
         served.append(scope["path"])
 
-    asyncio.run(PageRequests(app)({"type": "http", "path": path}, None, None))  # type: ignore[arg-type]
+    request = PageRequests(app)({"type": "http", "path": path}, None, None)  # type: ignore[arg-type]
+    # A browser of another test may leave its event loop running in this thread.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, request).result(timeout=60)
     assert served == [path]
     assert warm_up._torch_needed.is_set() == needed
     waiting = threading.Thread(target=warm_up._wait_for_first_page)

@@ -29,8 +29,8 @@ IMAGE_BYTES = 4 * math.prod(INPUT_SHAPE)
 # Measured peak memory, in float32 images: for each augmented image, for each synthetic digit or outlier, and in
 # addition for each of those that are drawn at the same time.
 AUGMENTED, GENERATED, DRAWN = 13, 12, 125
-# In bytes: compiled kernels, the order of the images, and memory that the allocator keeps.
-OVERHEAD = 80 * 10**6
+# In bytes: numba with the compiled kernels, the order of the images, and memory that the allocator keeps.
+OVERHEAD = 200 * 10**6
 # For kernels larger than this, oneDNN unfolds its input (im2col).
 MAX_DIRECT_KERNEL = 5
 # Measured: unfolded images at the same time, and how much more than is counted here torch holds for a network with
