@@ -340,7 +340,7 @@ def _run_parallel(kernel: Callable[..., None], arguments: Sequence[tuple[Any, ..
     """
     with _starting:
         while len(_workers) < len(arguments) - 1:
-            _workers.append(threading.Thread(target=_work, name="training-helper", daemon=True))
+            _workers.append(threading.Thread(target=_work, name="kernel-helper", daemon=True))
             _workers[-1].start()
     for own in arguments[1:]:
         _tasks.put((kernel, own))
