@@ -60,5 +60,5 @@ def test_a_training_does_not_import_the_compiler_and_has_the_same_bits() -> None
 
 
 @pytest.mark.slow
-def test_whoever_needs_the_compiler_gets_the_real_one() -> None:
+def test_what_needs_the_compiler_gets_the_real_one() -> None:
     assert printed(USED) == "2.0"

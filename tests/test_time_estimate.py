@@ -16,6 +16,8 @@ from lib.design.notation import parse
 from lib.design.presets import PRESETS
 from lib.design.recipe import Augmentation, Recipe
 from lib.nn import tiles
+from lib.nn.fast_path import default_threads
+from lib.nn.vectors import LANES
 from lib.training import step_counts as counting
 from lib.training import time_estimate
 from lib.training.step_counts import StepCounts, TileSizes, step_counts
@@ -29,7 +31,7 @@ from lib.training.time_estimate import (
 
 NAMES = tuple(field.name for field in fields(StepCounts))
 FREE = StepCounts(*(0.0 for _ in NAMES))
-SIZES = TileSizes(6, 4, 4, 6)
+SIZES = TileSizes(6, 4, 4, 6, 16)
 
 
 def profile(**seconds: float) -> MachineProfile:
@@ -108,8 +110,10 @@ def test_the_costs_of_a_machine_are_recovered_from_its_times(monkeypatch: pytest
     def seconds(cases: list[tuple[str, int, Augmentation]]) -> list[float]:
         found: list[float] = []
         for text, batch_size, augmentation in cases:
-            sizes = TileSizes(tiles.MAX_POSITIONS, tiles.MAX_CHANNELS, tiles.MAX_GRAD_CHANNELS, tiles.MAX_WEIGHTS)
-            threads = time_estimate.kernel_threads()
+            sizes = TileSizes(
+                tiles.MAX_POSITIONS, tiles.MAX_CHANNELS, tiles.MAX_GRAD_CHANNELS, tiles.MAX_WEIGHTS, LANES
+            )
+            threads = default_threads()
             done = step_counts(parse(text), Recipe(augmentation=augmentation), 1, batch_size, threads, sizes)
             found.append(sum(map(math.prod, zip(astuple(machine), astuple(done), strict=True))))
         return found

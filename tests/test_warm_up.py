@@ -28,7 +28,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_machine_is_measured_when_no_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = StepCounts(1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    profile, begun = time_estimate.MachineProfile(costs, 2, TileSizes(6, 4, 4, 6)), threading.Event()
+    profile, begun = time_estimate.MachineProfile(costs, 2, TileSizes(6, 4, 4, 6, 16)), threading.Event()
 
     def measure() -> time_estimate.MachineProfile:
         begun.set()

@@ -81,7 +81,7 @@ def calibrate(
     if too few are possible, `problem` says so and there is no calibration. `network` must be in eval mode. `check` is
     called before each batch and may raise an exception to end the work.
 
-    Whoever changes what it finds increases the version in `lib/evaluation/stored_calibration.py`.
+    A change of its results needs a new version in `lib/evaluation/stored_calibration.py`.
     """
     try:
         require_inference_fits(network.architecture, uses_im2col())

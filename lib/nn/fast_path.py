@@ -49,6 +49,11 @@ def fast_path(
     return FastPath(plan, threads)
 
 
+def default_threads() -> int:
+    """Number of threads of the kernels: one for each core, and at most MAX_THREADS."""
+    return min(os.cpu_count() or 1, MAX_THREADS)
+
+
 class FastPath:
     """The workspace of a plan for one batch size, and the calls of the kernels; see `fast_path`.
 
@@ -58,7 +63,7 @@ class FastPath:
     check: Callable[[], None] | None = None
 
     def __init__(self, plan: NetworkPlan, threads: int | None = None) -> None:
-        threads = min(threads or os.cpu_count() or 1, MAX_THREADS)
+        threads = min(threads or default_threads(), MAX_THREADS)
         # The places of tensors depend on the size of a batch.
         records = plan.records._replace(tensors=plan.records.tensors.copy(), stages=plan.records.stages.copy())
         self._plan, self._records = plan, records
@@ -279,7 +284,7 @@ class FastPath:
 
 def workspace_bytes(plan: NetworkPlan, images: int) -> int:
     """Memory of a `FastPath` that has trained on batches of this size, with torch's copies for external modules."""
-    blocks, threads = -(-images // LANES), min(os.cpu_count() or 1, MAX_THREADS)
+    blocks = -(-images // LANES)
     tensors = plan.records.tensors
     sizes = LANES * tensors["channels"] * tensors["height"] * tensors["width"]
     params = sum(parameter.numel() for parameter in plan.params)
@@ -289,7 +294,7 @@ def workspace_bytes(plan: NetworkPlan, images: int) -> int:
     for_threads = plan.x_size + plan.g_size + plan.w_size
     # Input, output and their gradients, in torch's memory layout, and as autograd keeps them.
     external = sum(int(sizes[step.source] + sizes[step.target]) for step in plan.externals)
-    return 4 * (blocks * (for_blocks + 3 * external) + threads * for_threads + params + 2 * len(plan.packed))
+    return 4 * (blocks * (for_blocks + 3 * external) + default_threads() * for_threads + params + 2 * len(plan.packed))
 
 
 def _grad_places(records: kernels.Plan) -> tuple[np.ndarray[Any, Any], int]:

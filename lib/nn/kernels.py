@@ -262,9 +262,9 @@ def forward(plan, work, images, first, end, counters, x, w):
                 if stage.kind == CONVOLUTION:
                     _convolution_forward(plan, work, stage, source, target, block, x, w)
                 elif stage.kind == MAX_POOL:
-                    _max_pool_forward(work, stage, source, target, block)
+                    _pool_forward(work, stage, source, target, block, True)
                 elif stage.kind == AVERAGE_POOL:
-                    _average_pool_forward(work, stage, source, target, block)
+                    _pool_forward(work, stage, source, target, block, False)
                 elif stage.kind == COPY:
                     _copy_forward(work, stage, source, target, block)
                 else:
@@ -309,9 +309,9 @@ def backward(plan, work, images, first, end, counters, x, g, w):
                 elif stage.kind == EXTERNAL:
                     _undo_norm(work, target, block)
                 elif stage.needs_grad and stage.kind == MAX_POOL:
-                    _max_pool_backward(work, stage, source, target, block)
+                    _pool_backward(work, stage, source, target, block, True)
                 elif stage.needs_grad and stage.kind == AVERAGE_POOL:
-                    _average_pool_backward(work, stage, source, target, block)
+                    _pool_backward(work, stage, source, target, block, False)
                 elif stage.needs_grad:
                     _copy_backward(work, stage, source, target, block, g)
             _atomic_add(counters, 4 * number + 3, 1)
@@ -356,6 +356,23 @@ def _counter(tensor, channel, row, block):
 
 
 @_inlined
+def _factor(work, tensor, counter):
+    """Return the factors of a tensor's dropout for the values from the one with this counter on."""
+    number = tensor.dropout_number
+    return keep(
+        np.uint32(counter), work.seeds[2 * number], work.seeds[2 * number + 1], work.thresholds[number],
+        work.keep_scales[number],
+    )  # fmt: skip
+
+
+@_inlined
+def _clear(array, start, end):
+    """Write zeros to an array from `start` to `end`, a multiple of LANES later."""
+    for number in range(start, end, LANES):
+        store(array, number, fill(np.float32(0)))
+
+
+@_inlined
 def _copy_row(work, tensor, channel, row, block, out, out_at):
     """Write a row of a tensor as stages read it, with norm, ReLU and dropout, to `out`."""
     slots = ((block * _slots(work)) + tensor.slot + channel) * LANES
@@ -373,11 +390,9 @@ def _copy_row(work, tensor, channel, row, block, out, out_at):
         for column in range(tensor.width):
             store(out, out_at + column * LANES, fma(scale, load(work.values, source + column * LANES), shift))
     if tensor.dropout == DROPOUT:
-        number = tensor.dropout_number
-        seed, other, threshold = work.seeds[2 * number], work.seeds[2 * number + 1], work.thresholds[number]
-        kept, counter = work.keep_scales[number], _counter(tensor, channel, row, block)
+        counter = _counter(tensor, channel, row, block)
         for column in range(tensor.width):
-            factor = keep(np.uint32(counter + column * LANES), seed, other, threshold, kept)
+            factor = _factor(work, tensor, counter + column * LANES)
             place = out_at + column * LANES
             store(out, place, multiply(load(out, place), factor))
 
@@ -397,11 +412,9 @@ def _finish_grad_row(work, tensor, channel, row, block):
     scale, shift, dropped = load(work.scale, slots), load(work.shift, slots), load(work.dropped, slots)
     source, target = _value_at(work, tensor, channel, row, block), _grad_at(work, tensor, channel, row, block)
     if tensor.dropout == DROPOUT:
-        number = tensor.dropout_number
-        seed, other, threshold = work.seeds[2 * number], work.seeds[2 * number + 1], work.thresholds[number]
-        kept, counter = work.keep_scales[number], _counter(tensor, channel, row, block)
+        counter = _counter(tensor, channel, row, block)
         for column in range(tensor.width):
-            factor = keep(np.uint32(counter + column * LANES), seed, other, threshold, kept)
+            factor = _factor(work, tensor, counter + column * LANES)
             place = target + column * LANES
             store(work.grads, place, multiply(load(work.grads, place), factor))
     elif tensor.dropout == CHANNEL_DROPOUT:
@@ -673,13 +686,9 @@ def _image_norm_backward(tensor, work, block, lanes):
 @_compiled
 def _drop_channels(tensor, work, block):
     """Drop whole channels of images: multiply `scale` and `shift` by their factors."""
-    number = tensor.dropout_number
     for channel in range(tensor.channels):
         place = (block * _slots(work) + tensor.slot + channel) * LANES
-        factor = keep(
-            np.uint32((block * tensor.channels + channel) * LANES), work.seeds[2 * number], work.seeds[2 * number + 1],
-            work.thresholds[number], work.keep_scales[number],
-        )  # fmt: skip
+        factor = _factor(work, tensor, (block * tensor.channels + channel) * LANES)
         store(work.dropped, place, factor)
         if tensor.norm == NO_NORM:
             store(work.scale, place, factor)
@@ -700,17 +709,13 @@ def _pad(work, stage, source, block, x):
     for channel in range(source.channels):
         at = channel * plane
         bottom = stage.x_top + source.height
-        for number in range(at, at + stage.x_top * width, LANES):
-            store(x, number, fill(np.float32(0)))
+        _clear(x, at, at + stage.x_top * width)
         for row in range(source.height):
             line = at + (stage.x_top + row) * width
-            for number in range(line, line + left, LANES):
-                store(x, number, fill(np.float32(0)))
+            _clear(x, line, line + left)
             _copy_row(work, source, channel, row, block, x, line + left)
-            for number in range(line + right, line + width, LANES):
-                store(x, number, fill(np.float32(0)))
-        for number in range(at + bottom * width, at + plane, LANES):
-            store(x, number, fill(np.float32(0)))
+            _clear(x, line + right, line + width)
+        _clear(x, at + bottom * width, at + plane)
 
 
 @_compiled
@@ -843,19 +848,15 @@ def _convolution_backward(plan, work, stage, source, target, block, x, g, sums):
     for channel in range(target.channels):
         at = channel * plane
         summed = fill(np.float32(0))
-        for number in range(at, at + stage.g_top * width, LANES):
-            store(g, number, fill(np.float32(0)))
+        _clear(g, at, at + stage.g_top * width)
         for row in range(target.height):
             line = at + (stage.g_top + row) * width
-            for number in range(line, line + left, LANES):
-                store(g, number, fill(np.float32(0)))
+            _clear(g, line, line + left)
             _copy_grad_row(work, target, channel, row, block, g, line + left)
             for number in range(line + left, line + right, LANES):
                 summed = add(summed, load(g, number))
-            for number in range(line + right, line + width, LANES):
-                store(g, number, fill(np.float32(0)))
-        for number in range(at + (stage.g_top + target.height) * width, at + plane, LANES):
-            store(g, number, fill(np.float32(0)))
+            _clear(g, line + right, line + width)
+        _clear(g, at + (stage.g_top + target.height) * width, at + plane)
         sums[channel] = total(summed)
         if stage.bias >= 0:
             work.param_grads[first_param + stage.bias + channel] = sums[channel]
@@ -933,20 +934,16 @@ def _read(work, tensor, at, place, counter):
     if tensor.relu:
         value = relu(value)
     if tensor.dropout == DROPOUT:
-        number = tensor.dropout_number
-        value = multiply(
-            value,
-            keep(
-                np.uint32(counter), work.seeds[2 * number], work.seeds[2 * number + 1], work.thresholds[number],
-                work.keep_scales[number],
-            ),
-        )  # fmt: skip
+        value = multiply(value, _factor(work, tensor, counter))
     return value
 
 
-@_compiled
-def _max_pool_forward(work, stage, source, target, block):
-    """Max-pool one block, and store the index of each maximum."""
+@_inlined
+def _pool_forward(work, stage, source, target, block, is_max):
+    """Pool one block, and store the index of each maximum. It is compiled for each value of `is_max`.
+
+    The padding of an average pool counts, but not what a window has beyond it (as with torch's `ceil_mode`).
+    """
     for channel in range(target.channels):
         place = (block * _slots(work) + source.slot + channel) * LANES
         plane, counter = _value_at(work, source, channel, 0, block), _counter(source, channel, 0, block)
@@ -956,42 +953,25 @@ def _max_pool_forward(work, stage, source, target, block):
             argmax = stage.argmax + _counter(target, channel, row, block)
             for column in range(target.width):
                 left = column * stage.stride_width - stage.padding_width
-                best, best_index = fill(np.float32(-np.inf)), fill_indexes(np.int32(0))
+                # The sum of an average pool, the maximum of a max-pool.
+                result, best_index = fill(np.float32(-np.inf if is_max else 0)), fill_indexes(np.int32(0))
                 for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
                     for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
                         at = ((top + y) * source.width + left + z) * LANES
                         value = _read(work, source, plane + at, place, counter + at)
-                        index = fill_indexes(np.int32(y * stage.kernel_width + z))
-                        best_index = maximum_index(value, best, index, best_index)
-                        best = maximum(value, best)
+                        if is_max:
+                            index = fill_indexes(np.int32(y * stage.kernel_width + z))
+                            best_index = maximum_index(value, result, index, best_index)
+                            result = maximum(value, result)
+                        else:
+                            result = add(result, value)
+                if is_max:
+                    store_indexes(work.argmax, argmax + column * LANES, best_index)
+                else:
+                    result = multiply(result, fill(_share(stage, source, top, left)))
                 if target.stored_relu:
-                    best = relu(best)
-                store(work.values, to + column * LANES, best)
-                store_indexes(work.argmax, argmax + column * LANES, best_index)
-    for row in range(target.height):
-        _row_statistics(work, target, row, block)
-
-
-@_compiled
-def _average_pool_forward(work, stage, source, target, block):
-    """Average-pool one block. Padding counts, but not what a window has beyond it (as torch's `ceil_mode`)."""
-    for channel in range(target.channels):
-        place = (block * _slots(work) + source.slot + channel) * LANES
-        plane, counter = _value_at(work, source, channel, 0, block), _counter(source, channel, 0, block)
-        for row in range(target.height):
-            top = row * stage.stride_height - stage.padding_height
-            to = _value_at(work, target, channel, row, block)
-            for column in range(target.width):
-                left = column * stage.stride_width - stage.padding_width
-                summed = fill(np.float32(0))
-                for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
-                    for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
-                        at = ((top + y) * source.width + left + z) * LANES
-                        summed = add(summed, _read(work, source, plane + at, place, counter + at))
-                value = multiply(summed, fill(_share(stage, source, top, left)))
-                if target.stored_relu:
-                    value = relu(value)
-                store(work.values, to + column * LANES, value)
+                    result = relu(result)
+                store(work.values, to + column * LANES, result)
     for row in range(target.height):
         _row_statistics(work, target, row, block)
 
@@ -1002,13 +982,6 @@ def _share(stage, source, top, left):
     height = min(stage.kernel_height, source.height + stage.padding_height - top)
     width = min(stage.kernel_width, source.width + stage.padding_width - left)
     return np.float32(1) / np.float32(height * width)
-
-
-@_inlined
-def _clear_grad(work, tensor, channel, block):
-    at = _grad_at(work, tensor, channel, 0, block)
-    for number in range(at, at + tensor.height * tensor.width * LANES, LANES):
-        store(work.grads, number, fill(np.float32(0)))
 
 
 @_compiled
@@ -1022,14 +995,14 @@ def _undo_norm(work, target, block):
             _copy_grad_row(work, target, channel, row, block, work.grads, at)
 
 
-@_compiled
-def _max_pool_backward(work, stage, source, target, block):
-    """Gradient of one block through a max-pool."""
+@_inlined
+def _pool_backward(work, stage, source, target, block, is_max):
+    """Gradient of one block through a pool: to the maximum of a window, or an equal share to all of it."""
     _undo_norm(work, target, block)
     for channel in range(target.channels):
-        if not stage.adds_grad:
-            _clear_grad(work, source, channel, block)
         plane = _grad_at(work, source, channel, 0, block)
+        if not stage.adds_grad:
+            _clear(work.grads, plane, plane + source.height * source.width * LANES)
         for row in range(target.height):
             top = row * stage.stride_height - stage.padding_height
             grad = _grad_at(work, target, channel, row, block)
@@ -1037,36 +1010,18 @@ def _max_pool_backward(work, stage, source, target, block):
             for column in range(target.width):
                 left = column * stage.stride_width - stage.padding_width
                 g = load(work.grads, grad + column * LANES)
-                best_index = load_indexes(work.argmax, argmax + column * LANES)
+                best_index = fill_indexes(np.int32(0))
+                if is_max:
+                    best_index = load_indexes(work.argmax, argmax + column * LANES)
+                else:
+                    g = multiply(g, fill(_share(stage, source, top, left)))
                 for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
                     for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
                         place = plane + ((top + y) * source.width + left + z) * LANES
-                        share = where_equal(fill_indexes(np.int32(y * stage.kernel_width + z)), best_index, g)
+                        share = g
+                        if is_max:
+                            share = where_equal(fill_indexes(np.int32(y * stage.kernel_width + z)), best_index, g)
                         store(work.grads, place, add(load(work.grads, place), share))
-        if stage.completes_grad:
-            for row in range(source.height):
-                _finish_grad_row(work, source, channel, row, block)
-
-
-@_compiled
-def _average_pool_backward(work, stage, source, target, block):
-    """Gradient of one block through an average pool."""
-    _undo_norm(work, target, block)
-    for channel in range(target.channels):
-        if not stage.adds_grad:
-            _clear_grad(work, source, channel, block)
-        plane = _grad_at(work, source, channel, 0, block)
-        for row in range(target.height):
-            top = row * stage.stride_height - stage.padding_height
-            grad = _grad_at(work, target, channel, row, block)
-            for column in range(target.width):
-                left = column * stage.stride_width - stage.padding_width
-                g = load(work.grads, grad + column * LANES)
-                g = multiply(g, fill(_share(stage, source, top, left)))
-                for y in range(max(0, -top), min(stage.kernel_height, source.height - top)):
-                    for z in range(max(0, -left), min(stage.kernel_width, source.width - left)):
-                        place = plane + ((top + y) * source.width + left + z) * LANES
-                        store(work.grads, place, add(load(work.grads, place), g))
         if stage.completes_grad:
             for row in range(source.height):
                 _finish_grad_row(work, source, channel, row, block)

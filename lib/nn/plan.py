@@ -151,7 +151,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return pair
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Value:
     """The output of a module: a tensor with its pointwise operations so far.
 

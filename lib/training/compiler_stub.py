@@ -29,7 +29,7 @@ def install() -> None:
 class _CompilerStub(ModuleType):
     """What the optimizers use of the compiler, as it is outside of a compiled function.
 
-    Whoever uses anything else of it, such as `torch.compile`, gets the real one.
+    Any other attribute, such as `torch.compile` needs, comes from the real compiler.
     """
 
     @staticmethod

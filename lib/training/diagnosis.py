@@ -228,7 +228,7 @@ class _Case:
 
     @property
     def finding(self) -> str:
-        return f"The network is not learning: its loss is {self.summary.loss:.2f}, and guessing has {GUESS_LOSS:.2f}."
+        return f"The network is not learning: its loss is {self.summary.loss:.2f}, and guessing gives {GUESS_LOSS:.2f}."
 
     def cause(self) -> Diagnosis:
         """The cause of a loss that is that of guessing, the most certain one first."""
@@ -278,7 +278,7 @@ class _Case:
         if summary.best < LEARNED * GUESS_LOSS:
             return self._too_high(
                 f"The network has forgotten what it had learned: its loss rose from {summary.best:.2f} to "
-                f"{summary.loss:.2f}, and guessing has {GUESS_LOSS:.2f}."
+                f"{summary.loss:.2f}, and guessing gives {GUESS_LOSS:.2f}."
             )
         if summary.worst > JUMPED * GUESS_LOSS:
             return self._too_high(f"{self.finding} Before, the loss had jumped to {_loss_text(summary.worst)}.")
@@ -354,7 +354,7 @@ class _Case:
         saturating = {operation.kind for operation in operations(self.architecture)} & SATURATING
         if saturating:
             reasons.append(f"use ReLU instead of {' and '.join(sorted(saturating)).lower()}")
-        reasons.append("take fewer layers")
+        reasons.append("use fewer layers")
         remedy = ", or ".join(reasons)
         return Diagnosis(
             "no signal",

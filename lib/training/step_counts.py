@@ -15,8 +15,6 @@ from lib.design.operation_specs import num_macs, num_params
 from lib.design.operations import Operation, operations
 from lib.design.recipe import Recipe
 
-# Images of a block.
-LANES = 16
 # Linear layers with more weights are faster in torch.
 MAX_LINEAR_WEIGHTS = 100_000
 # Cycles in which a multiply-add must end before the next one of the same sum begins.
@@ -34,12 +32,16 @@ COMPILED = frozenset(
 
 @dataclass(frozen=True)
 class TileSizes:
-    """The largest tiles: positions and channels of a convolution, channels and weights of a gradient."""
+    """The largest tiles: positions and channels of a convolution, channels and weights of a gradient.
+
+    `lanes` is the number of images that the kernels compute at once.
+    """
 
     positions: int
     channels: int
     grad_channels: int
     weights: int
+    lanes: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def step_counts(
 
     `threads` is the number of threads of the kernels, which share the blocks of a batch.
     """
-    blocks = -(-batch_size // LANES)
+    blocks = -(-batch_size // sizes.lanes)
     # Those of the thread with the most of them; the others wait for it.
     thread_blocks = steps * -(-blocks // threads)
     cycles = values = dropped = external_values = external_macs = 0.0
@@ -104,8 +106,8 @@ def step_counts(
         images,
         images * recipe.augmentation.active,
         thread_blocks * cycles,
-        thread_blocks * LANES * values,
-        thread_blocks * LANES * dropped,
+        thread_blocks * sizes.lanes * values,
+        thread_blocks * sizes.lanes * dropped,
         images * external_values,
         images * external_macs,
     )

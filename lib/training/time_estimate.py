@@ -7,7 +7,6 @@ coefficients to short trainings of a few small networks; `epoch_seconds` applies
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -101,18 +100,13 @@ def duration(seconds: float) -> str:
 
 def measure() -> MachineProfile:
     """Fit the cost model to trainings of a few small networks on noise, which take some seconds."""
+    from lib.nn.fast_path import default_threads
     from lib.nn.tiles import MAX_CHANNELS, MAX_GRAD_CHANNELS, MAX_POSITIONS, MAX_WEIGHTS
+    from lib.nn.vectors import LANES
 
-    threads = kernel_threads()
-    sizes = TileSizes(MAX_POSITIONS, MAX_CHANNELS, MAX_GRAD_CHANNELS, MAX_WEIGHTS)
+    threads = default_threads()
+    sizes = TileSizes(MAX_POSITIONS, MAX_CHANNELS, MAX_GRAD_CHANNELS, MAX_WEIGHTS, LANES)
     return MachineProfile(_fit(CASES, threads, sizes), threads, sizes)
-
-
-def kernel_threads() -> int:
-    """Return the number of threads of the compiled kernels on this machine."""
-    from lib.nn.fast_path import MAX_THREADS
-
-    return min(os.cpu_count() or 1, MAX_THREADS)
 
 
 def _fit(cases: Sequence[tuple[str, int, Augmentation]], threads: int, sizes: TileSizes) -> StepCounts:
