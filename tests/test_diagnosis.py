@@ -116,6 +116,12 @@ NOT_LEARNING: dict[str, tuple[str, Recipe, int, set[str]]] = {
         f"{'4n.sigmoid ' * 3}M {'8n.sigmoid ' * 3}M 8n.sigmoid 10 A", constant("SGD", 0.1), 310, {"no signal"}
     ),
     "weight decay with Adam": (NORMED_TEXT, constant("Adam", 0.01, weight_decay=1.0), 350, {"weight decay"}),
+    "SGD at 1 with the usual weight decay": (
+        "8n 8n 16n M 16n 32n M 10v A",
+        constant("SGD", 1.0, weight_decay=0.01),
+        469,
+        {"high learning rate", "dead units"},
+    ),
     "weight decay with SGD": (NORMED_TEXT, constant("SGD", 0.1, weight_decay=1.0), 150, {"weight decay"}),
     "ReLU after the logits": ("8 M 16 M 10v R A", constant("Adam", 1.0), 150, {"dead outputs"}),
     "dropout of 90 % without norm": (
@@ -358,6 +364,19 @@ def test_one_digit_for_every_image_is_named() -> None:
     assert diagnosis is not None
     assert diagnosis.kind == "one class"
     assert "It predicts 3 for every image." in diagnosis.sentence
+
+
+def test_shrunk_weights_have_the_cause_that_is_out_of_the_ordinary() -> None:
+    shrunk = replace(HEALTHY_PROBE, weight_norm=0.001)
+    for rate, decay, kind, remedy in (
+        (1.0, 0.01, "high learning rate", "Start again with 0.1."),
+        (0.02, 1.0, "weight decay", "Try a weight decay of 0.01."),
+        (0.02, 0.01, "weight decay", "Try a weight decay of 0.001."),
+    ):
+        recipe = constant("SGD", rate, weight_decay=decay)
+        found = diagnosis_of(curves_of([GUESS_LOSS] * 600, recipe, accuracy=0.1), recipe, found=shrunk)
+        assert found is not None
+        assert (found.kind, found.remedy) == (kind, remedy)
 
 
 def test_batch_norm_is_blamed_after_two_such_epochs_or_at_the_end() -> None:

@@ -237,12 +237,7 @@ class _Case:
             return self._cause_from_curves() or self._guessing("guessing", "")
         after = self.architecture.layers[logits_layer(self.architecture) + 1 :]
         if self.recipe.weight_decay and probe.weight_norm < FORGOTTEN:
-            return Diagnosis(
-                "weight decay",
-                f"{self.finding} Its weights have shrunk to {percent(probe.weight_norm)} of their initial size: the "
-                f"weight decay of {number_text(self.recipe.weight_decay)} is too high.",
-                "Try a weight decay of 0.01 or less.",
-            )
+            return self._shrunk(probe.weight_norm)
         if probe.dead_layer is not None:
             return self._dead(probe.dead_layer)
         if probe.logit_size < MIN_LOGIT and any(isinstance(layer, Normalization) for layer in after):
@@ -329,6 +324,18 @@ class _Case:
             )
         rate = self._lower_rate()
         return Diagnosis("batch norm", sentence, f"Try a learning rate of {_rate_text(rate)}, or larger batches.", rate)
+
+    def _shrunk(self, weight_norm: float) -> Diagnosis:
+        """Each step shrinks the weights by the product of learning rate and weight decay: either may be too high."""
+        decay = self.recipe.weight_decay
+        sentence = f"{self.finding} Its weights have shrunk to {percent(weight_norm)} of their initial size."
+        if self.rate > self._usual_rate:
+            return self._too_high(f"{sentence} Weight decay shrinks them the more, the higher the learning rate is.")
+        return Diagnosis(
+            "weight decay",
+            f"{sentence} The weight decay of {number_text(decay)} is too high.",
+            f"Try a weight decay of {number_text(min(0.01, decay / 10))}.",
+        )
 
     def _dead(self, layer: int) -> Diagnosis:
         rate = self._lower_rate()
